@@ -1,0 +1,1 @@
+"""Scalar trees: the expressions of every stage."""

@@ -1,0 +1,1 @@
+"""The backends of attnc, one file a target."""

@@ -1,0 +1,1 @@
+"""The skeletons that printed algebra is set into (data files)."""
