@@ -20,7 +20,20 @@ from attnc.source import Span
 Kind = Literal["bool", "int", "real", "complex"]
 Role = Literal["input", "definition", "state", "local", "output", "workspace"]
 
-ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod", "pow", "neg", "min", "max", "abs", "sign")
+ARITHMETIC = (
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "floordiv",
+    "mod",
+    "pow",
+    "neg",
+    "min",
+    "max",
+    "abs",
+    "sign",
+)
 COMPARISON = ("eq", "ne", "lt", "le", "gt", "ge")
 LOGIC = ("and", "or", "not")
 # exp2, log2, log1p, softplus are never written: passes and printers introduce them.
@@ -202,12 +215,18 @@ def value(name: str, kind: Kind, over: Iterable[Index] = ()) -> Expr:
 def read(array: Array, at: Iterable[Expr], span: Span | None = None) -> Expr:
     node = Expr("read", tuple(at), array, array.kind, span)
     if len(node.args) != len(array.indices):
-        raise AssertionError(f"{array.name} has {len(array.indices)} axes, read at {len(node.args)}")
+        raise AssertionError(
+            f"{array.name} has {len(array.indices)} axes, read at {len(node.args)}"
+        )
     return node
 
 
 def fold(
-    monoid: str, bound: Iterable[Index], body: Expr, condition: Expr = TRUE, span: Span | None = None
+    monoid: str,
+    bound: Iterable[Index],
+    body: Expr,
+    condition: Expr = TRUE,
+    span: Span | None = None,
 ) -> Expr:
     return Expr("fold", (condition, body), (monoid, *bound), body.kind, span)
 
@@ -232,7 +251,9 @@ def infer_kind(op: str, args: tuple[Expr, ...]) -> Kind:
         return "real"
     operands = args[1:] if op == "where" else args
     widest = widest_kind(arg.kind for arg in operands)
-    real_valued = op in ("div", "exp", "log", "sqrt", "sin", "cos", "tanh", "erf") or op in FUNCTIONS[-4:]
+    real_valued = (
+        op in ("div", "exp", "log", "sqrt", "sin", "cos", "tanh", "erf") or op in FUNCTIONS[-4:]
+    )
     if real_valued and widest != "complex":
         return "real"
     if op == "abs" and widest == "complex":

@@ -1,0 +1,297 @@
+"""The Schedule: kernels as loop nests with typed tile statements, ready to be printed by any backend.
+
+One abstraction carries both families of operators: a *carried loop* walks an axis in tiles while a *held* tile (of the
+other axis) stays in registers, and says what is carried, how an element is lifted into it, how carried values are
+combined and how they are finished; it reduces (attention's key loop) or scans (a recurrence over chunks). Forward and
+dQ hold rows and walk keys; dK/dV and column sums hold keys and walk rows: the same types with the roles swapped.
+
+Expressions are scalar trees (expressions/tree.py) in which `value` nodes name tile values: the result of a statement
+of the same kernel. What a statement's value depends on is the set of free indices of its expression: nothing but
+grid indices (once a head), held (once a row), walked (once a key), both (a pair). No tile size, register, thread,
+dtype or device stands here: those are the planner's.
+
+Names of values that every stream kernel has
+    reference     the running reference m of the stabilizer (base 2), a value over held
+    held_low, held_high, walked_low, walked_high
+                  inclusive bounds of the positions in a tile, ints: the leaves of a Region
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Union
+
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import Array, Expr
+from attnc.signature import Signature
+
+Monoid = Literal["sum", "prod", "max", "min"]
+
+# ------------------------------------------------------------------------------------------------ access
+
+
+@dataclass(frozen=True, slots=True)
+class Strided:
+    """The address of a row is base + row * stride."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Sequences of a batch lie end to end: row r of batch b is row `starts[b] + r` of one long sequence."""
+
+    starts: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Paged:
+    """Row r of batch b lies in page `table[b, r // page]` at slot `r % page`."""
+
+    table: Array
+    page: Expr
+
+
+Access = Union[Strided, Packed, Paged]
+STRIDED = Strided()
+
+# -------------------------------------------------------------------------------------------- statements
+
+
+@dataclass(frozen=True, slots=True)
+class Let:
+    """`name = expr`, a tile value over the free indices of its expression (of one kernel: in order, each name once).
+    Folds inside the expression run over short axes (widths) as inner loops."""
+
+    name: str
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """`name = sum over width of left * right`: a matrix product of two tiles, the value over (held, walked).
+
+    `left` is a read over (grid, held, width), `right` a read over (grid, walked, width): plain loads of inputs or
+    workspaces in the query dtype, accumulated in the accumulation type."""
+
+    name: str
+    width: Index
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """One value carried along the loop. A row statistic (`width` None) or a tile of `width` per held position.
+
+    `rescaled`: the value is kept relative to the reference, multiplied by exp2(old - new reference) when that moves."""
+
+    name: str
+    monoid: Monoid
+    width: Index | None = None
+    rescaled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What a pair adds to a carried value: `term` (over the pair), times `operand` (a read over grid, walked and the
+    carried width; None for a row statistic). Masked pairs contribute nothing."""
+
+    carried: str
+    term: Expr
+    operand: Expr | None = None
+
+
+# ----------------------------------------------------------------------------------------------- regions
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Run-time lower and upper bounds of an integer or real expression of one index (data-dependent, or not monotone)
+    over a tile: values `NAME_low` and `NAME_high` in a Region. `index` is the held or the walked index."""
+
+    name: str
+    index: Index
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One span of walked positions for a held tile, closed form: start .. stop (half open), of which full_start ..
+    full_stop is wholly visible. Expressions of held_low, held_high, grid indices and numbers; they may cross (empty)."""
+
+    start: Expr
+    full_start: Expr
+    full_stop: Expr
+    stop: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Which tiles of (held, walked) are visited: the mask under three-valued interval arithmetic.
+
+    possible   false proves that no pair of the tile is visible (skip it)
+    certain    true proves that every pair is (no mask needed)
+    summaries  run-time tables that the two use
+    segments   closed form of the visible span of a held tile: disjoint and in order (as far as they are not empty),
+               at tile granularity exact; empty tuple if there is none (use the predicate)
+    """
+
+    possible: Expr
+    certain: Expr
+    summaries: tuple[Summary, ...] = ()
+    segments: tuple[Segment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TileList:
+    """Walked tiles chosen at run time by a boolean array over (grid, held group, walked group)."""
+
+    chosen: Array
+    held_size: Expr
+    walked_size: Expr
+
+
+# ----------------------------------------------------------------------------------------------- kernels
+
+
+@dataclass(frozen=True, slots=True)
+class WalkedLoop:
+    """One key source of a stream kernel: everything about a pair (held, walked).
+
+    Order of evaluation in a tile: walked_values (once a key), products, pair_values, visible (mixed tiles only),
+    `exponent` (its row maximum moves the reference), lifted (may use `reference`), contributions.
+    A pair is masked where `visible` is false, where the walked position is not valid, or where `hidden` is true.
+    """
+
+    walked: Index
+    walked_values: tuple[Let, ...]
+    products: tuple[Product, ...]
+    pair_values: tuple[Let, ...]
+    visible: Expr | None
+    region: Region
+    exponent: Expr | None
+    lifted: tuple[Let, ...]
+    contributions: tuple[Contribution, ...]
+    hidden: Expr | None = None
+    access: Access = STRIDED
+    chosen: TileList | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """`array[grid, held, width] = expr` for each valid held position. `width` None: one number a row."""
+
+    array: Array
+    width: Index | None
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKernel:
+    """A held tile, carried loops over one or more walked sources, a finish.
+
+    grid_values   values over grid indices only (per batch and head): scalars
+    held_values   values over held: one a row
+    carried       what all loops carry together; the reference exists if any loop has an exponent
+    finish        row values after the loops; may use carried row statistics and `reference`
+    stores        outputs; their expressions may use carried tiles at their width, and finish values
+    """
+
+    name: str
+    grid: tuple[Index, ...]
+    held: Index
+    grid_values: tuple[Let, ...]
+    held_values: tuple[Let, ...]
+    carried: tuple[Carried, ...]
+    loops: tuple[WalkedLoop, ...]
+    finish: tuple[Let, ...]
+    stores: tuple[Store, ...]
+    access: Access = STRIDED
+
+
+@dataclass(frozen=True, slots=True)
+class MapKernel:
+    """`array[over, width] = expr`, elementwise: no carried loop. `values` are scalars over `over` (folds along short
+    axes inside, fixed order), computed once, then `expr` for each `width` (None: one number).
+
+    Preparations of rows (rotations, norms), summaries, merges of partial results."""
+
+    name: str
+    over: tuple[Index, ...]
+    values: tuple[Let, ...]
+    array: Array
+    width: Index | None
+    expr: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class ScanLoop:
+    """A recurrence over `time` in chunks: the state before the chunk, the tile inside, the state after.
+
+    inside     statements over (t, s) pairs of a chunk and over t (a masked unnormalised attention tile, a solve)
+    advance    the state after the chunk, an expression for each carried state
+    """
+
+    time: Index
+    inner: Index
+    states: tuple[Array, ...]
+    initial: tuple[Expr, ...]
+    inside: tuple[Union[Let, Product], ...]
+    advance: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanKernel:
+    """A carried loop that scans: one grid instance walks time, carrying states, and stores at every chunk."""
+
+    name: str
+    grid: tuple[Index, ...]
+    grid_values: tuple[Let, ...]
+    loop: ScanLoop
+    stores: tuple[Store, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepKernel:
+    """One step of a recurrence: states in, states and a row out, no loop over time."""
+
+    name: str
+    grid: tuple[Index, ...]
+    values: tuple[Let, ...]
+    states: tuple[Array, ...]
+    next: tuple[Expr, ...]
+    stores: tuple[Store, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatKernels:
+    """The kernels in order, once for each value of `index` (alternating row and column passes, solver rounds)."""
+
+    index: Index
+    count: Expr
+    kernels: tuple[Kernel, ...]
+
+
+Kernel = Union[StreamKernel, MapKernel, ScanKernel, StepKernel, RepeatKernels]
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """An array that kernels pass on: dtype "query" (that of q, so that matrix units apply), or "accumulate"."""
+
+    array: Array
+    dtype: Literal["query", "accumulate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Kernels in order, what they pass on, and the one signature of the operator.
+
+    `partial` kernels leave carried values unfinished for `merge` (split keys, shards): see passes/stream.
+    `notes` say for explain what was derived and which strategy was taken, one sentence each."""
+
+    name: str
+    signature: Signature
+    kernels: tuple[Kernel, ...]
+    workspaces: tuple[Workspace, ...]
+    widths: tuple[Axis, ...]
+    notes: tuple[str, ...] = ()
