@@ -8,8 +8,7 @@ must not either: use `children` with a stack, or `walk`. Other nesting is bounde
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from functools import cache
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from attnc.source import Span
@@ -352,15 +351,14 @@ def _items(value: object) -> Iterator[object]:
         yield from _items(item)  # tuples nest at most twice
 
 
-@cache
-def _field_names(form: type[Node]) -> tuple[str, ...]:
-    """The fields of a node class, span aside."""
-    return tuple(field.name for field in fields(form) if field.name != "span")
+def _field_names(node: Node) -> tuple[str, ...]:
+    """The names of a node's fields, span aside."""
+    return node.__match_args__[1:]
 
 
 def children(node: Node) -> tuple[Node, ...]:
     """The nodes right under a node, in the order of its fields."""
-    values = (getattr(node, name) for name in _field_names(type(node)))
+    values = (getattr(node, name) for name in _field_names(node))
     return tuple(item for value in values for item in _items(value) if isinstance(item, Node))
 
 
@@ -385,7 +383,7 @@ def equal(left: Node, right: Node) -> bool:
                 return False
             stack.extend(zip(one, other, strict=True))
         elif isinstance(one, Node):
-            names = _field_names(type(one))
+            names = _field_names(one)
             stack.extend((getattr(one, name), getattr(other, name)) for name in names)
         elif one != other:
             return False
@@ -398,7 +396,7 @@ def print_tree(node: Node) -> str:
     stack: list[tuple[int, Node]] = [(0, node)]
     while stack:
         depth, top = stack.pop()
-        plain = [getattr(top, name) for name in _field_names(type(top))]
+        plain = [getattr(top, name) for name in _field_names(top)]
         words = [str(value) for value in plain if isinstance(value, str | int | float)]
         place = f"{top.span.line}:{top.span.column}"
         lines.append("  " * depth + " ".join([type(top).__name__, *words, f"@{place}"]))
