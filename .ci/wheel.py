@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Runs inside the environment: every module of the wheel imports (modules that need a GPU's or
 # another platform's library say so in LATER), every shipped file opens, nothing leaks.
-SMOKE = '''
+SMOKE = """
 import importlib, importlib.util, pkgutil, sys
 from importlib.resources import files
 
@@ -40,7 +40,7 @@ shipped = [f for f in files("attnc.grammar").iterdir() if f.name.endswith(".lark
 assert shipped and all(f.read_text() for f in shipped), "the grammar is not in the wheel"
 assert any(files("attnc.grammar").joinpath("std").iterdir()), "the library is not in the wheel"
 print(f"wheel: {len(names)} modules import")
-'''
+"""
 
 
 def run(*command: str | Path, cwd: Path) -> None:

@@ -1,0 +1,75 @@
+"""What is shipped and what an import costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOL = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+FOLDERS = {name: ROOT / folder for name, folder in TOOL["package-dir"].items()}
+
+# What costs more than a tenth of a second to import, or should not be needed to say `attnc --help`.
+HEAVY = ("torch", "triton", "sympy", "networkx", "jinja2", "lark", "numpy", "matplotlib", "rich")
+
+
+def packages_of_the_tree() -> set[str]:
+    """The installed names of all folders with Python in them."""
+    return {
+        ".".join([name, *path.parent.relative_to(folder).parts])
+        for name, folder in FOLDERS.items()
+        for path in folder.rglob("*.py")
+    }
+
+
+def shipped(name: str) -> set[Path]:
+    """The files of the tree that the patterns of package-data name for one package."""
+    folder = FOLDERS[name]
+    return {f for pattern in TOOL["package-data"][name] for f in folder.glob(pattern)}
+
+
+def last_line(program: str) -> str:
+    """Run a program in a fresh interpreter; its last line comes out."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_every_package_is_listed() -> None:
+    assert packages_of_the_tree() == set(TOOL["packages"])
+
+
+@pytest.mark.parametrize("name", ["attnc.grammar", "attnc.templates"])
+def test_every_data_file_is_shipped(name: str) -> None:
+    """A grammar or a template outside the patterns would be missing from the wheel alone."""
+    left_out = {".py", ".pyc", ".md"}
+    there = {f for f in FOLDERS[name].rglob("*") if f.is_file() and f.suffix not in left_out}
+    assert there == {f for f in shipped(name) if f.suffix not in left_out}
+
+
+def test_import_loads_nothing_heavy() -> None:
+    program = f"""
+import sys, attnc
+print([name for name in {HEAVY} if name in sys.modules])
+"""
+    assert last_line(program) == "[]"
+
+
+def test_import_is_light() -> None:
+    """Under 0.3 s beyond torch's own import: the best of five, as others share the machine."""
+    program = """
+import time, torch
+start = time.perf_counter()
+import attnc
+attnc.compile
+print(time.perf_counter() - start)
+"""
+    assert min(float(last_line(program)) for _ in range(5)) < 0.3
