@@ -1,8 +1,11 @@
 """The Graph: an operator in index notation without order.
 
-Its nodes are scalar trees (expressions/tree.py) in closed form: equations are inlined, equal subtrees are one node, and
-every node has its index set (`free`), its type (`kind`) and its domain (the condition under which it is asked for: those
-of the folds above it). Query and key indices are symmetric. No running maximum, tile, kernel, layout or device stands here.
+Its nodes are scalar trees (expressions/tree.py) in closed form: equations are inlined, equal
+subtrees are one node, and
+every node has its index set (`free`), its type (`kind`) and its domain (the condition under which
+it is asked for: those
+of the folds above it). Query and key indices are symmetric. No running maximum, tile, kernel,
+layout or device stands here.
 """
 
 from __future__ import annotations
@@ -34,7 +37,8 @@ class NodeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Iteration:
-    """Arrays that are replaced together, `count` times: array <- next, all from old values, beginning at `initial`.
+    """Arrays that are replaced together, `count` times: array <- next, all from old values,
+    beginning at `initial`.
     After it, the arrays are read as any other."""
 
     index: Index
@@ -46,7 +50,8 @@ class Iteration:
 
 @dataclass(frozen=True, slots=True)
 class Recurrence:
-    """States along `time`: at each t, state <- next (an expression of the old states). Reads of a state in `next` see
+    """States along `time`: at each t, state <- next (an expression of the old states). Reads of a
+    state in `next` see
     it before the step; in outputs, after the step."""
 
     time: Index
@@ -65,7 +70,8 @@ class GraphOutput:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """Outputs (the result first), and what they read that is defined by iterating or by recurrence, in order."""
+    """Outputs (the result first), and what they read that is defined by iterating or by recurrence,
+    in order."""
 
     name: str
     outputs: tuple[GraphOutput, ...]
@@ -82,7 +88,8 @@ class Graph:
         return (*loops, *steps, *(output.expr for output in self.outputs))
 
     def network(self) -> networkx.DiGraph[Expr]:
-        """A view for order and reachability: edges from operands to users. Operand order lives in the nodes (one
+        """A view for order and reachability: edges from operands to users. Operand order lives in
+        the nodes (one
         edge stands for `x * x`)."""
         net: networkx.DiGraph[Expr] = networkx.DiGraph()
         for node in postorder(*self.roots):

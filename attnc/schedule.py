@@ -1,13 +1,21 @@
-"""The Schedule: kernels as loop nests with typed tile statements, ready to be printed by any backend.
+"""The Schedule: kernels as loop nests with typed tile statements, ready to be printed by any
+backend.
 
-One abstraction carries both families of operators: a *carried loop* walks an axis in tiles while a *held* tile (of the
-other axis) stays in registers, and says what is carried, how an element is lifted into it, how carried values are
-combined and how they are finished; it reduces (attention's key loop) or scans (a recurrence over chunks). Forward and
-dQ hold rows and walk keys; dK/dV and column sums hold keys and walk rows: the same types with the roles swapped.
+One abstraction carries both families of operators: a *carried loop* walks an axis in tiles while a
+*held* tile (of the
+other axis) stays in registers, and says what is carried, how an element is lifted into it, how
+carried values are
+combined and how they are finished; it reduces (attention's key loop) or scans (a recurrence over
+chunks). Forward and
+dQ hold rows and walk keys; dK/dV and column sums hold keys and walk rows: the same types with the
+roles swapped.
 
-Expressions are scalar trees (expressions/tree.py) in which `value` nodes name tile values: the result of a statement
-of the same kernel. What a statement's value depends on is the set of free indices of its expression: nothing but
-grid indices (once a head), held (once a row), walked (once a key), both (a pair). No tile size, register, thread,
+Expressions are scalar trees (expressions/tree.py) in which `value` nodes name tile values: the
+result of a statement
+of the same kernel. What a statement's value depends on is the set of free indices of its
+expression: nothing but
+grid indices (once a head), held (once a row), walked (once a key), both (a pair). No tile size,
+register, thread,
 dtype or device stands here: those are the planner's.
 
 Names of values that every stream kernel has
@@ -27,7 +35,8 @@ from attnc.signature import Signature
 
 Monoid = Literal["sum", "prod", "max", "min"]
 
-# ------------------------------------------------------------------------------------------------ access
+# ------------------------------------------------------------------------------------------------
+# access
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,8 @@ class Strided:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Sequences of a batch lie end to end: row r of batch b is row `starts[b] + r` of one long sequence."""
+    """Sequences of a batch lie end to end: row r of batch b is row `starts[b] + r` of one long
+    sequence."""
 
     starts: Array
 
@@ -50,15 +60,17 @@ class Paged:
     page: Expr
 
 
-Access = Union[Strided, Packed, Paged]
+Access = Strided | Packed | Paged
 STRIDED = Strided()
 
-# -------------------------------------------------------------------------------------------- statements
+# --------------------------------------------------------------------------------------------
+# statements
 
 
 @dataclass(frozen=True, slots=True)
 class Let:
-    """`name = expr`, a tile value over the free indices of its expression (of one kernel: in order, each name once).
+    """`name = expr`, a tile value over the free indices of its expression (of one kernel: in order,
+    each name once).
     Folds inside the expression run over short axes (widths) as inner loops."""
 
     name: str
@@ -67,9 +79,11 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """`name = sum over width of left * right`: a matrix product of two tiles, the value over (held, walked).
+    """`name = sum over width of left * right`: a matrix product of two tiles, the value over (held,
+    walked).
 
-    `left` is a read over (grid, held, width), `right` a read over (grid, walked, width): plain loads of inputs or
+    `left` is a read over (grid, held, width), `right` a read over (grid, walked, width): plain
+    loads of inputs or
     workspaces in the query dtype, accumulated in the accumulation type."""
 
     name: str
@@ -80,9 +94,11 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """One value carried along the loop. A row statistic (`width` None) or a tile of `width` per held position.
+    """One value carried along the loop. A row statistic (`width` None) or a tile of `width` per
+    held position.
 
-    `rescaled`: the value is kept relative to the reference, multiplied by exp2(old - new reference) when that moves."""
+    `rescaled`: the value is kept relative to the reference, multiplied by exp2(old - new reference)
+    when that moves."""
 
     name: str
     monoid: Monoid
@@ -92,7 +108,8 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Contribution:
-    """What a pair adds to a carried value: `term` (over the pair), times `operand` (a read over grid, walked and the
+    """What a pair adds to a carried value: `term` (over the pair), times `operand` (a read over
+    grid, walked and the
     carried width; None for a row statistic). Masked pairs contribute nothing."""
 
     carried: str
@@ -100,13 +117,16 @@ class Contribution:
     operand: Expr | None = None
 
 
-# ----------------------------------------------------------------------------------------------- regions
+# -----------------------------------------------------------------------------------------------
+# regions
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Run-time lower and upper bounds of an integer or real expression of one index (data-dependent, or not monotone)
-    over a tile: values `NAME_low` and `NAME_high` in a Region. `index` is the held or the walked index."""
+    """Run-time lower and upper bounds of an integer or real expression of one index
+    (data-dependent, or not monotone)
+    over a tile: values `NAME_low` and `NAME_high` in a Region. `index` is the held or the walked
+    index."""
 
     name: str
     index: Index
@@ -115,8 +135,10 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One span of walked positions for a held tile, closed form: start .. stop (half open), of which full_start ..
-    full_stop is wholly visible. Expressions of held_low, held_high, grid indices and numbers; they may cross (empty)."""
+    """One span of walked positions for a held tile, closed form: start .. stop (half open), of
+    which full_start ..
+    full_stop is wholly visible. Expressions of held_low, held_high, grid indices and numbers; they
+    may cross (empty)."""
 
     start: Expr
     full_start: Expr
@@ -131,7 +153,8 @@ class Region:
     possible   false proves that no pair of the tile is visible (skip it)
     certain    true proves that every pair is (no mask needed)
     summaries  run-time tables that the two use
-    segments   closed form of the visible span of a held tile: disjoint and in order (as far as they are not empty),
+    segments   closed form of the visible span of a held tile: disjoint and in order (as far as they
+               are not empty),
                at tile granularity exact; empty tuple if there is none (use the predicate)
     """
 
@@ -150,16 +173,19 @@ class TileList:
     walked_size: Expr
 
 
-# ----------------------------------------------------------------------------------------------- kernels
+# -----------------------------------------------------------------------------------------------
+# kernels
 
 
 @dataclass(frozen=True, slots=True)
 class WalkedLoop:
     """One key source of a stream kernel: everything about a pair (held, walked).
 
-    Order of evaluation in a tile: walked_values (once a key), products, pair_values, visible (mixed tiles only),
+    Order of evaluation in a tile: walked_values (once a key), products, pair_values, visible (mixed
+    tiles only),
     `exponent` (its row maximum moves the reference), lifted (may use `reference`), contributions.
-    A pair is masked where `visible` is false, where the walked position is not valid, or where `hidden` is true.
+    A pair is masked where `visible` is false, where the walked position is not valid, or where
+    `hidden` is true.
     """
 
     walked: Index
@@ -178,7 +204,8 @@ class WalkedLoop:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """`array[grid, held, width] = expr` for each valid held position. `width` None: one number a row."""
+    """`array[grid, held, width] = expr` for each valid held position. `width` None: one number a
+    row."""
 
     array: Array
     width: Index | None
@@ -210,7 +237,8 @@ class StreamKernel:
 
 @dataclass(frozen=True, slots=True)
 class MapKernel:
-    """`array[over, width] = expr`, elementwise: no carried loop. `values` are scalars over `over` (folds along short
+    """`array[over, width] = expr`, elementwise: no carried loop. `values` are scalars over `over`
+    (folds along short
     axes inside, fixed order), computed once, then `expr` for each `width` (None: one number).
 
     Preparations of rows (rotations, norms), summaries, merges of partial results."""
@@ -225,9 +253,11 @@ class MapKernel:
 
 @dataclass(frozen=True, slots=True)
 class ScanLoop:
-    """A recurrence over `time` in chunks: the state before the chunk, the tile inside, the state after.
+    """A recurrence over `time` in chunks: the state before the chunk, the tile inside, the state
+    after.
 
-    inside     statements over (t, s) pairs of a chunk and over t (a masked unnormalised attention tile, a solve)
+    inside     statements over (t, s) pairs of a chunk and over t (a masked unnormalised attention
+               tile, a solve)
     advance    the state after the chunk, an expression for each carried state
     """
 
@@ -235,13 +265,14 @@ class ScanLoop:
     inner: Index
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
-    inside: tuple[Union[Let, Product], ...]
+    inside: tuple[Let | Product, ...]
     advance: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ScanKernel:
-    """A carried loop that scans: one grid instance walks time, carrying states, and stores at every chunk."""
+    """A carried loop that scans: one grid instance walks time, carrying states, and stores at every
+    chunk."""
 
     name: str
     grid: tuple[Index, ...]
@@ -264,7 +295,8 @@ class StepKernel:
 
 @dataclass(frozen=True, slots=True)
 class RepeatKernels:
-    """The kernels in order, once for each value of `index` (alternating row and column passes, solver rounds)."""
+    """The kernels in order, once for each value of `index` (alternating row and column passes,
+    solver rounds)."""
 
     index: Index
     count: Expr
@@ -276,7 +308,8 @@ Kernel = Union[StreamKernel, MapKernel, ScanKernel, StepKernel, RepeatKernels]
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """An array that kernels pass on: dtype "query" (that of q, so that matrix units apply), or "accumulate"."""
+    """An array that kernels pass on: dtype "query" (that of q, so that matrix units apply), or
+    "accumulate"."""
 
     array: Array
     dtype: Literal["query", "accumulate"]
@@ -286,7 +319,8 @@ class Workspace:
 class Schedule:
     """Kernels in order, what they pass on, and the one signature of the operator.
 
-    `partial` kernels leave carried values unfinished for `merge` (split keys, shards): see passes/stream.
+    `partial` kernels leave carried values unfinished for `merge` (split keys, shards): see
+    passes/stream.
     `notes` say for explain what was derived and which strategy was taken, one sentence each."""
 
     name: str

@@ -1,7 +1,10 @@
-"""The signature of an operator: the one object that its definition, its call, its tuner and its C ABI share.
+"""The signature of an operator: the one object that its definition, its call, its tuner and its C
+ABI share.
 
-Everything that a kernel may ask for at run time stands here once: tensors with their dimensions, numbers, the lengths
-of axes with the places where they are measured, offsets. The order of the fields is the order of the C ABI.
+Everything that a kernel may ask for at run time stands here once: tensors with their dimensions,
+numbers, the lengths
+of axes with the places where they are measured, offsets. The order of the fields is the order of
+the C ABI.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from typing import Literal
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Array, Expr, Kind
 
-# query: the dtype that q, k, v share and the result has. real: any floating dtype of its own, read in the accumulation
+# query: the dtype that q, k, v share and the result has. real: any floating dtype of its own, read
+# in the accumulation
 # type. accumulate: float32, or float64 for float64 calls.
 Dtype = Literal["query", "real", "accumulate", "int", "bool", "complex"]
 
@@ -21,7 +25,8 @@ Dtype = Literal["query", "real", "accumulate", "int", "bool", "complex"]
 class TensorArgument:
     """One tensor: `[batch, heads, ...]` in the order of `array.indices`.
 
-    optional: may be left out; `default` (an expression of numbers, spread over the axes) stands for it then.
+    optional: may be left out; `default` (an expression of numbers, spread over the axes) stands for
+    it then.
     positional: may be given by place."""
 
     array: Array
@@ -63,8 +68,10 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """inputs, outputs (the result first, then emits), numbers, measured lengths; the axes whose first position the
-    call may move (offset for rows, key_offset and key_length for keys); and what the call must test."""
+    """inputs, outputs (the result first, then emits), numbers, measured lengths; the axes whose
+    first position the
+    call may move (offset for rows, key_offset and key_length for keys); and what the call must
+    test."""
 
     name: str
     inputs: tuple[TensorArgument, ...]

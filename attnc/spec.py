@@ -1,13 +1,18 @@
-"""The Spec: an operator after `check`. Names are resolved, kinds, shapes and axes are known, defs are expanded.
+"""The Spec: an operator after `check`. Names are resolved, kinds, shapes and axes are known, defs
+are expanded.
 
-What stays symbolic is what the text named: every equation, score, mask and weight is an `Array` with a `Definition`,
-and expressions read it by its Array. Vectors are scalar trees with one more free index (see expressions/tree.py).
+What stays symbolic is what the text named: every equation, score, mask and weight is an `Array`
+with a `Definition`,
+and expressions read it by its Array. Vectors are scalar trees with one more free index (see
+expressions/tree.py).
 The Spec is the meaning; the NumPy oracle and the eager form are read straight off it.
 
 Conventions
-- Domains are explicit. A fold over the keys of a bound row carries the row's mask in its condition, and `weight`
+- Domains are explicit. A fold over the keys of a bound row carries the row's mask in its condition,
+and `weight`
   and `score` are only read where the mask holds, or through `where(mask, ..., 0 or -inf)`.
-- Outer axes (b, h, hk) are ordinary indices of every Array, in the order b, h (or hk), others, then inner ones. A read on
+- Outer axes (b, h, hk) are ordinary indices of every Array, in the order b, h (or hk), others, then
+inner ones. A read on
   hk from a place where h is bound has the position `h // (len(h) // len(hk))` written out.
 - Positions, not rows: an index of a shifted axis ranges over start .. start + length.
 """
@@ -15,7 +20,6 @@ Conventions
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Union
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, Kind
@@ -24,7 +28,8 @@ from attnc.source import Source, Span
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A param (given at the call) or a static (fixed when the operator is compiled; `value` binds it)."""
+    """A param (given at the call) or a static (fixed when the operator is compiled; `value` binds
+    it)."""
 
     name: str
     kind: Kind
@@ -35,7 +40,8 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A tensor of the call. `positional`: named in the header's parentheses; `default` makes it optional."""
+    """A tensor of the call. `positional`: named in the header's parentheses; `default` makes it
+    optional."""
 
     array: Array
     positional: bool
@@ -68,7 +74,8 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is carried from row to row; `initial` may be given and the final value asked for at the call."""
+    """What is carried from row to row; `initial` may be given and the final value asked for at the
+    call."""
 
     array: Array
     initial: Expr
@@ -77,7 +84,8 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """One alternative of `over`: the indices of a key, and its clauses' arrays (all over outer axes, rows, keys)."""
+    """One alternative of `over`: the indices of a key, and its clauses' arrays (all over outer
+    axes, rows, keys)."""
 
     keys: tuple[Index, ...]
     mask: Array | None
@@ -87,21 +95,26 @@ class KeySource:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One attention block: rows, keys, the equations of its body in text order (its mask, score and weight among
+    """One attention block: rows, keys, the equations of its body in text order (its mask, score and
+    weight among
     them), states and their update, its result and its emits.
 
     rows          the row indices; with a state, the last is time and runs in order
-    statements    Definition | Repeat | Block, in text order; a nested Block defines the array of its name
-    updates       the lines of `update` in text order, assigning states (by their Array) or locals of the step
-    result        the Definition of what the block is worth (read), over outer axes, rows, then left-over axes
+    statements    Definition | Repeat | Block, in text order; a nested Block defines the array of
+                  its name
+    updates       the lines of `update` in text order, assigning states (by their Array) or locals
+                  of the step
+    result        the Definition of what the block is worth (read), over outer axes, rows, then
+                  left-over axes
     emits         written emits, by name
-    offered       the unwritten emits (lse, max, argmax, entropy, colsum, weight, score), made on request only
+    offered       the unwritten emits (lse, max, argmax, entropy, colsum, weight, score), made on
+                  request only
     """
 
     name: str
     rows: tuple[Index, ...]
     sources: tuple[KeySource, ...]
-    statements: tuple[Union[Definition, Repeat, Block], ...]
+    statements: tuple[Definition | Repeat | Block, ...]
     states: tuple[State, ...]
     updates: tuple[Definition, ...]
     result: Definition
@@ -112,7 +125,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What `check` could not prove and the call must test: `condition` (over lengths, starts and numbers) else `message`."""
+    """What `check` could not prove and the call must test: `condition` (over lengths, starts and
+    numbers) else `message`."""
 
     condition: Expr
     message: str
@@ -133,5 +147,6 @@ class Spec:
     definitions: dict[str, Definition] = field(default_factory=dict, compare=False)
 
     def definition(self, array: Array) -> Definition | None:
-        """The equation of an array: None for inputs, states, locals and arrays assigned in a repeat."""
+        """The equation of an array: None for inputs, states, locals and arrays assigned in a
+        repeat."""
         return self.definitions.get(array.name)

@@ -1,6 +1,7 @@
 """Axes and indices: what an integer ranges over, in every stage.
 
-An axis is an integer interval `start .. start + length`. An index is an integer that knows its axis. Both are
+An axis is an integer interval `start .. start + length`. An index is an integer that knows its
+axis. Both are
 compared by identity of their number, not by name: two folds over `j` bind two indices.
 """
 
@@ -19,12 +20,18 @@ AxisForm = Literal["measured", "range", "product", "coarse"]
 class Axis:
     """One axis of an operator.
 
-    form      measured: its length is read off the tensors that have it; range: `low` and `length` are
-              expressions of numbers and other lengths; product: row-major over `parts`; coarse: `of`
-              another axis (key heads of query heads), its length read off tensors, a divisor of that one's.
-    low       expression of the first position of a range axis, None for 0 (or the call's offset: see shifted).
-    length    expression of a range axis' length, None where it is measured, or the product of its parts.
-    shifted   "offset" for the rows of an operator, "key_offset" for its keys: the call may move the first position.
+    form      measured: its length is read off the tensors that have it; range: `low` and `length`
+              are
+              expressions of numbers and other lengths; product: row-major over `parts`; coarse:
+              `of`
+              another axis (key heads of query heads), its length read off tensors, a divisor of
+              that one's.
+    low       expression of the first position of a range axis, None for 0 (or the call's offset:
+              see shifted).
+    length    expression of a range axis' length, None where it is measured, or the product of its
+              parts.
+    shifted   "offset" for the rows of an operator, "key_offset" for its keys: the call may move the
+              first position.
     """
 
     name: str
@@ -41,7 +48,8 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An integer variable over `axis`. `number` tells apart the indices of one name; it is given in the order of
+    """An integer variable over `axis`. `number` tells apart the indices of one name; it is given in
+    the order of
     the text, so that equal texts have equal trees."""
 
     name: str

@@ -1,8 +1,11 @@
 """Scalar trees: the expressions of the Spec and of the Schedule.
 
-Every expression is one number (bool, int, real or complex) as a function of its free indices: a vector over d is a
-scalar tree with the free index d, a dot product a fold that binds it. Nodes are immutable, know their kind, their
-free indices and a digest of their content (equal digests, equal trees; spans do not count), and are only walked by
+Every expression is one number (bool, int, real or complex) as a function of its free indices: a
+vector over d is a
+scalar tree with the free index d, a dot product a fold that binds it. Nodes are immutable, know
+their kind, their
+free indices and a digest of their content (equal digests, equal trees; spans do not count), and are
+only walked by
 the iterative functions below, so that depth never meets Python's recursion limit.
 """
 
@@ -12,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal
 
 from attnc.expressions.index import Axis, Index
 from attnc.source import Span
@@ -53,8 +56,10 @@ OPS = POINTWISE | LEAVES | {"read", "fold", "default", "solve", "random", "grad"
 class Array:
     """A named array of a Spec: an input, the left side of an equation, a state, an output.
 
-    `indices` are dummies, one for each dimension in the order of the tensor (outer axes first); a definition's
-    expression has just these free. Names are unique in a Spec (`coarse.weight` for the weight of block `coarse`).
+    `indices` are dummies, one for each dimension in the order of the tensor (outer axes first); a
+    definition's
+    expression has just these free. Names are unique in a Spec (`coarse.weight` for the weight of
+    block `coarse`).
     """
 
     name: str
@@ -71,7 +76,7 @@ class Array:
         return f"Array({self.name}[{', '.join(map(str, self.indices))}])"
 
 
-Payload = Union[None, bool, int, float, str, Index, Axis, Array, tuple["Index | str | int", ...]]
+Payload = None | bool | int | float | str | Index | Axis | Array | tuple[Index | str | int, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,12 +89,14 @@ class Expr:
     length    attr = Axis; start: attr = Axis     run-time integers
     unknown   attr = name                         the unknown of an enclosing solve
     value     attr = name                         a named tile value of a Schedule (never in a Spec)
-    read      attr = Array, args = one position for each of its dimensions (the entry at position - start of the axis)
+    read      attr = Array, args = one position for each of its dimensions (the entry at position -
+              start of the axis)
     fold      attr = (monoid, *bound indices), args = (condition, body)
     topk      attr = bound indices, args = (condition, key, count, *position asked for): bool
     rank      attr = bound indices, args = (condition, key, *position asked for): int
     argmax, argmin   attr = bound indices (one), args = (condition, key): int
-    default   args = (expression, fallback)       fallback where a read in the expression is outside its array
+    default   args = (expression, fallback)       fallback where a read in the expression is outside
+              its array
     solve     attr = name of the unknown, args = (low, high, left, right)
     random    attr = ordinal in the text, args = (b, h, i, j) positions
     grad      attr = Array, args = (expression, *position in the array)
@@ -118,7 +125,9 @@ class Expr:
 
     def with_args(self, args: tuple[Expr, ...]) -> Expr:
         """The same node over other operands."""
-        same = len(args) == len(self.args) and all(a is b for a, b in zip(args, self.args))
+        same = len(args) == len(self.args) and all(
+            a is b for a, b in zip(args, self.args, strict=False)
+        )
         return self if same else Expr(self.op, args, self.attr, self.kind, self.span)
 
     @property
@@ -143,7 +152,8 @@ class Expr:
 
 
 def scoped(expr: Expr) -> int:
-    """How many of the leading operands see the node's bound indices: 2 (condition, body) for folds and selections."""
+    """How many of the leading operands see the node's bound indices: 2 (condition, body) for folds
+    and selections."""
     return 2 if expr.bound else 0
 
 
@@ -176,7 +186,8 @@ def _attr_text(attr: Payload) -> str:
     return f"{type(attr).__name__}:{attr!r}"
 
 
-# ---------------------------------------------------------------------------------------------- building
+# ----------------------------------------------------------------------------------------------
+# building
 
 
 def number(value: bool | int | float, span: Span | None = None) -> Expr:
@@ -232,7 +243,8 @@ def fold(
 
 
 def call(op: str, *args: Expr, kind: Kind | None = None, span: Span | None = None) -> Expr:
-    """A pointwise operation. Its kind, unless given: bool for comparisons and logic, real for functions, else the
+    """A pointwise operation. Its kind, unless given: bool for comparisons and logic, real for
+    functions, else the
     widest of the operands (`where`: of its branches)."""
     if kind is None:
         kind = infer_kind(op, args)
@@ -268,11 +280,13 @@ def widest_kind(kinds: Iterable[Kind]) -> Kind:
     return max(kinds, key=_WIDTH.__getitem__)
 
 
-# ----------------------------------------------------------------------------------------------- walking
+# -----------------------------------------------------------------------------------------------
+# walking
 
 
 def postorder(*roots: Expr) -> Iterator[Expr]:
-    """Every node under the roots once (equal nodes are one), operands before the nodes that use them."""
+    """Every node under the roots once (equal nodes are one), operands before the nodes that use
+    them."""
     seen: set[bytes] = set()
     stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
     while stack:
@@ -288,7 +302,8 @@ def postorder(*roots: Expr) -> Iterator[Expr]:
 
 
 def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:
-    """The tree with `change` applied to every node from the leaves up (to nodes whose operands are changed already)."""
+    """The tree with `change` applied to every node from the leaves up (to nodes whose operands are
+    changed already)."""
     done: dict[bytes, Expr] = {}
     for node in postorder(root):
         done[node.digest] = change(node.with_args(tuple(done[arg.digest] for arg in node.args)))
@@ -296,7 +311,8 @@ def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 
 def substitute(root: Expr, exchange: dict[Index, Expr]) -> Expr:
-    """The tree with free indices replaced by expressions. Bound indices must not be free in the replacements
+    """The tree with free indices replaced by expressions. Bound indices must not be free in the
+    replacements
     (indices are numbered apart, so they never are)."""
     if not exchange:
         return root

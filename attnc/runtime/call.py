@@ -1,0 +1,328 @@
+"""The call of an operator: its signature as plain data, and the binding of arguments to it.
+
+A `Call` is what every backend gets: tensors by name (defaults filled in, outputs not yet made),
+numbers, the lengths of
+all axes, offsets. Binding checks names, dtypes, devices, shapes and ranges, and says which argument
+is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from attnc.runtime.failures import (
+    ArgumentMissing,
+    ArgumentUnknown,
+    DeviceError,
+    DtypeError,
+    ShapeError,
+    ValueRangeError,
+)
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+EXTRA_KEYWORDS = ("offset", "key_offset", "key_length", "seed", "emit")
+Numbers = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor argument: the names of its axes in order, and which dtypes it takes.
+
+    dtype: query (the one that all of these share; the result has it), real (any floating dtype),
+    accumulate (float32, or
+    float64 for float64 calls; outputs only), int, bool."""
+
+    name: str
+    axes: tuple[str, ...]
+    dtype: str
+    positional: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number argument. `range`: inclusive bounds."""
+
+    name: str
+    kind: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Everything that a call may say, in order.
+
+    lengths(known)    adds to the measured lengths (`len_AXIS`), the numbers given and the statics
+                      those that follow:
+                      defaults of numbers, ranges, products of coordinates
+    defaults(known)   the value of each optional tensor that was left out, a number
+    requirements(known)   pairs (holds, message)
+    coarse            axis -> the finer axis whose length it divides (key heads of heads)
+    rows, keys        the axes that `offset` and `key_offset`, `key_length` move and bound
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    numbers: tuple[Number, ...] = ()
+    statics: tuple[tuple[str, Any], ...] = ()
+    coarse: tuple[tuple[str, str], ...] = ()
+    rows: str = ""
+    keys: str = ""
+    random: bool = False
+    lengths: Callable[[dict[str, Any]], None] = field(default=lambda known: None)
+    defaults: Callable[[Numbers], dict[str, Any]] = field(default=lambda known: {})
+    requirements: Callable[[Numbers], tuple[tuple[Any, str], ...]] = field(default=lambda known: ())
+
+    @property
+    def keywords(self) -> list[str]:
+        """Every name that a call may use."""
+        names = [tensor.name for tensor in self.inputs] + [number.name for number in self.numbers]
+        extras = [name for name in EXTRA_KEYWORDS if name != "seed" or self.random]
+        return names + extras
+
+
+@dataclass
+class Call:
+    """A bound call. `known` holds lengths as `len_AXIS`, numbers and statics by name; `offset` and
+    its kin are ints or
+    int64 tensors [batch]; key_length is None where all keys count."""
+
+    signature: Signature
+    tensors: dict[str, torch.Tensor]
+    known: dict[str, Any]
+    offset: Any
+    key_offset: Any
+    key_length: Any
+    seed: int
+    dtype: torch.dtype
+    device: torch.device
+
+    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+        """The shape of a tensor of this call."""
+        return tuple(self.known[f"len_{axis}"] for axis in tensor.axes)
+
+    @property
+    def accumulate(self) -> torch.dtype:
+        """The dtype of statistics: float32, or float64 in a float64 call."""
+        return torch.float64 if self.dtype is torch.float64 else torch.float32
+
+    def new_output(self, tensor: Tensor) -> torch.Tensor:
+        """An uninitialised output of this call."""
+        dtypes = {"query": self.dtype, "int": torch.int64, "bool": torch.bool}
+        dtype = dtypes.get(tensor.dtype, self.accumulate)
+        return torch.empty(self.shape(tensor), dtype=dtype, device=self.device)
+
+
+def bind_arguments(
+    signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Sorts arguments by place and name into (tensors, numbers, extras); missing optional ones are
+    absent."""
+    given = dict(zip((t.name for t in signature.inputs if t.positional), args, strict=False))
+    places = sum(tensor.positional for tensor in signature.inputs)
+    if len(args) > places:
+        raise ArgumentUnknown(
+            signature.name, f"#{places + 1}", f"{places} by place, the others by name",
+            str(len(args))
+        )
+    for name, value in kwargs.items():
+        if name in given:
+            raise ArgumentUnknown(signature.name, name, "it once", "it by place and by name")
+        given[name] = value
+    tensors = {t.name: given.pop(t.name) for t in signature.inputs if given.get(t.name) is not None}
+    numbers = {n.name: given.pop(n.name) for n in signature.numbers if given.get(n.name) is not
+    None}
+    extras = {name: given.pop(name) for name in EXTRA_KEYWORDS if name in given}
+    optional = {t.name for t in signature.inputs} | {n.name for n in signature.numbers}
+    for name in [name for name, value in given.items() if not (value is None and name in optional)]:
+        if name in dict(signature.statics):
+            expected = f"it at compile time: attnc.compile(..., {name}={given[name]!r})"
+            raise ArgumentUnknown(signature.name, name, expected, "a static at the call")
+        raise ArgumentUnknown.among(signature.name, name, signature.keywords)
+    for tensor in signature.inputs:
+        if tensor.name not in tensors and not tensor.optional:
+            axes = ", ".join(tensor.axes)
+            raise ArgumentMissing(signature.name, tensor.name, f"a tensor [{axes}]")
+    for number in signature.numbers:
+        if number.name not in numbers and not number.optional:
+            raise ArgumentMissing(signature.name, number.name, f"a number ({number.kind})")
+    return tensors, numbers, extras
+
+
+def check_call(
+    signature: Signature,
+    tensors: dict[str, Any],
+    numbers: dict[str, Any],
+    extras: dict[str, Any],
+) -> Call:
+    """The call of these arguments, checked whole."""
+    known: dict[str, Any] = dict(signature.statics)
+    for number in signature.numbers:
+        if number.name in numbers:
+            known[number.name] = _check_number(signature, number, numbers[number.name])
+    dtype, device = _check_dtypes(signature, tensors)
+    _measure(signature, tensors, known)
+    signature.lengths(known)
+    for tensor in signature.inputs:
+        if tensor.name in tensors:
+            _check_shape(signature, tensor, tensors[tensor.name], known)
+    for holds, message in signature.requirements(known):
+        if not holds:
+            raise ValueRangeError(signature.name, "the call", message, "lengths that break it")
+    call = Call(signature, dict(tensors), known, 0, 0, None, 0, dtype, device)
+    _fill_defaults(call)
+    batch = known.get("len_b", 1)
+    call.offset = _check_shift(signature, "offset", extras.get("offset", 0), batch, device)
+    call.key_offset = _check_shift(signature, "key_offset", extras.get("key_offset", 0), batch,
+    device)
+    if extras.get("key_length") is not None:
+        call.key_length = _check_key_length(signature, extras["key_length"], known, batch, device)
+    seed = extras.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        raise DtypeError(signature.name, "seed", "an int", type(seed).__name__)
+    call.seed = seed
+    return call
+
+
+def _check_number(signature: Signature, number: Number, value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        expected = f"a Python number ({number.kind})"
+        raise DtypeError(signature.name, number.name, expected, "a tensor; pass value.item()")
+    if number.kind == "bool":
+        if not isinstance(value, bool):
+            raise DtypeError(signature.name, number.name, "True or False", repr(value))
+        return value
+    if isinstance(value, bool) or not hasattr(value, "__index__" if number.kind == "int" else
+    "__float__"):
+        raise DtypeError(signature.name, number.name, f"a number ({number.kind})", repr(value))
+    if number.kind == "int":
+        value = value.__index__()
+        if not -(2**62) < value < 2**62:
+            raise ValueRangeError(signature.name, number.name, "an int within 62 bits", str(value))
+        return value
+    value = float(value)
+    if math.isnan(value) or math.isinf(value):
+        raise ValueRangeError(signature.name, number.name, "a finite number", str(value))
+    return value
+
+
+def _check_dtypes(signature: Signature, tensors: dict[str, Any]) -> tuple[torch.dtype,
+torch.device]:
+    shared: tuple[str, torch.dtype] | None = None
+    placed: tuple[str, torch.device] | None = None
+    for tensor in signature.inputs:
+        value = tensors.get(tensor.name)
+        if value is None:
+            continue
+        if not isinstance(value, torch.Tensor):
+            raise DtypeError(signature.name, tensor.name, "a tensor", type(value).__name__)
+        if placed is None:
+            placed = (tensor.name, value.device)
+        if value.device != placed[1]:
+            expected = f"a tensor on {placed[1]}, as `{placed[0]}` is"
+            raise DeviceError(signature.name, tensor.name, expected, str(value.device))
+        if tensor.dtype in ("query", "real"):
+            if value.dtype not in FLOATS:
+                expected = "float32, bfloat16, float16 or float64"
+                raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
+        elif tensor.dtype == "int" and value.dtype not in INTEGERS:
+            raise DtypeError(signature.name, tensor.name, "an integer tensor", str(value.dtype))
+        elif tensor.dtype == "bool" and value.dtype is not torch.bool:
+            raise DtypeError(signature.name, tensor.name, "a bool tensor", str(value.dtype))
+        if tensor.dtype == "query":
+            if shared is None:
+                shared = (tensor.name, value.dtype)
+            if value.dtype is not shared[1]:
+                expected = f"{shared[1]}, the dtype of `{shared[0]}`"
+                raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
+    dtype = shared[1] if shared else torch.float32
+    return dtype, placed[1] if placed else torch.device("cpu")
+
+
+def _measure(signature: Signature, tensors: dict[str, Any], known: dict[str, Any]) -> None:
+    """Reads the lengths of axes off the tensors; the first tensor that has an axis decides."""
+    for tensor in signature.inputs:
+        value = tensors.get(tensor.name)
+        if value is None:
+            continue
+        if value.dim() != len(tensor.axes):
+            expected = f"{len(tensor.axes)} dimensions [{', '.join(tensor.axes)}]"
+            raise ShapeError(signature.name, tensor.name, expected, f"shape {tuple(value.shape)}")
+        for axis, size in zip(tensor.axes, value.shape, strict=True):
+            known.setdefault(f"len_{axis}", size)
+    for coarse, fine in signature.coarse:
+        groups, members = known.get(f"len_{coarse}"), known.get(f"len_{fine}")
+        if groups is None or members is None:
+            continue
+        if members and (groups == 0 or members % groups):
+            name = next(t.name for t in signature.inputs if coarse in t.axes)
+            expected = f"a number of `{coarse}` that divides the {members} of `{fine}`"
+            raise ShapeError(signature.name, name, expected, str(groups))
+
+
+def _check_shape(
+    signature: Signature, tensor: Tensor, value: torch.Tensor, known: dict[str, Any]
+) -> None:
+    for place, axis in enumerate(tensor.axes):
+        wanted = known[f"len_{axis}"]
+        if value.shape[place] == wanted:
+            continue
+        other = next(
+            (t.name for t in signature.inputs if t.name != tensor.name and axis in t.axes), "the
+            spec"
+        )
+        expected = f"length {wanted} on axis `{axis}` (dimension {place}), as {other} has"
+        raise ShapeError(signature.name, tensor.name, expected, f"shape {tuple(value.shape)}")
+
+
+def _fill_defaults(call: Call) -> None:
+    missing = [t for t in call.signature.inputs if t.name not in call.tensors]
+    if not missing:
+        return
+    values = call.signature.defaults(call.known)
+    dtypes = {"query": call.dtype, "int": torch.int64, "bool": torch.bool}
+    for tensor in missing:
+        dtype = dtypes.get(tensor.dtype, call.accumulate)
+        one = torch.full((), values[tensor.name], dtype=dtype, device=call.device)
+        call.tensors[tensor.name] = one.expand(call.shape(tensor))
+
+
+def _check_shift(
+    signature: Signature, name: str, value: Any, batch: int, device: torch.device
+) -> Any:
+    """An int, or int64 [batch] on the operator's device (never synchronised)."""
+    axis = signature.rows if name == "offset" else signature.keys
+    if not axis and not (isinstance(value, int) and value == 0):
+        raise ArgumentUnknown(signature.name, name, "no such argument: no axis moves", repr(value))
+    if isinstance(value, torch.Tensor):
+        if value.dtype not in INTEGERS:
+            raise DtypeError(signature.name, name, "an int or an integer tensor", str(value.dtype))
+        if value.shape not in ((), (batch,)):
+            raise ShapeError(signature.name, name, f"shape ({batch},)", f"{tuple(value.shape)}")
+        if value.device != device:
+            raise DeviceError(signature.name, name, f"a tensor on {device}", str(value.device))
+        return value.to(torch.int64).expand(batch)
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise DtypeError(signature.name, name, "an int or an integer tensor", repr(value))
+    value = value.__index__()
+    if not -(2**40) <= value <= 2**40:
+        raise ValueRangeError(signature.name, name, "an int within 40 bits", str(value))
+    return value
+
+
+def _check_key_length(
+    signature: Signature, value: Any, known: dict[str, Any], batch: int, device: torch.device
+) -> Any:
+    checked = _check_shift(signature, "key_length", value, batch, device)
+    keys = known.get(f"len_{signature.keys}", 0)
+    if isinstance(checked, int) and not 0 <= checked <= keys:
+        expected = f"0 to {keys}, the length of axis `{signature.keys}`"
+        raise ValueRangeError(signature.name, "key_length", expected, str(checked))
+    return checked

@@ -1,0 +1,241 @@
+"""The operator of a compiled module: what a call does from its arguments to its outputs.
+
+A plain call (no gradient, no tracing) goes straight to the kernel. Everything else goes through one
+low-level torch
+operator per module, `attnc::NAME_DIGEST`, so that torch.compile, torch.export and autograd see an
+ordinary operator. An
+operator of torch.library.custom_op with registered autograd returns zero tangents silently, and an
+autograd.Function with a jvp is refused by Dynamo; hence the Library operator whose Autograd key
+holds a Function, which is
+also entered directly whenever a dual or functorch level is live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from attnc.runtime.call import Call, Signature, bind_arguments, check_call
+from attnc.runtime.failures import DeviceError, UnsupportedError, ValueRangeError
+
+# A backend runs a bound call: (call, wanted output names) -> outputs in the order of the signature,
+# None if not wanted.
+Backend = Callable[[Call, frozenset[str]], tuple["torch.Tensor | None", ...]]
+SCHEMA_TYPES = {"int": "SymInt?", "real": "float?", "bool": "bool?"}
+
+
+class KernelOperator:
+    """A compiled operator: call it with tensors (torch in, torch out) or arrays (NumPy in, NumPy
+    out).
+
+    backends    device type ("cpu", "cuda") -> Backend
+    digest      of the module's text: names the torch operator, so that two versions never meet
+    """
+
+    def __init__(self, signature: Signature, backends: dict[str, Backend], digest: str) -> None:
+        self.signature = signature
+        self.backends = backends
+        self.digest = digest
+        self.__name__ = signature.name
+        self._emits = frozenset(output.name for output in signature.outputs[1:])
+        self._result = signature.outputs[0].name
+        self._only_result = frozenset((self._result,))
+        self._op, self._function = _register(self)
+
+    def __repr__(self) -> str:
+        return f"<attnc operator {self.signature.name}({', '.join(self.signature.keywords)})>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        emit = kwargs.pop("emit", ())
+        if torch.compiler.is_compiling():
+            return self._traced(args, kwargs, emit)
+        tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
+        if any(isinstance(value, np.ndarray) for value in tensors.values()):
+            return self._numpy(tensors, numbers, extras, emit)
+        wanted = self._wanted(emit)
+        if _plain(tensors):
+            call = check_call(self.signature, tensors, numbers, extras)
+            outputs = self.run(call, wanted)
+        else:
+            flat = _flatten(self.signature, tensors, numbers, extras)
+            outputs = self._function.apply(*flat) if _levels_live() else self._op(*flat)
+        return self._chosen(outputs, emit)
+
+    def run(self, call: Call, wanted: frozenset[str]) -> tuple[torch.Tensor | None, ...]:
+        """Runs a checked call on the backend of its device."""
+        backend = self.backends.get(call.device.type)
+        if backend is None:
+            known = " or ".join(sorted(self.backends))
+            name = self.signature.inputs[0].name
+            raise DeviceError(self.signature.name, name, f"a tensor on {known}", str(call.device))
+        return backend(call, wanted)
+
+    def _wanted(self, emit: tuple[str, ...]) -> frozenset[str]:
+        if not emit:
+            return self._only_result
+        if isinstance(emit, str):
+            raise ValueRangeError(
+                self.signature.name, "emit", 'a tuple, as in ("lse",)', repr(emit)
+            )
+        for name in emit:
+            if name not in self._emits:
+                known = ", ".join(sorted(self._emits)) or "none"
+                raise ValueRangeError(
+                    self.signature.name, "emit", f"names among: {known}", repr(name)
+                )
+        return frozenset((self._result, *emit))
+
+    def _chosen(self, outputs: Any, emit: tuple[str, ...]) -> Any:
+        if not emit:
+            return outputs[0]
+        places = {output.name: place for place, output in enumerate(self.signature.outputs)}
+        return (outputs[0], *(outputs[places[name]] for name in emit))
+
+    def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...]) -> Any:
+        """Under torch.compile and export: the torch operator itself, which checks in its fake
+        form."""
+        tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
+        self._wanted(emit)
+        return self._chosen(self._op(*_flatten(self.signature, tensors, numbers, extras)), emit)
+
+    def _numpy(
+        self,
+        tensors: dict[str, Any],
+        numbers: dict[str, Any],
+        extras: dict[str, Any],
+        emit: tuple[str, ...],
+    ) -> Any:
+        torched = {name: _from_numpy(value) for name, value in tensors.items()}
+        extras = {name: _from_numpy(value) for name, value in extras.items()}
+        call = check_call(self.signature, torched, numbers, extras)
+        chosen = self._chosen(self.run(call, self._wanted(emit)), emit)
+        return tuple(one.numpy() for one in chosen) if emit else chosen.numpy()
+
+
+def _from_numpy(value: Any) -> Any:
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def _plain(tensors: dict[str, torch.Tensor]) -> bool:
+    """Ordinary tensors, no gradient wanted, nobody watching: the kernel may be called directly."""
+    grad = torch.is_grad_enabled()
+    for value in tensors.values():
+        kind = type(value)
+        if kind is not torch.Tensor and kind is not torch.nn.Parameter:
+            return not isinstance(value, torch.Tensor)  # not a tensor: check_call says so
+        if grad and value.requires_grad:
+            return False
+    return not (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or _levels_live()
+        or torch.jit.is_tracing()
+    )
+
+
+def _levels_live() -> bool:
+    """Whether a forward-mode level or a functorch transform (grad, jvp, vmap) is live."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _flatten(
+    signature: Signature, tensors: dict[str, Any], numbers: dict[str, Any], extras: dict[str, Any]
+) -> tuple[Any, ...]:
+    """The arguments in the order of the torch operator's schema."""
+    flat: list[Any] = [tensors.get(tensor.name) for tensor in signature.inputs]
+    flat += [numbers.get(number.name) for number in signature.numbers]
+    for name in ("offset", "key_offset", "key_length"):
+        value = extras.get(name)
+        device_side = isinstance(value, torch.Tensor)
+        flat += [value if device_side else None, None if device_side else value]
+    flat.append(extras.get("seed", 0))
+    return tuple(flat)
+
+
+def _unflatten(signature: Signature, flat: tuple[Any, ...]) -> Call:
+    """The checked call of a flat argument list."""
+    places = iter(flat)
+    tensors = {tensor.name: next(places) for tensor in signature.inputs}
+    numbers = {number.name: next(places) for number in signature.numbers}
+    extras: dict[str, Any] = {}
+    for name in ("offset", "key_offset", "key_length"):
+        on_device, on_host = next(places), next(places)
+        if on_device is not None or on_host is not None:
+            extras[name] = on_host if on_device is None else on_device
+    extras["seed"] = next(places)
+    present = {name: value for name, value in tensors.items() if value is not None}
+    given = {name: value for name, value in numbers.items() if value is not None}
+    return check_call(signature, present, given, extras)
+
+
+def _register(operator: KernelOperator) -> tuple[Any, type[torch.autograd.Function]]:
+    """Defines `attnc::NAME_DIGEST` once a process and gives back the operator and its autograd
+    Function."""
+    signature = operator.signature
+    qualified = f"{signature.name}_{operator.digest[:16]}"
+    names = [f"Tensor? x{place}" for place in range(len(signature.inputs))]
+    names += [f"{SCHEMA_TYPES[n.kind]} n{place}" for place, n in enumerate(signature.numbers)]
+    for name in ("offset", "key_offset", "key_length"):
+        names += [f"Tensor? {name}s", f"SymInt? {name}"]
+    results = ", ".join("Tensor" for _ in signature.outputs)
+    library = torch.library.Library("attnc", "FRAGMENT")
+    everything = frozenset(output.name for output in signature.outputs)
+
+    def compute(*flat: Any) -> tuple[torch.Tensor, ...]:
+        return operator.run(_unflatten(signature, flat), everything)  # type: ignore[return-value]
+
+    def fake(*flat: Any) -> tuple[torch.Tensor, ...]:
+        call = _unflatten(signature, flat)
+        return tuple(call.new_output(output) for output in signature.outputs)
+
+    class Function(torch.autograd.Function):
+        """The operator for autograd: what it cannot derive, it refuses."""
+
+        @staticmethod
+        def forward(*flat: Any) -> tuple[torch.Tensor, ...]:
+            with torch._C._AutoDispatchBelowAutograd():
+                return handle(*flat)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            raise _no_derivative("backward (reverse-mode derivative)")
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            raise _no_derivative("jvp (forward-mode derivative)")
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
+            raise _no_derivative("vmap")
+
+    def autograd(*flat: Any) -> Any:
+        inputs = [x for x in flat[: len(signature.inputs)] if x is not None]
+        if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in inputs):
+            raise _no_derivative("jvp (forward-mode derivative)")
+        if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+            return Function.apply(*flat)
+        with torch._C._AutoDispatchBelowAutograd():
+            return handle(*flat)
+
+    if not hasattr(torch.ops.attnc, qualified):
+        library.define(f"{qualified}({', '.join(names)}, int seed) -> ({results})")
+        for device in ("CPU", "CUDA"):
+            library.impl(qualified, compute, device)
+        torch.library.register_fake(f"attnc::{qualified}", fake, lib=library)
+        library.impl(qualified, autograd, "Autograd")
+        operator._library = library  # type: ignore[attr-defined]  # lives as long as the operator
+    handle = getattr(torch.ops.attnc, qualified).default
+    return handle, Function
+
+
+def _no_derivative(which: str) -> UnsupportedError:
+    return UnsupportedError(f"{which} of an operator", "kernel", ("eager",))
