@@ -136,12 +136,10 @@ def _pins(left: Expr, right: Expr, bound: set[Index]) -> bool:
 
 def _orders_one_axis(sides: tuple[Expr, ...], bound: set[Index]) -> bool:
     """A bound index against a free one of the same axis: `l > j`."""
-    indices = [side.attr for side in sides if side.op == "index"]
-    if len(indices) != 2 or not all(isinstance(index, Index) for index in indices):
-        return False
-    first, second = indices
-    assert isinstance(first, Index) and isinstance(second, Index)
-    return first.axis is second.axis and (first in bound) != (second in bound)
+    match [side.attr for side in sides if side.op == "index"]:
+        case [Index() as first, Index() as second]:
+            return first.axis is second.axis and (first in bound) != (second in bound)
+    return False
 
 
 def conjuncts(condition: Expr) -> tuple[Expr, ...]:

@@ -27,7 +27,7 @@ Names of values that every stream kernel has
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr
@@ -303,7 +303,7 @@ class RepeatKernels:
     kernels: tuple[Kernel, ...]
 
 
-Kernel = Union[StreamKernel, MapKernel, ScanKernel, StepKernel, RepeatKernels]
+Kernel = StreamKernel | MapKernel | ScanKernel | StepKernel | RepeatKernels
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,16 +129,19 @@ def bind_arguments(
     places = sum(tensor.positional for tensor in signature.inputs)
     if len(args) > places:
         raise ArgumentUnknown(
-            signature.name, f"#{places + 1}", f"{places} by place, the others by name",
-            str(len(args))
+            signature.name,
+            f"#{places + 1}",
+            f"{places} by place, the others by name",
+            str(len(args)),
         )
     for name, value in kwargs.items():
         if name in given:
             raise ArgumentUnknown(signature.name, name, "it once", "it by place and by name")
         given[name] = value
     tensors = {t.name: given.pop(t.name) for t in signature.inputs if given.get(t.name) is not None}
-    numbers = {n.name: given.pop(n.name) for n in signature.numbers if given.get(n.name) is not
-    None}
+    numbers = {
+        n.name: given.pop(n.name) for n in signature.numbers if given.get(n.name) is not None
+    }
     extras = {name: given.pop(name) for name in EXTRA_KEYWORDS if name in given}
     optional = {t.name for t in signature.inputs} | {n.name for n in signature.numbers}
     for name in [name for name, value in given.items() if not (value is None and name in optional)]:
@@ -180,8 +183,9 @@ def check_call(
     _fill_defaults(call)
     batch = known.get("len_b", 1)
     call.offset = _check_shift(signature, "offset", extras.get("offset", 0), batch, device)
-    call.key_offset = _check_shift(signature, "key_offset", extras.get("key_offset", 0), batch,
-    device)
+    call.key_offset = _check_shift(
+        signature, "key_offset", extras.get("key_offset", 0), batch, device
+    )
     if extras.get("key_length") is not None:
         call.key_length = _check_key_length(signature, extras["key_length"], known, batch, device)
     seed = extras.get("seed", 0)
@@ -199,8 +203,9 @@ def _check_number(signature: Signature, number: Number, value: Any) -> Any:
         if not isinstance(value, bool):
             raise DtypeError(signature.name, number.name, "True or False", repr(value))
         return value
-    if isinstance(value, bool) or not hasattr(value, "__index__" if number.kind == "int" else
-    "__float__"):
+    if isinstance(value, bool) or not hasattr(
+        value, "__index__" if number.kind == "int" else "__float__"
+    ):
         raise DtypeError(signature.name, number.name, f"a number ({number.kind})", repr(value))
     if number.kind == "int":
         value = value.__index__()
@@ -213,8 +218,9 @@ def _check_number(signature: Signature, number: Number, value: Any) -> Any:
     return value
 
 
-def _check_dtypes(signature: Signature, tensors: dict[str, Any]) -> tuple[torch.dtype,
-torch.device]:
+def _check_dtypes(
+    signature: Signature, tensors: dict[str, Any]
+) -> tuple[torch.dtype, torch.device]:
     shared: tuple[str, torch.dtype] | None = None
     placed: tuple[str, torch.device] | None = None
     for tensor in signature.inputs:
@@ -275,8 +281,8 @@ def _check_shape(
         if value.shape[place] == wanted:
             continue
         other = next(
-            (t.name for t in signature.inputs if t.name != tensor.name and axis in t.axes), "the
-            spec"
+            (t.name for t in signature.inputs if t.name != tensor.name and axis in t.axes),
+            "the spec",
         )
         expected = f"length {wanted} on axis `{axis}` (dimension {place}), as {other} has"
         raise ShapeError(signature.name, tensor.name, expected, f"shape {tuple(value.shape)}")

@@ -24,6 +24,10 @@ from attnc.runtime.failures import DeviceError, UnsupportedError, ValueRangeErro
 # A backend runs a bound call: (call, wanted output names) -> outputs in the order of the signature,
 # None if not wanted.
 Backend = Callable[[Call, frozenset[str]], tuple["torch.Tensor | None", ...]]
+# Parts of torch without type annotations.
+forward_ad: Any = torch.autograd.forward_ad
+jit: Any = torch.jit
+library_of: Any = torch.library.Library
 SCHEMA_TYPES = {"int": "SymInt?", "real": "float?", "bool": "bool?"}
 
 
@@ -43,7 +47,7 @@ class KernelOperator:
         self._emits = frozenset(output.name for output in signature.outputs[1:])
         self._result = signature.outputs[0].name
         self._only_result = frozenset((self._result,))
-        self._op, self._function = _register(self)
+        self._op, self._apply = _register(self)
 
     def __repr__(self) -> str:
         return f"<attnc operator {self.signature.name}({', '.join(self.signature.keywords)})>"
@@ -61,7 +65,7 @@ class KernelOperator:
             outputs = self.run(call, wanted)
         else:
             flat = _flatten(self.signature, tensors, numbers, extras)
-            outputs = self._function.apply(*flat) if _levels_live() else self._op(*flat)
+            outputs = self._apply(*flat) if _levels_live() else self._op(*flat)
         return self._chosen(outputs, emit)
 
     def run(self, call: Call, wanted: frozenset[str]) -> tuple[torch.Tensor | None, ...]:
@@ -132,13 +136,13 @@ def _plain(tensors: dict[str, torch.Tensor]) -> bool:
         torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
         or _levels_live()
-        or torch.jit.is_tracing()
+        or jit.is_tracing()
     )
 
 
 def _levels_live() -> bool:
     """Whether a forward-mode level or a functorch transform (grad, jvp, vmap) is live."""
-    if torch.autograd.forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return True
     return torch._C._functorch.peek_interpreter_stack() is not None
 
@@ -173,7 +177,7 @@ def _unflatten(signature: Signature, flat: tuple[Any, ...]) -> Call:
     return check_call(signature, present, given, extras)
 
 
-def _register(operator: KernelOperator) -> tuple[Any, type[torch.autograd.Function]]:
+def _register(operator: KernelOperator) -> tuple[Any, Any]:
     """Defines `attnc::NAME_DIGEST` once a process and gives back the operator and its autograd
     Function."""
     signature = operator.signature
@@ -183,7 +187,7 @@ def _register(operator: KernelOperator) -> tuple[Any, type[torch.autograd.Functi
     for name in ("offset", "key_offset", "key_length"):
         names += [f"Tensor? {name}s", f"SymInt? {name}"]
     results = ", ".join("Tensor" for _ in signature.outputs)
-    library = torch.library.Library("attnc", "FRAGMENT")
+    library = library_of("attnc", "FRAGMENT")
     everything = frozenset(output.name for output in signature.outputs)
 
     def compute(*flat: Any) -> tuple[torch.Tensor, ...]:
@@ -197,7 +201,7 @@ def _register(operator: KernelOperator) -> tuple[Any, type[torch.autograd.Functi
         """The operator for autograd: what it cannot derive, it refuses."""
 
         @staticmethod
-        def forward(*flat: Any) -> tuple[torch.Tensor, ...]:
+        def forward(*flat: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
                 return handle(*flat)
 
@@ -217,12 +221,14 @@ def _register(operator: KernelOperator) -> tuple[Any, type[torch.autograd.Functi
         def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
             raise _no_derivative("vmap")
 
+    apply: Any = Function.apply  # type: ignore[no-untyped-call]
+
     def autograd(*flat: Any) -> Any:
         inputs = [x for x in flat[: len(signature.inputs)] if x is not None]
-        if any(torch.autograd.forward_ad.unpack_dual(x).tangent is not None for x in inputs):
+        if any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
             raise _no_derivative("jvp (forward-mode derivative)")
         if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-            return Function.apply(*flat)
+            return apply(*flat)
         with torch._C._AutoDispatchBelowAutograd():
             return handle(*flat)
 
@@ -234,7 +240,7 @@ def _register(operator: KernelOperator) -> tuple[Any, type[torch.autograd.Functi
         library.impl(qualified, autograd, "Autograd")
         operator._library = library  # type: ignore[attr-defined]  # lives as long as the operator
     handle = getattr(torch.ops.attnc, qualified).default
-    return handle, Function
+    return handle, apply
 
 
 def _no_derivative(which: str) -> UnsupportedError:
