@@ -121,17 +121,18 @@ def node_kind(node: Expr) -> NodeKind:
 def _fold_kind(node: Expr) -> NodeKind:
     bound = set(node.bound)
     for conjunct in conjuncts(node.args[0]):
-        sides = conjunct.args if len(conjunct.args) == 2 else ()
-        if conjunct.op == "eq" and any(_pins(a, b, bound) for a, b in (sides, sides[::-1])):
+        if conjunct.op == "eq" and _pins(conjunct, bound):
             return NodeKind.SCATTER
-        if conjunct.op in ("lt", "le", "gt", "ge") and _orders_one_axis(sides, bound):
+        if conjunct.op in ("lt", "le", "gt", "ge") and _orders_one_axis(conjunct.args, bound):
             return NodeKind.SCAN
     return NodeKind.REDUCE
 
 
-def _pins(left: Expr, right: Expr, bound: set[Index]) -> bool:
-    """left is a free index alone, right a function of the bound indices: `r == i - j`."""
-    return left.op == "index" and left.attr not in bound and bool(right.free & bound)
+def _pins(equality: Expr, bound: set[Index]) -> bool:
+    """One side is a free index alone, the other a function of the bound indices: `r == i - j`."""
+    left, right = equality.args
+    pairs = ((left, right), (right, left))
+    return any(a.op == "index" and a.attr not in bound and b.free & bound for a, b in pairs)
 
 
 def _orders_one_axis(sides: tuple[Expr, ...], bound: set[Index]) -> bool:
