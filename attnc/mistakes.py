@@ -1,0 +1,343 @@
+"""Syntax mistakes: which one it is, and the words for it from grammar/messages.toml.
+
+The parser knows the token it could not read and what it could have read instead; the rules here,
+in order, name the mistake. The words, their hints and examples of each stand in messages.toml; a
+test parses the examples. Only a text with mistakes pays for any of it.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+from attnc.errors import CATALOGUE, Diagnostic, did_you_mean, enter
+from attnc.resources import read_grammar
+from attnc.source import Span
+
+CLAUSES = frozenset({"mask", "score", "normalize", "read"})
+DECLARATIONS = frozenset({"input", "param", "static", "state"})
+BLOCKS = frozenset({"attention", "pipeline", "def", "update", "repeat"})
+HEADS = CLAUSES | BLOCKS
+STATEMENTS = CLAUSES | DECLARATIONS | BLOCKS - {"def"} | {"axis", "emit", "solve", "return"}
+FILE_WORDS = frozenset({"attention", "pipeline", "def", "from"})
+SCALARS = frozenset({"real", "int", "bool", "complex"})
+SYMBOLS = ("+", "-", "*", "/", "//", "%", "@", "**", "..", "|", "=")
+COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
+JOINING_WORDS = ("and", "or", "not", "in", "else", "if", "of", "over", "for")
+OPERATORS = frozenset(SYMBOLS + COMPARISONS + JOINING_WORDS)
+CLOSING = frozenset(")]")
+
+
+class Words(NamedTuple):
+    """A message of messages.toml; `{found}` and the like are filled in."""
+
+    message: str
+    hint: str
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What messages.toml says: messages by code, and hints for strange characters."""
+
+    mistakes: dict[str, Words]
+    strange: dict[str, str]
+
+
+@cache
+def load_messages() -> Messages:
+    """Reads messages.toml and enters its codes in the catalogue."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    text = tomllib.loads(read_grammar("messages.toml"))
+    mistakes: dict[str, Words] = {}
+    for entry in text["mistake"]:
+        mistakes[entry["code"]] = Words(
+            entry["message"], entry.get("hint", ""), tuple(entry["examples"])
+        )
+        if entry["code"] not in CATALOGUE:
+            enter(entry["code"], cast(Any, entry.get("kind", "syntax")))
+    return Messages(mistakes, dict(text["strange"]))
+
+
+def syntax_diagnostic(code: str, span: Span, **words: str) -> Diagnostic:
+    """The diagnostic `code` of messages.toml at a span, its blanks filled with `words`."""
+    known = load_messages().mistakes[code]
+    entry = CATALOGUE[code]
+    message, hint = (text.format_map(words) for text in (known.message, known.hint))
+    return Diagnostic(span, message, hint.strip(), entry.kind, entry.severity, code)
+
+
+def strange_token(found: str) -> tuple[str, dict[str, str]]:
+    """The mistake, with its words, for a token that the language does not have."""
+    first = found[0]
+    if first in "\"'\u201c\u201d\u2018\u2019\u00ab\u00bb":
+        return "string", {}
+    if first.isascii() and (first.isdigit() or first == "."):
+        return "number-form", {"found": shortened(found), "better": _better_number(found)}
+    hint = load_messages().strange.get(found) or load_messages().strange.get(first)
+    if hint is not None and first.isascii():
+        return "foreign-operator", {"found": shortened(found), "better": hint}
+    if not first.isascii():
+        return "non-ascii", {"found": _shown(first), "better": hint or _spelled(first)}
+    return "strange-character", {"found": _shown(first)}
+
+
+def _better_number(found: str) -> str:
+    whole, dot, fraction = found.partition(".")
+    if dot and (whole + fraction).isdigit():
+        return f"Write {whole or '0'}.{fraction or '0'}."
+    return "Write 12, 0.5 or 1e-6; a name does not begin with a digit."
+
+
+def _shown(character: str) -> str:
+    name = unicodedata.name(character, "")
+    number = f"U+{ord(character):04X}"
+    return f"`{character}` ({name or number})" if character.isprintable() else name or number
+
+
+def _spelled(character: str) -> str:
+    """Greek letters by their names; for the rest what names are made of."""
+    name = unicodedata.name(character, "")
+    if name.startswith("GREEK"):
+        return f"Spell it: `{name.split()[-1].lower()}`."
+    return "Names are made of A-Z, a-z, 0-9 and _; other characters may stand in comments."
+
+
+def shortened(text: str) -> str:
+    """At most 40 characters of a text on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else line[:37] + "..."
+
+
+# --- Which mistake it is -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A token that the parser could not read.
+
+    tokens: the texts of its logical line; index: which of them it is (len(tokens) at the line's
+    end). accepts: the terminals that could have stood there. nested: inside an operator or a def.
+    split: only the end of the token is wrong, as of `==` where `=` could stand.
+    """
+
+    tokens: tuple[str, ...]
+    index: int
+    accepts: frozenset[str]
+    nested: bool
+    split: bool = False
+
+    @property
+    def found(self) -> str:
+        """The token itself; empty at the end of the line."""
+        return self.tokens[self.index] if self.index < len(self.tokens) else ""
+
+    @property
+    def before(self) -> str:
+        """The token before it; empty at the start of the line."""
+        return self.tokens[self.index - 1] if self.index else ""
+
+    @property
+    def first(self) -> str:
+        """The first token of the line."""
+        return self.tokens[0] if self.tokens else ""
+
+    @property
+    def opened(self) -> str:
+        """The innermost bracket open at the token, if any."""
+        stack: list[str] = []
+        for token in self.tokens[: self.index]:
+            if token in ("(", "["):
+                stack.append(token)
+            elif token in CLOSING and stack:
+                stack.pop()
+        return stack[-1] if stack else ""
+
+    @property
+    def wants_operand(self) -> bool:
+        """Whether an expression should begin here."""
+        return "NUMBER" in self.accepts
+
+    def seen(self, word: str) -> bool:
+        """Whether a token stands before the trouble."""
+        return word in self.tokens[: self.index]
+
+
+class Mistake(NamedTuple):
+    """A named mistake: its code, where it is (from the trouble), and its words."""
+
+    code: str
+    words: dict[str, str]
+    at_before: bool = False
+
+
+Rule = Callable[[Trouble], Mistake | None]
+
+
+def _is_name(token: str) -> bool:
+    return token[:1].isalpha() or token[:1] == "_"
+
+
+def _is_operand(token: str) -> bool:
+    return token[:1].isalnum() or token[:1] == "_" or token in ("(", "[")
+
+
+def _python_word(at: Trouble) -> Mistake | None:
+    """`lambda`, and a conditional as in Python."""
+    if "lambda" in (at.found, at.before):
+        return Mistake("lambda", {}, at.found != "lambda")
+    if at.found == "if" and not at.wants_operand and at.index > 0:
+        return Mistake("conditional", {})
+    if at.found == "else" and at.before == "else":
+        return Mistake("missing-operand", {"before": at.before})
+    return None
+
+
+def _statement_word(at: Trouble) -> Mistake | None:
+    """A first word that begins nothing here."""
+    first, plain = at.first, not at.seen("=")
+    if at.index == 0:
+        return _misplaced(at)
+    if at.nested and at.index == 1 and first in FILE_WORDS - STATEMENTS:
+        return Mistake("file-word-inside", {"found": first}, True)
+    if first in STATEMENTS | FILE_WORDS or not _is_name(first):
+        return None
+    if (
+        at.found == ":"
+        and plain
+        and at.tokens[at.index + 1 : at.index + 2] in [(scalar,) for scalar in SCALARS]
+    ):
+        return Mistake("declaration-without-stage", {"found": shortened(first)}, True)
+    if plain and not at.opened and (at.found == ":" or (at.index == 1 and _is_name(at.found))):
+        return _unknown(first, at.nested)
+    return None
+
+
+def _misplaced(at: Trouble) -> Mistake | None:
+    first = at.found
+    if not at.nested and first in STATEMENTS:
+        return Mistake("statement-outside", {"found": first})
+    if _is_name(first) and first not in OPERATORS:
+        return _unknown(first, at.nested)
+    return Mistake("not-a-statement", {"found": shortened(first)})
+
+
+def _unknown(first: str, nested: bool) -> Mistake:
+    known = sorted(STATEMENTS if nested else FILE_WORDS)
+    better = did_you_mean(first, known) or f"A line begins with {', '.join(known)}" + (
+        " or NAME = ..." if nested else "."
+    )
+    return Mistake("unknown-statement", {"found": shortened(first), "better": better}, True)
+
+
+def _equals(at: Trouble) -> Mistake | None:
+    """`=` and `==` for each other, `<=` in a binder."""
+    if at.found == "=" and at.before == "<":
+        return Mistake("binder-below", {})
+    if at.found == "=" and "COMPARE" in at.accepts:
+        return Mistake("single-equal", {})
+    if at.found == "<=" and at.split:
+        return Mistake("binder-below", {})
+    if at.found == "==" and at.split:
+        return Mistake("double-equal", {})
+    if at.index == 1 and at.found in ("=", "[") and at.first in STATEMENTS:
+        return Mistake("statement-word-defined", {"found": at.first}, True)
+    return None
+
+
+def _colon(at: Trouble) -> Mistake | None:
+    if "COLON" not in at.accepts or at.opened:
+        return None
+    if at.first in HEADS or (at.first == "solve" and at.seen("in")):
+        return Mistake("missing-colon", {"found": at.first}, True)
+    if at.first in DECLARATIONS:
+        return Mistake("declaration-without-kind", {"found": shortened(at.before)}, True)
+    return None
+
+
+def _reserved(at: Trouble) -> Mistake | None:
+    """A word of the language where a name is introduced."""
+    wants_name = "NAME" in at.accepts and not at.wants_operand
+    if wants_name and _is_name(at.found):
+        return Mistake("reserved-word", {"found": at.found})
+    if wants_name:
+        return Mistake("missing-name", {"before": at.before or "this"})
+    if at.accepts == {"SCALAR"}:
+        return Mistake("unknown-kind", {"found": shortened(at.found) or "nothing"})
+    return None
+
+
+def _operand(at: Trouble) -> Mistake | None:
+    """Where an expression should begin."""
+    if not at.wants_operand:
+        return None
+    if at.before == "," and (at.found in CLOSING or not at.found or at.found == ":"):
+        return Mistake("trailing-comma", {}, True)
+    if at.before in ("(", "[") and at.found in CLOSING:
+        return Mistake("empty-brackets", {"found": at.before + at.found}, True)
+    return Mistake("missing-operand", {"before": at.before or "this"}, bool(at.before))
+
+
+def _between(at: Trouble) -> Mistake | None:
+    """After a whole expression."""
+    if _is_operand(at.found) and at.found not in OPERATORS and "ADD" in at.accepts:
+        words = {"before": shortened(at.before), "found": shortened(at.found)}
+        return Mistake("missing-operator", words)
+    if at.found == ".." and "ADD" in at.accepts:
+        return Mistake("second-range", {})
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    _python_word,
+    _equals,
+    _statement_word,
+    _colon,
+    _reserved,
+    _operand,
+    _between,
+)
+
+_WORDING = {
+    "COLON": "`:`",
+    "COMMA": "`,`",
+    "RPAR": "`)`",
+    "RSQB": "`]`",
+    "LSQB": "`[`",
+    "EQUAL": "`=`",
+    "NAME": "a name",
+    "SCALAR": "real, int, bool or complex",
+    "LESSTHAN": "`<`",
+    "IN": "`in`",
+    "OF": "`of`",
+    "RANGE": "`..`",
+    "IMPORT": "`import`",
+    "_NL": "the end of the line",
+    "ADD": "an operator",
+}
+
+
+def name_mistake(trouble: Trouble) -> Mistake:
+    """The mistake behind a trouble: that of the first rule that knows it."""
+    for rule in RULES:
+        mistake = rule(trouble)
+        if mistake is not None:
+            return mistake
+    expected = [words for name, words in _WORDING.items() if name in trouble.accepts]
+    found = f"`{shortened(trouble.found)}`" if trouble.found else "the end of the line"
+    return Mistake("unexpected", {"found": found, "expected": listed(expected)})
+
+
+def listed(words: Sequence[str]) -> str:
+    """ "a, b or c"."""
+    if len(words) < 2:
+        return "".join(words) or "something else"
+    return ", ".join(words[:-1]) + " or " + words[-1]
