@@ -15,7 +15,7 @@ from enum import Enum
 
 import networkx
 
-from attnc.expressions.index import Index
+from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, postorder
 
 

@@ -19,9 +19,16 @@ register, thread,
 dtype or device stands here: those are the planner's.
 
 Names of values that every stream kernel has
-    reference     the running reference m of the stabilizer (base 2), a value over held
+    reference     the running reference m of the stabilizer (base 2), a value over held. In the statements of a loop it
+                  is finite: 0 while the row has met no exponent above -inf (so that -inf - -inf never happens, there
+                  or in the rescaling). In `finish` and in stores it is the maximum itself, -inf for an empty row
     held_low, held_high, walked_low, walked_high
                   inclusive bounds of the positions in a tile, ints: the leaves of a Region
+
+Reads. The positions of a read are expressions of grid indices for outer axes (a read on key heads stands at
+`h // (len(h) // len(hk))`), and the index itself where a dimension is walked straight (held, walked, a width). Any
+other position is clamped into its axis by the printer: at masked pairs it may lie outside, and then the value is
+ignored, but nothing may fault. A read of an input or workspace whose dtype is not the one wanted is converted on load.
 """
 
 from __future__ import annotations
@@ -219,8 +226,11 @@ class StreamKernel:
     grid_values   values over grid indices only (per batch and head): scalars
     held_values   values over held: one a row
     carried       what all loops carry together; the reference exists if any loop has an exponent
-    finish        row values after the loops; may use carried row statistics and `reference`
-    stores        outputs; their expressions may use carried tiles at their width, and finish values
+    finish        row values after the loops; may use carried row statistics, `reference`, and folds over the width
+                  of a carried tile (norms of the output): such a fold binds that very Index
+    stores        outputs
+    split         the grid index over shares of the walked tiles (split keys), None: each instance walks all. Its
+                  length is the planner's; an instance walks the split-th share of the tiles that its held tile visits
     """
 
     name: str
@@ -233,6 +243,7 @@ class StreamKernel:
     finish: tuple[Let, ...]
     stores: tuple[Store, ...]
     access: Access = STRIDED
+    split: Index | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,9 +257,7 @@ class MapKernel:
     name: str
     over: tuple[Index, ...]
     values: tuple[Let, ...]
-    array: Array
-    width: Index | None
-    expr: Expr
+    stores: tuple[Store, ...]
 
 
 @dataclass(frozen=True, slots=True)

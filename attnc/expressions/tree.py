@@ -39,11 +39,15 @@ ARITHMETIC = (
 )
 COMPARISON = ("eq", "ne", "lt", "le", "gt", "ge")
 LOGIC = ("and", "or", "not")
-# exp2, log2, log1p, softplus are never written: passes and printers introduce them.
+# exp2, log2, log1p, softplus, sigmoid are never written: passes and printers introduce them.
 FUNCTIONS = (
     "exp", "log", "sqrt", "sin", "cos", "tanh", "erf", "floor", "ceil", "round",
-    "re", "im", "conj", "stop", "exp2", "log2", "log1p", "softplus",
+    "re", "im", "conj", "stop", "exp2", "log2", "log1p", "softplus", "sigmoid",
 )  # fmt: skip
+REAL_VALUED = frozenset((
+    "div", "exp", "log", "sqrt", "sin", "cos", "tanh", "erf",
+    "exp2", "log2", "log1p", "softplus", "sigmoid",
+))  # fmt: skip
 CASTS = ("to_int", "to_real", "to_complex")
 POINTWISE = frozenset((*ARITHMETIC, *COMPARISON, *LOGIC, *FUNCTIONS, *CASTS, "where"))
 LEAVES = frozenset(("number", "index", "param", "length", "start", "unknown", "value"))
@@ -263,10 +267,7 @@ def infer_kind(op: str, args: tuple[Expr, ...]) -> Kind:
         return "real"
     operands = args[1:] if op == "where" else args
     widest = widest_kind(arg.kind for arg in operands)
-    real_valued = (
-        op in ("div", "exp", "log", "sqrt", "sin", "cos", "tanh", "erf") or op in FUNCTIONS[-4:]
-    )
-    if real_valued and widest != "complex":
+    if op in REAL_VALUED and widest != "complex":
         return "real"
     if op == "abs" and widest == "complex":
         return "real"
