@@ -80,8 +80,9 @@ def _call_method(function: JitFunction, instance: Any, *args: Any, **kwargs: Any
 @overload
 def jit(function: Callable[..., Any]) -> JitFunction: ...
 @overload
-def jit(*, backend: str = "auto", header: str = "") -> Callable[[Callable[..., Any]], JitFunction]:
-...
+def jit(
+    *, backend: str = "auto", header: str = ""
+) -> Callable[[Callable[..., Any]], JitFunction]: ...
 def jit(
     function: Callable[..., Any] | None = None, *, backend: str = "auto", header: str = ""
 ) -> Any:
@@ -127,8 +128,9 @@ def source_of(function: Callable[..., Any], header: str = "") -> Source:
     head = f"attention {function.__name__}({', '.join(places)}){' ' if header else ''}{header}:"
     body_lines = textwrap.dedent("\n".join(lines)).splitlines()
     indent = max((len(a) - len(b) for a, b in zip(lines, body_lines, strict=False) if b), default=0)
-    text = "\n".join([head, *("    " + line for line in declared), *("    " + b for b in
-                                   body_lines)])
+    text = "\n".join(
+        [head, *("    " + line for line in declared), *("    " + b for b in body_lines)]
+    )
     before = 1 + len(declared)
     name = inspect.getsourcefile(function) or "<python>"
     return Source(text + "\n", name, first_line - before, indent - 4)
