@@ -25,7 +25,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check -qq
 install := $(pip) install -c constraints.txt
 
-.PHONY: help demo test torture lint bench wheel clean
+.PHONY: help demo test torture lint bench clean
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -40,17 +40,13 @@ test: $(VENV)/.test $(VENV)/.demo
 torture: $(VENV)/.test
 	$(bin)/python tests/torture.py --seconds $(ATTNC_TORTURE_SECONDS) $(ARGS)
 
-lint: $(VENV)/.test wheel
+lint: $(VENV)/.test
 	$(bin)/ruff format --check .
 	$(bin)/ruff check .
+	$(bin)/python .ci/wheel.py
 
 bench: $(VENV)/.bench
 	$(bin)/attnc bench $(ARGS)
-
-# What is shipped, not what lies in the tree: the wheel alone in an environment of its own, seen
-# from another folder. mypy cannot follow an editable install, so it runs here.
-wheel: $(VENV)/.test
-	$(bin)/python .ci/wheel.py
 
 # ---------------------------------------------------------------------------------- set-up
 

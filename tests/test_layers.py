@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.source",),
     ("attnc.errors",),
-    ("attnc.resources",),
+    ("attnc.cache", "attnc.philox", "attnc.resources", "attnc.runtime"),
     ("attnc.syntax",),
-    ("attnc.parser", "attnc.format"),
+    ("attnc.parser", "attnc.layout", "attnc.mistakes", "attnc.treebuilder"),
     ("attnc.expressions",),
     ("attnc.spec",),
     ("attnc.check",),
@@ -35,8 +35,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.build", "attnc.verify"),
     ("attnc.passes",),
     ("attnc.backends",),
-    ("attnc.compiler",),
-    ("attnc.runtime",),
+    ("attnc.emission",),
+    ("attnc.compiler", "attnc.operator"),
     ("attnc.jit",),
     ("attnc.draw",),
     ("attnc.cli",),
@@ -44,14 +44,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc",),
 )
 
-# Narrower than its layer. The oracles share nothing with the passes that they judge; the shipped
-# folders are data, and what a module out carries along must run without attnc.
+# Narrower than its layer. The oracles share nothing with the passes that they judge. The shipped
+# folders are data. The runtime is copied into every emitted module, so it runs without attnc: only
+# attnc's classes of errors does it take from there, where they are.
 ONLY: dict[str, tuple[str, ...]] = {
     "attnc.backends.numpy_oracle": (
         "attnc.source",
         "attnc.errors",
         "attnc.expressions",
         "attnc.spec",
+        "attnc.philox",
         "attnc.backends.base",
     ),
     "attnc.backends.eager": (
@@ -64,6 +66,7 @@ ONLY: dict[str, tuple[str, ...]] = {
         "attnc.backends.base",
         "attnc.backends.printer",
     ),
+    "attnc.runtime": ("attnc.errors",),
     "attnc.grammar": (),
     "attnc.templates": (),
 }
@@ -72,11 +75,13 @@ ANYWHERE, IN_FUNCTIONS = "anywhere", "in functions"
 
 # Package -> the modules that may import it, and where in their text.
 OUTSIDE: dict[str, dict[str, str]] = {
-    "lark": {"attnc.parser": ANYWHERE},
+    "lark": {"attnc.treebuilder": ANYWHERE, "attnc.parser": IN_FUNCTIONS},
+    "tomli": {"attnc.mistakes": IN_FUNCTIONS},  # Python 3.10's tomllib
     "sympy": {"attnc.passes": IN_FUNCTIONS},
     "networkx": {"attnc.graph": ANYWHERE},
     "jinja2": {"attnc.resources": IN_FUNCTIONS},
     "numpy": {
+        "attnc.philox": ANYWHERE,
         "attnc.backends.numpy_oracle": ANYWHERE,
         "attnc.passes": IN_FUNCTIONS,
         "attnc.runtime": ANYWHERE,
@@ -94,7 +99,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     "matplotlib": {"attnc.draw": IN_FUNCTIONS, "attnc.cli": IN_FUNCTIONS},
     "click": {"attnc.cli": ANYWHERE},
     "rich": {"attnc.cli": IN_FUNCTIONS},
-    "platformdirs": {"attnc.runtime": IN_FUNCTIONS, "attnc.templates": IN_FUNCTIONS},
+    "platformdirs": {"attnc.cache": ANYWHERE, "attnc.runtime": IN_FUNCTIONS},
 }
 
 # Folder of the tree -> the name it is installed under.
