@@ -35,7 +35,7 @@ demo: $(VENV)/.demo
 	$(bin)/python examples/models/smollm2.py $(ARGS)
 
 test: $(VENV)/.test $(VENV)/.demo
-	$(bin)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(bin)/python -m pytest -n $(WORKERS) --dist worksteal -m "not torture" $(ARGS)
 
 torture: $(VENV)/.test
 	$(bin)/python tests/torture.py --seconds $(ATTNC_TORTURE_SECONDS) $(ARGS)

@@ -25,10 +25,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.errors",),
     ("attnc.cache", "attnc.philox", "attnc.resources", "attnc.runtime"),
     ("attnc.syntax",),
-    ("attnc.parser", "attnc.layout", "attnc.mistakes", "attnc.treebuilder"),
+    ("attnc.parser", "attnc.layout", "attnc.mistakes", "attnc.treebuilder", "attnc.formatter"),
     ("attnc.expressions",),
     ("attnc.spec",),
     ("attnc.check",),
+    ("attnc.front",),
     ("attnc.signature",),
     ("attnc.graph",),
     ("attnc.schedule",),
@@ -39,9 +40,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.compiler", "attnc.operator"),
     ("attnc.jit",),
     ("attnc.draw",),
+    ("attnc",),  # the surface: attnc/__init__.py alone
     ("attnc.cli",),
     ("attnc.__main__",),
-    ("attnc",),
 )
 
 # Narrower than its layer. The oracles share nothing with the passes that they judge. The shipped
