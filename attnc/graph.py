@@ -1,11 +1,9 @@
 """The Graph: an operator in index notation without order.
 
 Its nodes are scalar trees (expressions/tree.py) in closed form: equations are inlined, equal
-subtrees are one node, and
-every node has its index set (`free`), its type (`kind`) and its domain (the condition under which
-it is asked for: those
-of the folds above it). Query and key indices are symmetric. No running maximum, tile, kernel,
-layout or device stands here.
+subtrees are one node, and every node has its index set (`free`), its type (`kind`) and its domain
+(the condition under which it is asked for: those of the folds above it). Query and key indices are
+symmetric. No running maximum, tile, kernel, layout or device stands here.
 """
 
 from __future__ import annotations
@@ -71,12 +69,19 @@ class GraphOutput:
 @dataclass(frozen=True, slots=True)
 class Graph:
     """Outputs (the result first), and what they read that is defined by iterating or by recurrence,
-    in order."""
+    in order.
+
+    rows, keys    what the text called rows and keys, without a meaning of their own here: the row
+                  indices of the result, and the axes of each key source. A schedule holds the one
+                  and walks the other, or the reverse.
+    """
 
     name: str
     outputs: tuple[GraphOutput, ...]
     iterations: tuple[Iteration, ...] = ()
     recurrences: tuple[Recurrence, ...] = ()
+    rows: tuple[Index, ...] = ()
+    keys: tuple[tuple[Axis, ...], ...] = ()
 
     @property
     def roots(self) -> tuple[Expr, ...]:

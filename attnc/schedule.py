@@ -1,34 +1,30 @@
-"""The Schedule: kernels as loop nests with typed tile statements, ready to be printed by any
-backend.
+"""The Schedule: kernels as loop nests with typed tile statements, ready to be printed.
 
 One abstraction carries both families of operators: a *carried loop* walks an axis in tiles while a
-*held* tile (of the
-other axis) stays in registers, and says what is carried, how an element is lifted into it, how
-carried values are
-combined and how they are finished; it reduces (attention's key loop) or scans (a recurrence over
-chunks). Forward and
-dQ hold rows and walk keys; dK/dV and column sums hold keys and walk rows: the same types with the
-roles swapped.
+*held* tile (of the other axis) stays in registers, and says what is carried, how an element is
+lifted into it, how carried values are combined and how they are finished; it reduces (attention's
+key loop) or scans (a recurrence over chunks). Forward and dQ hold rows and walk keys; dK/dV and
+column sums hold keys and walk rows: the same types with the roles swapped.
 
 Expressions are scalar trees (expressions/tree.py) in which `value` nodes name tile values: the
-result of a statement
-of the same kernel. What a statement's value depends on is the set of free indices of its
-expression: nothing but
-grid indices (once a head), held (once a row), walked (once a key), both (a pair). No tile size,
-register, thread,
-dtype or device stands here: those are the planner's.
+results of statements of the same kernel. What a statement's value depends on is the set of free
+indices of its expression: nothing but grid indices (once a head), held (once a row), walked (once
+a key), both (a pair). No tile size, register, thread, dtype or device stands here: those are the
+planner's.
 
 Names of values that every stream kernel has
-    reference     the running reference m of the stabilizer (base 2), a value over held. In the statements of a loop it
-                  is finite: 0 while the row has met no exponent above -inf (so that -inf - -inf never happens, there
-                  or in the rescaling). In `finish` and in stores it is the maximum itself, -inf for an empty row
+    reference     the running reference m of the stabilizer (base 2), a value over held. In the
+                  statements of a loop it is finite: 0 while the row has met no exponent above -inf
+                  (so that -inf - -inf never happens, there or in the rescaling). In `finish` and in
+                  stores it is the maximum itself, -inf for an empty row.
     held_low, held_high, walked_low, walked_high
                   inclusive bounds of the positions in a tile, ints: the leaves of a Region
 
-Reads. The positions of a read are expressions of grid indices for outer axes (a read on key heads stands at
-`h // (len(h) // len(hk))`), and the index itself where a dimension is walked straight (held, walked, a width). Any
-other position is clamped into its axis by the printer: at masked pairs it may lie outside, and then the value is
-ignored, but nothing may fault. A read of an input or workspace whose dtype is not the one wanted is converted on load.
+Reads. The positions of a read are expressions of grid indices for outer axes (a read on key heads
+stands at `h // (len(h) // len(hk))`), and the index itself where a dimension is walked straight
+(held, walked, a width). Any other position is clamped into its axis by the printer: at masked pairs
+it may lie outside; its value is then ignored, but it must not fault. A read of an input or
+workspace whose dtype is not the one wanted is converted on load.
 """
 
 from __future__ import annotations
@@ -42,8 +38,7 @@ from attnc.signature import Signature
 
 Monoid = Literal["sum", "prod", "max", "min"]
 
-# ------------------------------------------------------------------------------------------------
-# access
+# --- Access --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +65,13 @@ class Paged:
 Access = Strided | Packed | Paged
 STRIDED = Strided()
 
-# --------------------------------------------------------------------------------------------
-# statements
+# --- Statements -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Let:
     """`name = expr`, a tile value over the free indices of its expression (of one kernel: in order,
-    each name once).
-    Folds inside the expression run over short axes (widths) as inner loops."""
+    each name once). Folds inside the expression run over short axes (widths) as inner loops."""
 
     name: str
     expr: Expr
@@ -86,12 +79,13 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """`name = sum over width of left * right`: a matrix product of two tiles, the value over (held,
-    walked).
+    """`name = sum over width of left * right`: a matrix product of two tiles, over (held, walked).
 
     `left` is a read over (grid, held, width), `right` a read over (grid, walked, width): plain
-    loads of inputs or
-    workspaces in the query dtype, accumulated in the accumulation type."""
+    loads of inputs or workspaces, in the query dtype (another dtype is converted on load),
+    accumulated in the accumulation type. A left without held (one learned query for a head) is the
+    same for all rows.
+    """
 
     name: str
     width: Index
@@ -101,11 +95,11 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Carried:
-    """One value carried along the loop. A row statistic (`width` None) or a tile of `width` per
-    held position.
+    """One value carried along the loop: a row statistic (`width` None), or a tile of `width` for
+    each held position.
 
-    `rescaled`: the value is kept relative to the reference, multiplied by exp2(old - new reference)
-    when that moves."""
+    `rescaled`: it is kept relative to the reference, multiplied by exp2(old - new) when that moves.
+    """
 
     name: str
     monoid: Monoid
@@ -116,24 +110,21 @@ class Carried:
 @dataclass(frozen=True, slots=True)
 class Contribution:
     """What a pair adds to a carried value: `term` (over the pair), times `operand` (a read over
-    grid, walked and the
-    carried width; None for a row statistic). Masked pairs contribute nothing."""
+    grid, walked and the carried width, plain as in Product; None for a row statistic). Masked pairs
+    contribute the identity of the monoid. A constant term (a count: 1) is free of the pair."""
 
     carried: str
     term: Expr
     operand: Expr | None = None
 
 
-# -----------------------------------------------------------------------------------------------
-# regions
+# --- Regions --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Run-time lower and upper bounds of an integer or real expression of one index
-    (data-dependent, or not monotone)
-    over a tile: values `NAME_low` and `NAME_high` in a Region. `index` is the held or the walked
-    index."""
+    """Run-time lower and upper bounds of an integer or real expression of one index, held or
+    walked, over a tile: values `NAME_low` and `NAME_high` in a Region."""
 
     name: str
     index: Index
@@ -143,9 +134,8 @@ class Summary:
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One span of walked positions for a held tile, closed form: start .. stop (half open), of
-    which full_start ..
-    full_stop is wholly visible. Expressions of held_low, held_high, grid indices and numbers; they
-    may cross (empty)."""
+    which full_start .. full_stop is wholly visible. Expressions of held_low, held_high, grid
+    indices and numbers; they may cross (empty)."""
 
     start: Expr
     full_start: Expr
@@ -161,8 +151,7 @@ class Region:
     certain    true proves that every pair is (no mask needed)
     summaries  run-time tables that the two use
     segments   closed form of the visible span of a held tile: disjoint and in order (as far as they
-               are not empty),
-               at tile granularity exact; empty tuple if there is none (use the predicate)
+               are not empty), exact at tile granularity; () if there is none (use the predicate)
     """
 
     possible: Expr
@@ -180,8 +169,7 @@ class TileList:
     walked_size: Expr
 
 
-# -----------------------------------------------------------------------------------------------
-# kernels
+# --- Kernels --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +177,10 @@ class WalkedLoop:
     """One key source of a stream kernel: everything about a pair (held, walked).
 
     Order of evaluation in a tile: walked_values (once a key), products, pair_values, visible (mixed
-    tiles only),
-    `exponent` (its row maximum moves the reference), lifted (may use `reference`), contributions.
-    A pair is masked where `visible` is false, where the walked position is not valid, or where
-    `hidden` is true.
+    tiles only; it uses no pair value), `exponent` (base 2; its row maximum over the visible pairs
+    moves the reference), lifted (may use `reference`), contributions. A pair is masked where
+    `visible` is false, where the walked position is not valid, or where `hidden` (over pair values)
+    is true; None for `visible` is true, for `hidden` false.
     """
 
     walked: Index
@@ -211,8 +199,12 @@ class WalkedLoop:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """`array[grid, held, width] = expr` for each valid held position. `width` None: one number a
-    row."""
+    """`array[array.indices] = expr` for each valid position.
+
+    `array.indices` are indices of the kernel itself (grid or over, held, `width`) in the order of
+    the tensor. `width` None: one number a row. In a stream kernel `expr` may use carried tiles at
+    their width, finish values, and reads over (grid, held, width): gates, skips.
+    """
 
     array: Array
     width: Index | None
@@ -225,12 +217,13 @@ class StreamKernel:
 
     grid_values   values over grid indices only (per batch and head): scalars
     held_values   values over held: one a row
-    carried       what all loops carry together; the reference exists if any loop has an exponent
-    finish        row values after the loops; may use carried row statistics, `reference`, and folds over the width
-                  of a carried tile (norms of the output): such a fold binds that very Index
-    stores        outputs
-    split         the grid index over shares of the walked tiles (split keys), None: each instance walks all. Its
-                  length is the planner's; an instance walks the split-th share of the tiles that its held tile visits
+    carried       what all loops carry together; a reference exists if any loop has an exponent
+    finish        row values after the loops; may use carried row statistics, `reference`, and folds
+                  over the width of a carried tile (norms of the output), binding that very Index
+    stores        outputs and workspaces
+    split         the grid index over shares of the walked tiles (split keys); None: each instance
+                  walks all. Its length is the planner's; an instance walks the split-th share of
+                  the tiles that its held tile visits.
     """
 
     name: str
@@ -248,11 +241,14 @@ class StreamKernel:
 
 @dataclass(frozen=True, slots=True)
 class MapKernel:
-    """`array[over, width] = expr`, elementwise: no carried loop. `values` are scalars over `over`
-    (folds along short
-    axes inside, fixed order), computed once, then `expr` for each `width` (None: one number).
+    """Elementwise stores, no carried loop.
 
-    Preparations of rows (rotations, norms), summaries, merges of partial results."""
+    over      the indices, in the order of the tensors; the last is the longest as a rule
+    values    scalars over `over` (folds along short axes inside, in fixed order), computed once
+    stores    each for every entry of its `width` (None: one number)
+
+    Preparations of rows (rotations, norms), summaries, merges of partial results.
+    """
 
     name: str
     over: tuple[Index, ...]
@@ -328,9 +324,9 @@ class Workspace:
 class Schedule:
     """Kernels in order, what they pass on, and the one signature of the operator.
 
-    `partial` kernels leave carried values unfinished for `merge` (split keys, shards): see
-    passes/stream.
-    `notes` say for explain what was derived and which strategy was taken, one sentence each."""
+    widths     the axes of widths: compile-time sizes
+    notes      for explain: what was derived and which strategy was taken, one sentence each
+    """
 
     name: str
     signature: Signature
