@@ -48,7 +48,10 @@ def parse(source: Source) -> syntax.File:
         raise SpecError([syntax_diagnostic("empty-file", source.span(0, 0))])
     if layout.stopped:
         raise SpecError(diagnostics)
-    nodes = [node for piece in _pieces(layout) for node in _parse_piece(piece, diagnostics)]
+    nodes: list[syntax.Node] = []
+    for piece in _pieces(layout):
+        if len(diagnostics) < MAX_MISTAKES:
+            nodes += _parse_piece(piece, diagnostics)
     if diagnostics:
         raise SpecError(diagnostics)
     return syntax.File(

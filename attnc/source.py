@@ -98,6 +98,10 @@ class Span:
         line = source.line_text(index)
         first = min(self.start - source.line_starts[index], len(line))
         last = min(self.end - source.line_starts[index], len(line))
+        if len(line) > 8 * EXCERPT_WIDTH:  # only the neighbourhood of the carets is looked at
+            begin = max(first - 2 * EXCERPT_WIDTH, 0)
+            line = line[begin : first + 2 * EXCERPT_WIDTH]
+            first, last = first - begin, min(last - begin, len(line))
         cells = _cells(line)
         left = sum(len(text) + wide for text, wide in cells[:first])
         width = max(sum(len(text) + wide for text, wide in cells[first:last]), 1)

@@ -46,6 +46,7 @@ class Return(Node):
 
 # A list stands for a part of the grammar that is no node: arguments, binders, a block.
 Built: TypeAlias = Node | Token | list[Any]
+Method: TypeAlias = Callable[[list[Built]], Built]
 
 
 class TreeBuilder:
@@ -86,7 +87,8 @@ class TreeBuilder:
                 continue
             children.append(built.pop(id(child)))
             inner.append(depths.pop(id(child)))
-        node = cast(Callable[[list[Built]], Built], getattr(self, f"_{tree.data}"))(children)
+        method: Method = getattr(self, f"_{tree.data}")
+        node = method(children)
         spine = tree.data == "binary" and cast(Token, children[1]).type != "POWER"
         levels = (
             [*inner[:1], *(depth + 1 for depth in inner[1:])]
