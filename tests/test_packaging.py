@@ -73,3 +73,27 @@ attnc.compile
 print(time.perf_counter() - start)
 """
     assert min(float(last_line(program)) for _ in range(5)) < 0.3
+
+
+def test_check_is_light(tmp_path: Path) -> None:
+    """`attnc check` under 0.5 s, and without torch: the best of five."""
+    spec = tmp_path / "causal.attn"
+    spec.write_text(
+        "attention causal(q, k, v):\n"
+        "    mask: j <= i\n"
+        "    score: dot(q[i], k[j]) * scale\n"
+        "    normalize: softmax(j: score)\n"
+    )
+    program = f"""
+import sys, time
+start = time.perf_counter()
+from attnc.cli import commands
+try:
+    commands.main(["check", {str(spec)!r}], standalone_mode=False)
+except SystemExit as done:
+    assert not done.code, done.code
+print("torch" in sys.modules, time.perf_counter() - start)
+"""
+    runs = [last_line(program).split() for _ in range(5)]
+    assert {torch for torch, _ in runs} == {"False"}
+    assert min(float(seconds) for _, seconds in runs) < 0.5
