@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 from attnc import syntax
 from attnc.errors import Diagnostic, SpecError
 from attnc.layout import (
-    HOLE,
     MAX_MISTAKES,
     TOKEN,
     Layout,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS = 2**20
 PIECE = 8192  # characters: pieces are read again after a mistake, so they are small
-REREAD = 2**21  # characters that may be read again in all
+REREAD = 2**20  # characters that may be read again in all
 
 
 def parse(source: Source) -> syntax.File:
@@ -190,6 +189,3 @@ class _Blocks:
         while len(levels) > 1 and token is not None:
             levels.pop()
             yield Token.new_borrow_pos("_DEDENT", "", token)
-
-
-__all__ = ["HOLE", "parse"]
