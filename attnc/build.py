@@ -1,0 +1,298 @@
+"""Spec -> Graph: equations are put in for the arrays that they define, and bound indices get names
+that depend on nothing but the formula, so that equal formulas are one node.
+
+    does      inlines definitions, blocks and the lines of an update; writes out `e else d` as a
+              condition on positions; counts a key whose score is -inf as masked
+    needs     a checked Spec
+    does not  simplify, or order anything
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attnc.errors import InternalError
+from attnc.expressions.canonical import canonical, set_apart
+from attnc.expressions.index import Index
+from attnc.expressions.tree import (
+    FALSE,
+    TRUE,
+    Array,
+    Expr,
+    call,
+    fold,
+    length,
+    number,
+    position,
+    postorder,
+    read,
+    rewrite,
+    start,
+    substitute,
+)
+from attnc.graph import Graph, GraphOutput, Iteration, Recurrence
+from attnc.spec import Block, Definition, KeySource, Repeat, Spec
+
+Statement = Definition | Repeat | Block
+
+
+def build(spec: Spec, emit: Sequence[str] = ()) -> Graph:
+    """The graph of the result and of the emits asked for, in that order.
+
+    Raises InternalError for an emit that the Spec does not have (calls check the name before)."""
+    known = {definition.array.name: definition for definition in spec.root.offered}
+    known.update((definition.array.name, definition) for definition in spec.root.emits)
+    missing = [name for name in emit if name not in known]
+    if missing:
+        raise InternalError(f"{spec.name} has no emit {', '.join(missing)}")
+    equations = Equations(spec)
+    wanted = (spec.root.result, *(known[name] for name in emit))
+    outputs = tuple(_output(equations, definition) for definition in wanted)
+    rows = outputs[0].array.indices
+    held = {index.axis for index in spec.root.rows}
+    return Graph(
+        spec.name,
+        outputs,
+        tuple(equations.iterations(spec.root.statements)),
+        tuple(equations.recurrences(spec.root)),
+        tuple(index for index in rows if index.axis in held),
+        tuple(tuple(key.axis for key in source.keys) for source in spec.root.sources),
+    )
+
+
+def _output(equations: Equations, definition: Definition) -> GraphOutput:
+    array = definition.array
+    fresh = output_indices(array.indices)
+    named = Array(array.name, tuple(fresh.values()), array.kind, "output", array.span)
+    moves = {old: position(new) for old, new in fresh.items()}
+    body = set_apart(equations.closed(definition.expr))
+    return GraphOutput(named, canonical(substitute(body, moves)))
+
+
+def output_indices(indices: Iterable[Index]) -> dict[Index, Index]:
+    """For each index of an output its canonical one: named after its axis, number 0."""
+    fresh: dict[Index, Index] = {}
+    for index in indices:
+        name = index.axis.name
+        while any(name == other.name for other in fresh.values()):
+            name += "_"
+        fresh[index] = Index(name, index.axis, 0)
+    return fresh
+
+
+class Equations:
+    """What the arrays of a Spec stand for, in terms of inputs, states and repeated arrays.
+
+    A definition is closed once and kept; an update's lines are closed in the order of the text, so
+    that a later line sees what an earlier one assigned."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        self.done: dict[str, tuple[tuple[Index, ...], Expr]] = {}
+        self.assigned: dict[str, Definition] = {}
+        self.sources = {s.mask.name: s for s in spec.root.sources if s.mask is not None}
+        self.before_score = self._reached(s.score for s in spec.root.sources if s.score)
+
+    def definition(self, array: Array) -> Definition | None:
+        return self.assigned.get(array.name) or self.spec.definition(array)
+
+    def closed(self, expr: Expr) -> Expr:
+        """The expression with every defined array written out."""
+        self._close_below(expr)
+        return self._inline(prepare(expr))
+
+    def _close_below(self, expr: Expr) -> None:
+        """Closes what `expr` reads, deepest first, without recursion."""
+        stack = [(definition, False) for definition in self._read_by(expr)]
+        while stack:
+            definition, ready = stack.pop()
+            name = definition.array.name
+            if name in self.done:
+                continue
+            if ready:
+                body = self._hide(name, prepare(definition.expr))
+                self.done[name] = (definition.array.indices, set_apart(self._inline(body)))
+                continue
+            stack.append((definition, True))
+            stack.extend((below, False) for below in self._read_by(self._text(definition)))
+
+    def _text(self, definition: Definition) -> Expr:
+        return self._hide(definition.array.name, definition.expr)
+
+    def _read_by(self, expr: Expr) -> list[Definition]:
+        found = (self.definition(node.array) for node in postorder(expr) if node.op == "read")
+        return [definition for definition in found if definition is not None]
+
+    def _inline(self, expr: Expr) -> Expr:
+        def change(node: Expr) -> Expr:
+            if node.op != "read" or node.array.name not in self.done:
+                return node
+            indices, body = self.done[node.array.name]
+            return substitute(body, dict(zip(indices, node.args, strict=True)))
+
+        return rewrite(expr, change)
+
+    # A key whose score is -inf counts as masked: so says every fold over the visible keys, save
+    # those that the score itself is made of.
+
+    def _reached(self, arrays: Iterable[Array]) -> frozenset[str]:
+        """The names of the definitions that the arrays are made of, their own among them."""
+        names: set[str] = set()
+        stack = list(arrays)
+        while stack:
+            array = stack.pop()
+            if array.name in names:
+                continue
+            names.add(array.name)
+            definition = self.spec.definition(array)
+            if definition is not None:
+                stack.extend(n.array for n in postorder(definition.expr) if n.op == "read")
+        return frozenset(names)
+
+    def _hide(self, name: str, expr: Expr) -> Expr:
+        if name in self.before_score or not self.sources:
+            return expr
+        return rewrite(expr, self._hide_fold)
+
+    def _hide_fold(self, node: Expr) -> Expr:
+        if node.op != "fold":
+            return node
+        condition = node.args[0]
+        for part in postorder(condition):
+            source = self.sources.get(part.array.name) if part.op == "read" else None
+            if source is not None and source.score is not None and part.free & set(node.bound):
+                condition = call("and", condition, _above_bottom(source, part.args))
+        return node.with_args((condition, node.args[1]))
+
+    # ---------------------------------------------------------------------- repeats and states
+
+    def iterations(self, statements: Iterable[Statement]) -> Iterable[Iteration]:
+        """The repeats of a body as iterations; each array begins at what the text assigned before."""
+        initial: dict[str, Definition] = {}
+        for statement in statements:
+            if isinstance(statement, Definition):
+                initial[statement.array.name] = statement
+            elif isinstance(statement, Block):
+                yield from self.iterations(statement.statements)
+            else:
+                lines = statement.statements
+                yield Iteration(
+                    statement.index,
+                    self.closed(statement.count),
+                    tuple(line.array for line in lines),
+                    tuple(self._initial(initial, line.array) for line in lines),
+                    tuple(canonical(self.closed(line.expr)) for line in lines),
+                )
+
+    def _initial(self, initial: dict[str, Definition], array: Array) -> Expr:
+        if array.name not in initial:
+            raise InternalError(f"{array.name} is repeated and has no first value")
+        first = initial[array.name]
+        moves = dict(zip(first.array.indices, map(position, array.indices), strict=True))
+        return canonical(substitute(self.closed(first.expr), moves))
+
+    def recurrences(self, block: Block) -> Iterable[Recurrence]:
+        """The states of a body along its last row index."""
+        if not block.states:
+            return
+        for line in block.updates:
+            expr = self.closed(line.expr)
+            self.assigned[line.array.name] = line
+            self.done[line.array.name] = (line.array.indices, set_apart(expr))
+        arrays = tuple(state.array for state in block.states)
+        yield Recurrence(
+            block.rows[-1],
+            arrays,
+            tuple(canonical(self.closed(state.initial)) for state in block.states),
+            tuple(self._after(array) for array in arrays),
+        )
+
+    def _after(self, array: Array) -> Expr:
+        """The value of a state after the step, over the state's own indices."""
+        if array.name not in self.done:
+            return read(array, map(position, array.indices))
+        indices, body = self.done[array.name]
+        moves = dict(zip(indices, map(position, array.indices), strict=True))
+        return canonical(substitute(body, moves))
+
+
+def _above_bottom(source: KeySource, at: tuple[Expr, ...]) -> Expr:
+    assert source.score is not None and source.mask is not None
+    places = dict(zip((i.name for i in source.mask.indices), at, strict=True))
+    score = read(source.score, (places[index.name] for index in source.score.indices))
+    return call("gt", score, number(float("-inf")))
+
+
+# ------------------------------------------------------------------------------------- else
+
+
+def prepare(expr: Expr) -> Expr:
+    """The expression without `default`: a condition on the positions of reads decides."""
+    if not any(node.op == "default" for node in postorder(expr)):
+        return expr
+    outside: dict[bytes, Expr] = {}
+
+    def change(node: Expr) -> Expr:
+        where = outside.__getitem__
+        if node.op == "default":
+            inner, fallback = node.args
+            missing = where(inner.digest)
+            changed = call("where", missing, fallback, inner, kind=node.kind, span=node.span)
+            outside[changed.digest] = _both(missing, where(fallback.digest))
+            return changed
+        outside[node.digest] = _outside(node, outside)
+        return node
+
+    return rewrite(expr, change)
+
+
+def _outside(node: Expr, known: dict[bytes, Expr]) -> Expr:
+    """Whether evaluating the node reads outside an array; `known` says so of its operands."""
+    args = [known[arg.digest] for arg in node.args]
+    if node.op == "where":
+        return _either((args[0], _branch(node.args[0], args[1], args[2])))
+    if node.op == "fold":
+        inside = _either((args[0], _both(node.args[0], args[1])))
+        if not inside.free & set(node.bound):
+            return inside
+        hits = call("where", inside, number(1), number(0))
+        return call("gt", fold("sum", node.bound, hits), number(0))
+    if node.op == "read":
+        places = zip(node.array.indices, node.args, strict=True)
+        args.extend(_beyond(index, place) for index, place in places)
+    return _either(args)
+
+
+def _beyond(index: Index, place: Expr) -> Expr:
+    axis = index.axis
+    plain = place.op == "index" and isinstance(place.attr, Index) and place.attr.axis is axis
+    if plain or axis.form == "coarse":
+        return FALSE
+    first = start(axis)
+    return _either(
+        (
+            call("lt", place, first),
+            call("ge", place, call("add", first, length(axis))),
+        )
+    )
+
+
+def _either(parts: Iterable[Expr]) -> Expr:
+    found = FALSE
+    for part in parts:
+        if part == FALSE or part == found:
+            continue
+        found = part if found == FALSE else call("or", found, part)
+    return found
+
+
+def _both(left: Expr, right: Expr) -> Expr:
+    if FALSE in (left, right):
+        return FALSE
+    if left == TRUE:
+        return right
+    return left if right == TRUE else call("and", left, right)
+
+
+def _branch(condition: Expr, yes: Expr, no: Expr) -> Expr:
+    return FALSE if yes == FALSE and no == FALSE else call("where", condition, yes, no)
