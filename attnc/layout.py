@@ -202,13 +202,13 @@ class _Scanner:
     def cut_open(self, limit: int | None = None) -> int:
         """Ends a line whose bracket is never closed before `limit`. Where to go on."""
         limit = len(self.text) if limit is None else limit
-        start = self.brackets[-1]
+        first = self.text.find("\n", self.brackets[0], limit)
+        first = limit if first < 0 else first + 1
+        start = max(bracket for bracket in self.brackets if bracket < first)
         opened = self.text[start]
         wanted = ")" if opened == "(" else "]"
         self.brackets.clear()
         self.report("bracket-not-closed", start, start + 1, found=opened, wanted=wanted)
-        first = self.text.find("\n", start, limit)
-        first = limit if first < 0 else first + 1
         equation = _EQUATION.search(self.text, first, limit)
         position = equation.start() if equation else limit
         self.budget -= limit - position

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from attnc.errors import CATALOGUE, Diagnostic, did_you_mean, enter
 from attnc.resources import read_grammar
@@ -30,6 +30,8 @@ COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 JOINING_WORDS = ("and", "or", "not", "in", "else", "if", "of", "over", "for")
 OPERATORS = frozenset(SYMBOLS + COMPARISONS + JOINING_WORDS)
 CLOSING = frozenset(")]")
+LOOPS = frozenset({"for", "while"})
+CHOICES = frozenset({"if", "elif", "else"})
 
 
 class Words(NamedTuple):
@@ -172,11 +174,11 @@ class Trouble:
 
 
 class Mistake(NamedTuple):
-    """A named mistake: its code, where it is (from the trouble), and its words."""
+    """A named mistake: its code, its words, and at which token of the line it is."""
 
     code: str
     words: dict[str, str]
-    at_before: bool = False
+    at: Literal["found", "before", "first"] = "found"
 
 
 Rule = Callable[[Trouble], Mistake | None]
@@ -193,11 +195,19 @@ def _is_operand(token: str) -> bool:
 def _python_word(at: Trouble) -> Mistake | None:
     """`lambda`, and a conditional as in Python."""
     if "lambda" in (at.found, at.before):
-        return Mistake("lambda", {}, at.found != "lambda")
-    if at.found == "if" and not at.wants_operand and at.index > 0:
+        return Mistake("lambda", {}, "found" if at.found == "lambda" else "before")
+    if at.first in LOOPS and at.index <= 1:
+        return Mistake("loop", {"found": at.first}, "first")
+    if at.first in CHOICES and at.index <= 1:
+        return Mistake("conditional", {}, "first")
+    if at.found == "if" and not at.wants_operand:
         return Mistake("conditional", {})
-    if at.found == "else" and at.before == "else":
-        return Mistake("missing-operand", {"before": at.before})
+    if at.found == "for" and at.opened:
+        return Mistake("comprehension", {})
+    if at.found == "[" and at.wants_operand:
+        return Mistake("array-literal", {})
+    if at.found == ":" and at.opened == "[":
+        return Mistake("slice", {})
     return None
 
 
@@ -207,7 +217,7 @@ def _statement_word(at: Trouble) -> Mistake | None:
     if at.index == 0:
         return _misplaced(at)
     if at.nested and at.index == 1 and first in FILE_WORDS - STATEMENTS:
-        return Mistake("file-word-inside", {"found": first}, True)
+        return Mistake("file-word-inside", {"found": first}, "first")
     if first in STATEMENTS | FILE_WORDS or not _is_name(first):
         return None
     if (
@@ -215,8 +225,11 @@ def _statement_word(at: Trouble) -> Mistake | None:
         and plain
         and at.tokens[at.index + 1 : at.index + 2] in [(scalar,) for scalar in SCALARS]
     ):
-        return Mistake("declaration-without-stage", {"found": shortened(first)}, True)
-    if plain and not at.opened and (at.found == ":" or (at.index == 1 and _is_name(at.found))):
+        return Mistake("declaration-without-stage", {"found": shortened(first)}, "first")
+    if plain and not at.opened and at.found == ",":
+        return Mistake("several-defined", {})
+    lone = at.index == 1 and (not at.found or _is_name(at.found))
+    if plain and not at.opened and (at.found == ":" or lone):
         return _unknown(first, at.nested)
     return None
 
@@ -235,7 +248,7 @@ def _unknown(first: str, nested: bool) -> Mistake:
     better = did_you_mean(first, known) or f"A line begins with {', '.join(known)}" + (
         " or NAME = ..." if nested else "."
     )
-    return Mistake("unknown-statement", {"found": shortened(first), "better": better}, True)
+    return Mistake("unknown-statement", {"found": shortened(first), "better": better}, "first")
 
 
 def _equals(at: Trouble) -> Mistake | None:
@@ -249,7 +262,7 @@ def _equals(at: Trouble) -> Mistake | None:
     if at.found == "==" and at.split:
         return Mistake("double-equal", {})
     if at.index == 1 and at.found in ("=", "[") and at.first in STATEMENTS:
-        return Mistake("statement-word-defined", {"found": at.first}, True)
+        return Mistake("statement-word-defined", {"found": at.first}, "before")
     return None
 
 
@@ -257,9 +270,9 @@ def _colon(at: Trouble) -> Mistake | None:
     if "COLON" not in at.accepts or at.opened:
         return None
     if at.first in HEADS or (at.first == "solve" and at.seen("in")):
-        return Mistake("missing-colon", {"found": at.first}, True)
+        return Mistake("missing-colon", {"found": at.first}, "before")
     if at.first in DECLARATIONS:
-        return Mistake("declaration-without-kind", {"found": shortened(at.before)}, True)
+        return Mistake("declaration-without-kind", {"found": shortened(at.before)}, "before")
     return None
 
 
@@ -280,17 +293,29 @@ def _operand(at: Trouble) -> Mistake | None:
     if not at.wants_operand:
         return None
     if at.before == "," and (at.found in CLOSING or not at.found or at.found == ":"):
-        return Mistake("trailing-comma", {}, True)
+        return Mistake("trailing-comma", {}, "before")
     if at.before in ("(", "[") and at.found in CLOSING:
-        return Mistake("empty-brackets", {"found": at.before + at.found}, True)
-    return Mistake("missing-operand", {"before": at.before or "this"}, bool(at.before))
+        return Mistake("empty-brackets", {"found": at.before + at.found}, "before")
+    return Mistake(
+        "missing-operand", {"before": at.before or "this"}, "before" if at.before else "found"
+    )
 
 
 def _between(at: Trouble) -> Mistake | None:
-    """After a whole expression."""
-    if _is_operand(at.found) and at.found not in OPERATORS and "ADD" in at.accepts:
-        words = {"before": shortened(at.before), "found": shortened(at.found)}
+    """After a whole expression, or after a name that is being introduced."""
+    after_value = "ADD" in at.accepts
+    if at.before == "not" and after_value:
+        return Mistake("not-in-operand", {}, "before")
+    if _is_operand(at.found) and at.found not in OPERATORS and after_value:
+        product = at.before[:1].isdigit() or at.before in CLOSING or at.found == "("
+        better = "Products are written with `*`." if product else "Write one, such as `*` or `and`."
+        better = "Write `==`." if at.found == "is" else better
+        words = {"before": shortened(at.before), "found": shortened(at.found), "better": better}
         return Mistake("missing-operator", words)
+    if at.opened == "[" and "LESSTHAN" in at.accepts:
+        return Mistake("left-side", {"found": shortened(at.found)})
+    if at.first == "axis" and not at.found:
+        return Mistake("axis-extent", {"found": shortened(at.before)}, "before")
     if at.found == ".." and "ADD" in at.accepts:
         return Mistake("second-range", {})
     return None

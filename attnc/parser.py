@@ -137,7 +137,8 @@ def _diagnose(source: Source, line: Line, offset: int, accepts: frozenset[str]) 
     split = index < len(places) and places[index][0] < offset
     tokens = tuple(source.text[start:end] for start, end in places)
     mistake = name_mistake(Trouble(tokens, index, accepts, line.indent > 0, split))
-    at = index - 1 if mistake.at_before or index == len(places) else index
+    last = len(places) - 1  # the end of the line has no token of its own
+    at = {"found": min(index, last), "before": index - 1, "first": 0}[mistake.at]
     return syntax_diagnostic(mistake.code, source.span(*places[at]), **mistake.words)
 
 
