@@ -52,6 +52,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "attnc.backends.numpy_oracle": (
         "attnc.source",
         "attnc.errors",
+        "attnc.philox",
         "attnc.expressions",
         "attnc.spec",
         "attnc.philox",
@@ -82,6 +83,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     "networkx": {"attnc.graph": ANYWHERE},
     "jinja2": {"attnc.resources": IN_FUNCTIONS},
     "numpy": {
+        "attnc.philox": ANYWHERE,
         "attnc.philox": ANYWHERE,
         "attnc.backends.numpy_oracle": ANYWHERE,
         "attnc.passes": IN_FUNCTIONS,

@@ -1,0 +1,125 @@
+"""What takes more than one look: solve, repeat, and the rows of a block with states."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from attnc.backends.numpy_oracle import grid as g
+from attnc.backends.numpy_oracle.dependence import Name, unknown_name
+from attnc.backends.numpy_oracle.frame import Frame, final, place_of
+from attnc.backends.numpy_oracle.grid import Grid, Trouble
+from attnc.backends.numpy_oracle.pointwise import pointwise
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Array, Expr
+from attnc.spec import Block, Definition, Repeat
+
+if TYPE_CHECKING:
+    from attnc.backends.numpy_oracle.evaluator import Evaluator
+
+
+def solve(evaluator: Evaluator, node: Expr, low: Grid, high: Grid, frame: Frame) -> Grid:
+    """Bisection, vectorised, down to the last bit of the bracket."""
+    name = unknown_name(str(node.attr))
+    inner = Frame({name: low}, frame)
+
+    def difference(at: Grid) -> Grid:
+        inner.names[name] = at
+        left, right = (evaluator.value(side, inner) for side in node.args[2:])
+        return pointwise("sub", "real", "", [left, right])
+
+    ends = difference(low), difference(high)
+    falls = g.compare(np.greater_equal, *ends)
+    dims, (low, high, falls, *_) = g.joined(g.plain(low), g.plain(high), falls, *ends)
+    width = np.maximum(np.abs(low.mantissa), np.abs(high.mantissa))
+    bit = width * float(np.finfo(np.float64).eps) / 2
+    while ((high.mantissa - low.mantissa) > bit).any():
+        middle = Grid(dims, low.mantissa + (high.mantissa - low.mantissa) / 2)
+        if ((middle.mantissa == low.mantissa) | (middle.mantissa == high.mantissa)).all():
+            break
+        at = difference(middle)
+        positive = g.compare(np.greater, at, g.constant(0.0))
+        negative = g.compare(np.less, at, g.constant(0.0))
+        above = g.over(g.choose(falls, positive, negative), dims)  # the root lies above middle
+        low, high = g.choose(above, middle, low), g.choose(above, high, middle)
+    root = Grid(dims, low.mantissa + (high.mantissa - low.mantissa) / 2)
+    troubles = (*low.troubles, *high.troubles, *difference(root).troubles)
+    troubles = (*troubles, *_uncrossed(node, root, falls, ends))
+    return replace(root, troubles=g.collected(troubles))
+
+
+def _uncrossed(node: Expr, root: Grid, falls: Grid, ends: tuple[Grid, Grid]) -> tuple[Trouble, ...]:
+    """Where both ends of the bracket lie on one side, by more than rounding."""
+    near = Grid(root.dims, 1e-9 * np.maximum(1.0, np.abs(root.mantissa)))
+    first, last = g.choose(falls, *ends), g.choose(falls, ends[1], ends[0])
+    bad = g.either(g.compare(np.less, first, g.negative(near)), g.compare(np.greater, last, near))
+    if not bad.mantissa.any():
+        return ()
+    name, wanted = str(node.attr), "a bracket at whose ends the sides differ in sign"
+    return (Trouble(name, wanted, f"the same sign at both{place_of(node)}", False, bad),)
+
+
+def repeated(evaluator: Evaluator, repeat: Repeat) -> dict[str, Grid]:
+    names: dict[Name, Grid] = {}
+    for each in repeat.statements:
+        name = each.array.name
+        if name in evaluator.sources.definitions:
+            names[name] = final(evaluator.value(evaluator.sources.definition(name).expr))
+    frame = Frame(names, evaluator.root)
+    for step in range(int(evaluator.value(repeat.count).mantissa)):
+        frame.names[repeat.index] = g.constant(step + evaluator.start(repeat.index.axis))
+        for each in repeat.statements:
+            frame.names[each.array.name] = final(evaluator.value(each.expr, frame))
+    return {str(name): value for name, value in frame.names.items() if name != repeat.index}
+
+
+def run(evaluator: Evaluator, block: Block, wanted: Sequence[Definition]) -> dict[str, Grid]:
+    """A block with states, row by row: its final states, and the wanted definitions recorded
+    along the rows."""
+    row = block.rows[-1]
+    frame = Frame({}, evaluator.root)
+    for state in block.states:
+        given = evaluator.call.states.get(state.array.name)
+        frame.names[state.array.name] = given or final(evaluator.value(state.initial))
+    recorded: dict[str, list[Grid]] = {each.array.name: [] for each in wanted}
+    for step in range(evaluator.size(row)):
+        frame.names[row] = g.constant(evaluator.start(row.axis) + step)
+        for line in block.updates:
+            frame.names[line.array.name] = final(evaluator.value(line.expr, frame))
+        for each in wanted:
+            recorded[each.array.name].append(final(evaluator.value(each.expr, frame)))
+    results = {s.array.name: frame.names[s.array.name] for s in block.states}
+    for each in wanted:
+        results[each.array.name] = _stacked(evaluator, each.array, row, recorded[each.array.name])
+    return results
+
+
+def _stacked(evaluator: Evaluator, array: Array, row: Index, steps: list[Grid]) -> Grid:
+    if row not in array.indices:
+        return steps[-1] if steps else Grid((), np.zeros(()))
+    rest = tuple(index for index in array.indices if index != row)
+    shape = tuple(evaluator.size(index) for index in rest)
+    dims = (row, *rest)
+    if not steps:
+        kind = {"bool": np.bool_, "int": np.int64, "complex": np.complex128}
+        return Grid(dims, np.zeros((0, *shape), dtype=kind.get(array.kind, np.float64)))
+    parts = [g.over(step, rest) for step in steps]
+    mantissa = np.stack([np.broadcast_to(part.mantissa, shape) for part in parts])
+    exponent = None
+    if any(part.exponent is not None for part in parts):
+        own = [0.0 if part.exponent is None else part.exponent for part in parts]
+        exponent = np.stack([np.broadcast_to(each, shape) for each in own])
+    troubles = [
+        replace(t, where=_at_step(evaluator, t.where, row, place))
+        for place, part in enumerate(parts)
+        for t in part.troubles
+    ]
+    return Grid(dims, mantissa, exponent, g.collected(troubles))
+
+
+def _at_step(evaluator: Evaluator, where: Grid, row: Index, place: int) -> Grid:
+    here = Grid((row,), np.arange(evaluator.size(row)) == place)
+    return g.both(here, where)
