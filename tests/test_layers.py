@@ -25,7 +25,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.errors",),
     ("attnc.cache", "attnc.philox", "attnc.resources", "attnc.runtime"),
     ("attnc.syntax",),
-    ("attnc.parser", "attnc.layout", "attnc.mistakes", "attnc.treebuilder", "attnc.formatter"),
+    (
+        "attnc.parser",
+        "attnc.layout",
+        "attnc.mistakes",
+        "attnc.treebuilder",
+        "attnc.tree_expressions",
+        "attnc.formatter",
+    ),
     ("attnc.expressions",),
     ("attnc.spec",),
     ("attnc.check",),
@@ -77,7 +84,11 @@ ANYWHERE, IN_FUNCTIONS = "anywhere", "in functions"
 
 # Package -> the modules that may import it, and where in their text.
 OUTSIDE: dict[str, dict[str, str]] = {
-    "lark": {"attnc.treebuilder": ANYWHERE, "attnc.parser": IN_FUNCTIONS},
+    "lark": {
+        "attnc.treebuilder": ANYWHERE,
+        "attnc.tree_expressions": ANYWHERE,
+        "attnc.parser": IN_FUNCTIONS,
+    },
     "tomli": {"attnc.mistakes": IN_FUNCTIONS},  # Python 3.10's tomllib
     "sympy": {"attnc.passes": IN_FUNCTIONS},
     "networkx": {"attnc.graph": ANYWHERE},
@@ -85,6 +96,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     "numpy": {
         "attnc.philox": ANYWHERE,
         "attnc.philox": ANYWHERE,
+        "attnc.expressions.evaluate": ANYWHERE,
         "attnc.backends.numpy_oracle": ANYWHERE,
         "attnc.passes": IN_FUNCTIONS,
         "attnc.runtime": ANYWHERE,
