@@ -34,6 +34,7 @@ TOKEN = re.compile(
       |(?P<other>.)""",
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
+_CLOSING = {"(": ")", "[": "]"}
 _NAMED = r"[A-Za-z_]\w*(?:[ \t]*\[[^\]\n]*\])?"
 # A line that begins a statement wherever it stands, so that a bracket before it was never closed.
 _STATEMENT = re.compile(
@@ -182,14 +183,27 @@ class _Scanner:
             self.stopped = True
 
     def close(self, found: str, start: int) -> None:
-        if not self.brackets:
-            if self.line is not None and not self.line.broken:
-                self.report("bracket-not-opened", start, start + 1, found=found)
-            return
-        opened = self.text[self.brackets.pop()]
-        wanted = ")" if opened == "(" else "]"
-        if wanted != found and self.line is not None and not self.line.broken:
-            self.report("bracket-mismatch", start, start + 1, found=found, wanted=wanted)
+        """A closing bracket; one that fits an outer bracket says that the inner is not closed."""
+        wanted_open = "(" if found == ")" else "["
+        opened = [self.text[bracket] for bracket in self.brackets[-2:]]
+        if opened and opened[-1] == wanted_open:
+            self.brackets.pop()
+        elif not opened:
+            self.report_bracket("bracket-not-opened", start, found=found)
+        elif opened[0] == wanted_open:
+            inner = self.brackets[-1]
+            words = {"found": opened[-1], "wanted": _CLOSING[opened[-1]]}
+            self.report_bracket("bracket-not-closed", inner, **words)
+            del self.brackets[-2:]
+        else:
+            wanted = _CLOSING[opened[-1]]
+            self.report_bracket("bracket-mismatch", start, found=found, wanted=wanted)
+            self.brackets.pop()
+
+    def report_bracket(self, code: str, start: int, **words: str) -> None:
+        """Reports a bracket, the first of a line only: one may upset all that follow."""
+        if self.line is not None and not self.line.broken:
+            self.report(code, start, start + 1, **words)
 
     def break_line(self, position: int) -> int:
         """After a line break: ends the logical line unless a bracket is open. Where to go on."""
@@ -206,9 +220,8 @@ class _Scanner:
         first = limit if first < 0 else first + 1
         start = max(bracket for bracket in self.brackets if bracket < first)
         opened = self.text[start]
-        wanted = ")" if opened == "(" else "]"
         self.brackets.clear()
-        self.report("bracket-not-closed", start, start + 1, found=opened, wanted=wanted)
+        self.report_bracket("bracket-not-closed", start, found=opened, wanted=_CLOSING[opened])
         equation = _EQUATION.search(self.text, first, limit)
         position = equation.start() if equation else limit
         self.budget -= limit - position
@@ -283,12 +296,13 @@ class _Indentation:
             self.report_empty(before)
         if line.indent > level:
             return self.deeper(line, before)
+        inner = str(level)
         while self.levels[-1] > line.indent:
             self.levels.pop()
         if self.levels[-1] == line.indent:
             return True
-        start = line.start
-        self.report("bad-dedent", line, start, line.end, wanted=str(self.levels[-1]))
+        words = {"inner": inner, "wanted": str(self.levels[-1])}
+        self.report("bad-dedent", line, line.start, line.end, **words)
         return False
 
     def report_empty(self, line: Line) -> None:

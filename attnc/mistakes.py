@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, cast
 
-from attnc.errors import CATALOGUE, Diagnostic, did_you_mean, enter
+from attnc.errors import CATALOGUE, Diagnostic, Entry, did_you_mean
 from attnc.resources import read_grammar
 from attnc.source import Span
 
@@ -64,8 +64,8 @@ def load_messages() -> Messages:
         mistakes[entry["code"]] = Words(
             entry["message"], entry.get("hint", ""), tuple(entry["examples"])
         )
-        if entry["code"] not in CATALOGUE:
-            enter(entry["code"], cast(Any, entry.get("kind", "syntax")))
+        kind = cast(Any, entry.get("kind", "syntax"))
+        CATALOGUE.setdefault(entry["code"], Entry(entry["code"], kind, "error"))
     return Messages(mistakes, dict(text["strange"]))
 
 
@@ -346,8 +346,10 @@ _WORDING = {
     "RANGE": "`..`",
     "IMPORT": "`import`",
     "_NL": "the end of the line",
+    "LPAR": "`(`",
     "ADD": "an operator",
 }
+_OPERATORS = frozenset({"LPAR", "LSQB", "IN", "RANGE"})  # said by "an operator"
 
 
 def name_mistake(trouble: Trouble) -> Mistake:
@@ -356,7 +358,8 @@ def name_mistake(trouble: Trouble) -> Mistake:
         mistake = rule(trouble)
         if mistake is not None:
             return mistake
-    expected = [words for name, words in _WORDING.items() if name in trouble.accepts]
+    hidden = _OPERATORS if "ADD" in trouble.accepts else frozenset[str]()
+    expected = [_WORDING[name] for name in _WORDING if name in trouble.accepts - hidden]
     found = f"`{shortened(trouble.found)}`" if trouble.found else "the end of the line"
     return Mistake("unexpected", {"found": found, "expected": listed(expected)})
 

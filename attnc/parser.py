@@ -109,7 +109,9 @@ def _take_out(piece: _Piece, error: Any, diagnostics: list[Diagnostic]) -> bool:
     line = layout.line_at(offset)
     if line is None or line.broken:
         return False
-    diagnostics.append(_diagnose(layout.source, line, offset, frozenset(error.accepts or ())))
+    diagnostics.append(
+        _diagnose(layout.source, line, offset, frozenset(getattr(error, "accepts", None) or ()))
+    )
     line.broken = True
     start, end = line.start - piece.start, line.end - piece.start
     piece.text = piece.text[:start] + hole_for(line) + piece.text[end:]

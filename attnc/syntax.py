@@ -213,7 +213,7 @@ class Axis(Node):
 
     below: `axis c < n`, bound is n. within: `axis rel in a .. b`, bound is a RangeExpr (or a Name).
     of: `axis g of h`, bound is the Name h. product: `axis i, j = (y < height, x < width)`,
-    coordinates are the binders in the parentheses, bound is None.
+    coordinates are the binders in the parentheses (of any form but `of`), bound is None.
     """
 
     names: tuple[Name, ...]
@@ -269,7 +269,7 @@ class Solve(Node):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Repeat(Node):
-    """`repeat r < n:` and its block."""
+    """`repeat r < n:` and its block; the binder has any form but `of`."""
 
     binder: Binder
     statements: tuple[Statement, ...]

@@ -143,14 +143,10 @@ class TreeBuilder(ExpressionBuilder):
         elif form == "product":
             coordinates = self._nodes(self._lists(children)[0])
             for binder in coordinates:
-                self._insist_below(binder)
+                self._insist_no_of(binder)
         else:
             bound = self._nodes(children)[-1]
         return syntax.Axis(self._span(children), names, form, bound, coordinates)
-
-    def _insist_below(self, binder: Binder) -> None:
-        if binder.form != "below":
-            self._report("coordinate-form", binder.span, found=binder.name.name)
 
     def _axis_below(self, children: list[Built]) -> Node:
         return self._axis("below", children)
@@ -217,10 +213,7 @@ class TreeBuilder(ExpressionBuilder):
 
     def _repeat(self, children: list[Built]) -> Node:
         binder = self._nodes(children)[0]
-        if binder.form == "of":
-            self._insist_no_of(binder)
-        elif binder.form == "plain":
-            self._report("repeat-count", binder.span, found=binder.name.name)
+        self._insist_no_of(binder)
         statements = self._statements(self._lists(children)[0])
         return syntax.Repeat(self._span(children), binder, statements)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from attnc import syntax
 from attnc.errors import CATALOGUE, SpecError
+from attnc.layout import TOKEN
 from attnc.mistakes import load_messages
 from attnc.parser import MAX_CHARACTERS, parse
 from attnc.resources import library_names, read_library
@@ -249,6 +251,28 @@ def test_hints(text, hint):
     with pytest.raises(SpecError) as caught:
         tree(text)
     assert caught.value.diagnostics[0].hint == hint
+
+
+def test_one_mistake_gives_one_message():
+    """A token taken out or put twice in a spec: what follows is not blamed for it."""
+    random = Random(7)
+    texts = [path.read_text(encoding="utf-8") for path in SPECS]
+    found = []
+    for _ in range(400):
+        text = random.choice(texts)
+        tokens = [
+            match
+            for match in TOKEN.finditer(text)
+            if match.lastgroup not in ("space", "newline", "comment")
+        ]
+        token = random.choice(tokens)
+        doubled = f"{token.group()} {token.group()}" if random.random() < 0.5 else ""
+        try:
+            tree(text[: token.start()] + doubled + text[token.end() :])
+        except SpecError as error:
+            found.append(len(error.diagnostics))
+    assert len(found) > 200
+    assert sum(number == 1 for number in found) >= 0.98 * len(found)
 
 
 # --- Limits and hostile texts --------------------------------------------------------------------
