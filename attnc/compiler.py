@@ -1,0 +1,119 @@
+"""The driver: from a source to an operator, one stage after another.
+
+    Source -> syntax -> Spec -> Graph -> Schedule -> Emitted -> Operator
+
+Each arrow is one function; `attnc show FILE --emit STAGE` prints what stands between two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attnc.errors import AttncError, UnsupportedError
+from attnc.front import NumberValue, load_source, read_spec
+from attnc.source import Source
+from attnc.spec import Spec
+
+if TYPE_CHECKING:
+    from attnc.graph import Graph
+    from attnc.operator import Operator
+    from attnc.schedule import Schedule
+
+BACKENDS = ("auto", "triton", "cpu", "eager", "numpy")
+
+
+def compile(
+    source: str | Path, *, backend: str = "auto", name: str | None = None, **statics: NumberValue
+) -> Operator:
+    """Compiles an operator from a path or from the text itself.
+
+    backend   "auto": Triton kernels for tensors on a GPU, C++ kernels for those on the CPU; or one of
+              "triton", "cpu"; "eager" (dense torch) and "numpy" (the oracle) run every spec
+    name      which operator of the file, if not the one named as the file, else the last
+    statics   values of the spec's statics
+
+    Raises SpecError with every mistake in the text, UnsupportedError where no kernel can run it.
+    """
+    return compile_source(load_source(source), name, backend=backend, statics=statics)
+
+
+def compile_source(
+    source: Source,
+    name: str | None = None,
+    *,
+    backend: str = "auto",
+    statics: Mapping[str, NumberValue] | None = None,
+) -> Operator:
+    """Compiles a source (see `compile`)."""
+    from attnc.operator import Operator
+
+    if backend not in BACKENDS:
+        raise AttncError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
+    return Operator(read_spec(source, name, statics), backend)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What the compiler made of a Spec. Without a schedule no kernel runs it, and `refusal` says
+    why."""
+
+    spec: Spec
+    graph: Graph | None
+    schedule: Schedule | None
+    refusal: UnsupportedError | None
+
+
+def lower(spec: Spec) -> Stages:
+    """Spec -> Graph -> Schedule: the result, and lse where there is a score."""
+    from attnc.build import build
+    from attnc.passes import lower as lower_spec
+
+    emits = tuple(
+        one.array.name for one in spec.root.offered if short_name(one.array.name) == "lse"
+    )
+    graph = None
+    try:
+        graph = build(spec, emits)
+        return Stages(spec, graph, lower_spec(spec, emit=emits), None)
+    except UnsupportedError as refusal:
+        return Stages(spec, graph, None, refusal)
+
+
+def short_name(name: str) -> str:
+    """`lse` of `coarse.lse`."""
+    return name.rpartition(".")[2]
+
+
+def emit_module(spec: Spec, stages: Stages | None = None) -> str:
+    """Spec -> the text of a Python module with every backend that can run it."""
+    from attnc.emission.module import print_module
+
+    return print_module(stages or lower(spec))
+
+
+def load_module(text: str, name: str) -> Any:
+    """Writes a module's text to the cache (once) and imports it."""
+    import hashlib
+    import importlib.util
+    import sys
+
+    from attnc.cache import cache_folder, write_once
+
+    digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+    qualified = f"attnc_{name}_{digest}"
+    if qualified in sys.modules:
+        return sys.modules[qualified]
+    path = write_once(cache_folder("modules") / f"{name}_{digest}.py", text)
+    found = importlib.util.spec_from_file_location(qualified, path)
+    assert found is not None and found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[qualified] = module
+    try:
+        found.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[qualified]
+        raise
+    return module

@@ -1,0 +1,209 @@
+"""Compares a compiled operator with the oracle: error ratios, and the visible set read back
+exactly.
+
+The error of a result is reported twice, relative Frobenius and the worst row, each as a ratio to
+the error that plain
+torch makes with the same formula in the same dtype; 2 is the most that is allowed. A visibility
+probe stands beside it:
+where the values are one-hot over key blocks, a row's result is zero exactly where no key of the
+block is visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attnc.cases import Case, Shape, draw_case
+from attnc.errors import AttncError
+from attnc.spec import Spec
+
+LARGEST_RATIO = 2.0
+# The smallest error that a ratio is taken to: a few roundings of the dtype (where torch happens to
+# be exact).
+FLOOR = {torch.float32: 2.0**-23, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
+FLOOR[torch.float64] = 2.0**-51
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output of one case on one backend. Ratios are to eager torch in the same dtype."""
+
+    output: str
+    frobenius: float
+    worst_row: float
+    frobenius_ratio: float
+    worst_row_ratio: float
+
+    @property
+    def passed(self) -> bool:
+        return max(self.frobenius_ratio, self.worst_row_ratio) <= LARGEST_RATIO
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one case said of one backend."""
+
+    backend: str
+    dtype: torch.dtype
+    case: Case
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(one.passed for one in self.comparisons)
+
+
+def to_torch(
+    case: Case, spec: Spec, dtype: torch.dtype, device: str = "cpu"
+) -> dict[str, torch.Tensor]:
+    """The case's tensors: positional inputs in `dtype`, other reals in float32 (float64 for
+    float64)."""
+    other = torch.float64 if dtype is torch.float64 else torch.float32
+    positional = {given.name for given in spec.inputs if given.positional}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, array in case.tensors.items():
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        if tensor.is_floating_point():
+            tensor = tensor.to(dtype if name in positional else other)
+        tensors[name] = tensor
+    return tensors
+
+
+def relative_errors(result: NDArray[Any], truth: NDArray[Any], rows: int) -> tuple[float, float]:
+    """Relative Frobenius error, and the largest error of a row relative to the norm of a typical
+    row.
+
+    `rows`: how many leading axes index rows. Infinite where the two disagree on what is finite."""
+    result, truth = np.asarray(result, np.float64), np.asarray(truth, np.float64)
+    if truth.size == 0:
+        return 0.0, 0.0
+    odd = ~np.isfinite(truth)
+    if not np.array_equal(odd, ~np.isfinite(result)) or not _same(result[odd], truth[odd]):
+        return np.inf, np.inf
+    difference = np.where(odd, 0.0, result - np.where(odd, 0.0, truth))
+    difference[odd] = 0.0
+    finite = np.where(odd, 0.0, truth)
+    norm = float(np.linalg.norm(finite))
+    if norm == 0.0:
+        wrong = float(np.linalg.norm(difference))
+        return (np.inf, np.inf) if wrong else (0.0, 0.0)
+    by_row = difference.reshape(*difference.shape[:rows], -1)
+    count = max(int(np.prod(by_row.shape[:rows])), 1)
+    worst = float(np.linalg.norm(by_row, axis=-1).max(initial=0.0))
+    return float(np.linalg.norm(difference)) / norm, worst / (norm / np.sqrt(count))
+
+
+def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return bool(np.array_equal(a, b, equal_nan=True))
+
+
+def compare(
+    spec: Spec,
+    case: Case,
+    run: Callable[..., Any],
+    eager: Callable[..., Any],
+    dtype: torch.dtype,
+    emit: tuple[str, ...] = (),
+    device: str = "cpu",
+    backend: str = "cpu",
+) -> Verdict:
+    """Runs one case on a backend, on eager torch in the same dtype, and on the oracle."""
+    from attnc.backends.numpy_oracle import evaluate
+
+    tensors = to_torch(case, spec, dtype, device)
+    exact = {name: _exact(tensor) for name, tensor in tensors.items()}
+    truth = evaluate(spec, exact, _all_numbers(spec, case.numbers), emit=emit, **case.extras)
+    keywords = {**case.numbers, **case.extras, **({"emit": emit} if emit else {})}
+    results = _named(run(**_split(spec, tensors), **keywords), emit)
+    yardstick = _named(eager(**_split(spec, tensors), **keywords), emit)
+    rows = len(spec.root.result.array.indices) - 1
+    comparisons = []
+    for name in ("out", *emit):
+        error = relative_errors(results[name], truth[name], rows)
+        own = relative_errors(yardstick[name], truth[name], rows)
+        floor = FLOOR[dtype] if name == "out" else FLOOR[torch.float32]
+        if dtype is torch.float64:
+            floor = FLOOR[dtype]
+        ratios = [
+            e / max(o, floor) if np.isfinite(e) else e for e, o in zip(error, own, strict=True)
+        ]
+        comparisons.append(Comparison(name, *error, *ratios))
+    return Verdict(backend, dtype, case, tuple(comparisons))
+
+
+def _all_numbers(spec: Spec, given: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(given)
+
+
+def _split(spec: Spec, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(tensors)
+
+
+def _exact(tensor: torch.Tensor) -> NDArray[Any]:
+    return (tensor.double() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def _named(results: Any, emit: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+    values = results if emit else (results,)
+    return {name: _exact(value) for name, value in zip(("out", *emit), values, strict=True)}
+
+
+def hostile_shapes(count: int, seed: int) -> Iterator[Shape]:
+    """Shapes drawn so that every hostile length, width and group comes up early, in pairs."""
+    from attnc.cases import HOSTILE_GROUPS, HOSTILE_LENGTHS, HOSTILE_WIDTHS
+
+    rng = np.random.default_rng(seed)
+    decks = [
+        list(HOSTILE_LENGTHS),
+        list(HOSTILE_LENGTHS),
+        list(HOSTILE_WIDTHS),
+        list(HOSTILE_WIDTHS),
+    ]
+    decks.append(list(HOSTILE_GROUPS))
+    dealt: list[list[int]] = [[] for _ in decks]
+    for _ in range(count):
+        hand = []
+        for deck, pile in zip(decks, dealt, strict=True):
+            if not pile:
+                pile.extend(int(x) for x in rng.permutation(deck))
+            hand.append(pile.pop())
+        rows, keys, width, value_width, group = hand
+        yield Shape(
+            rows=rows,
+            keys=keys,
+            width=width,
+            value_width=value_width,
+            batch=int(rng.choice((1, 2, 2, 3, 0), p=(0.3, 0.3, 0.2, 0.15, 0.05))),
+            key_heads=int(rng.integers(1, 3)),
+            group=group,
+            magnitude=float(rng.choice((1.0, 1.0, 1.0, 0.01, 8.0))),
+            offset=int(rng.choice((0, 0, 1, 5, 64, max(keys - rows, 0)))),
+        )
+
+
+def verify(
+    spec: Spec,
+    run: Callable[..., Any],
+    eager: Callable[..., Any],
+    dtypes: tuple[torch.dtype, ...],
+    shapes: Iterator[Shape],
+    seed: int = 0,
+    emit: tuple[str, ...] = (),
+    device: str = "cpu",
+    backend: str = "cpu",
+) -> Iterator[Verdict]:
+    """One verdict for each shape and dtype; shapes that the spec has no legal call for are left
+    out."""
+    for number, shape in enumerate(shapes):
+        try:
+            case = draw_case(spec, shape, seed + number)
+        except AttncError:
+            continue
+        for dtype in dtypes:
+            yield compare(spec, case, run, eager, dtype, emit, device, backend)
