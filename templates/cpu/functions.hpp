@@ -34,7 +34,7 @@ ATTNC_INLINE Real exp2_core(Real f) {
         p = fused(p, f, Real(Acc(0.05582631751894951)));
         p = fused(p, f, Real(Acc(0.24015361070632935)));
         p = fused(p, f, Real(Acc(0.6931530833244324)));
-        return fused(p, f, Real(Acc(0.9999999403953552)));
+        return fused(p, f, Real(Acc(1)));  // 2^0 is 1
     } else {
         constexpr double c[14] = {1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158,
             0.009618129107628477, 0.0013333558146428443, 0.00015403530393381608,
@@ -46,9 +46,10 @@ ATTNC_INLINE Real exp2_core(Real f) {
         return p;
     }
 }
-// 2^x; results under the smallest normal number are 0.
+// 2^x; results under 2^-100 (double: 2^-900) are 0. A weight that small counts for nothing beside the
+// largest one, but its products would be subnormal numbers, which cost the machine a hundred cycles.
 ATTNC_INLINE Real exp2(Real x) {
-    constexpr Acc low = SINGLE ? Acc(-126) : Acc(-1022), high = SINGLE ? Acc(128) : Acc(1024);
+    constexpr Acc low = SINGLE ? Acc(-100) : Acc(-900), high = SINGLE ? Acc(128) : Acc(1024);
 #if ATTNC_ISA >= 3
     if constexpr (SINGLE) {
         const __m512 t = (__m512)x.v, f = _mm512_reduce_ps(t, 1);  // x - floor(x)

@@ -1,0 +1,191 @@
+// Products of tiles. A held tile stands transposed: [depth][TILE], lanes are held positions; a
+// walked operand is broadcast number by number. So neither needs packing, and what follows along a
+// walked position needs no sum over lanes.
+#pragma once
+#include "lanes.hpp"
+
+namespace attnc {
+
+constexpr int TILE = 256 / int(sizeof(Acc));  // held positions of a tile
+constexpr int VECTORS = TILE / LANES;
+constexpr int GROUP = ATTNC_ISA >= 3 ? 4 : 2;  // vectors of a register tile
+constexpr int BLOCK = 128;                     // walked positions of a block
+constexpr int STRIP = 16;                      // walked positions of a strip of a mixed block
+// bfloat16 pairs: two products and a sum in float32 at once
+constexpr bool PAIRS = ATTNC_ISA >= 4 && std::is_same_v<Element, bf16>;
+// What a product reads: pairs of bfloat16, or accumulation numbers.
+using Unit = std::conditional_t<PAIRS, uint32_t, Acc>;
+constexpr int FOLD = PAIRS ? 2 : 1;  // numbers of depth in a unit
+
+ATTNC_INLINE Real multiply_add(const void* one, Real lanes, Real sum) {
+#if ATTNC_ISA >= 4
+    if constexpr (PAIRS) {
+        int pair;
+        std::memcpy(&pair, one, 4);
+        return Real((AccVector)_mm512_dpbf16_ps((__m512)sum.v, (__m512bh)_mm512_set1_epi32(pair),
+                                                (__m512bh)lanes.v), 0);
+    }
+#endif
+    Acc x;
+    std::memcpy(&x, one, sizeof x);
+    return fused(Real(x), lanes, sum);
+}
+
+// out[i][v] (+)= sum over d < depth of walked(i, d) * held[d][v], for i < M and v < N.
+// walked(i, d) stands at `walked + i * row + d * step` (bytes); STEP is `step` where it is known.
+template <int M, int N, bool ADD, int ROW, int STEP>
+ATTNC_INLINE void product(const char* walked, int64_t row, int64_t step, const Acc* held, int depth,
+                          Acc* out) {
+    const int64_t by_row = ROW ? ROW : row, by_step = STEP ? STEP : step;
+    Real sum[M][N];
+    ATTNC_UNROLL for (int i = 0; i < M; i++)
+        ATTNC_UNROLL for (int v = 0; v < N; v++) sum[i][v] = Real(Acc(0));
+#pragma GCC unroll 2
+    for (int d = 0; d < depth; d++) {
+        Real lanes[N];
+        ATTNC_UNROLL for (int v = 0; v < N; v++) lanes[v] = load(held + d * TILE + v * LANES);
+        ATTNC_UNROLL for (int i = 0; i < M; i++)
+            ATTNC_UNROLL for (int v = 0; v < N; v++)
+                sum[i][v] = multiply_add(walked + i * by_row + d * by_step, lanes[v], sum[i][v]);
+    }
+    ATTNC_UNROLL for (int i = 0; i < M; i++)
+        ATTNC_UNROLL for (int v = 0; v < N; v++) {
+            Acc* at = out + i * TILE + v * LANES;
+            store(at, ADD ? load(at) + sum[i][v] : sum[i][v]);
+        }
+}
+
+template <int N, bool ADD, int ROW, int STEP>
+__attribute__((noinline)) void products(const char* walked, int64_t row, int64_t step,
+                                        const Acc* held, int depth, Acc* out, int rows) {
+    constexpr int M = N >= 4 ? 6 : GROUP == 2 ? 6 : 8;
+    const int64_t by_row = ROW ? ROW : row;
+    int i = 0;
+    while (rows - i >= M && (M != 6 || (rows - i) % M != 2)) {
+        product<M, N, ADD, ROW, STEP>(walked + i * by_row, row, step, held, depth, out + i * TILE);
+        i += M;
+    }
+    for (; rows - i >= 4; i += 4)
+        product<4, N, ADD, ROW, STEP>(walked + i * by_row, row, step, held, depth, out + i * TILE);
+    for (; i < rows; i++)
+        product<1, N, ADD, ROW, STEP>(walked + i * by_row, row, step, held, depth, out + i * TILE);
+}
+
+// The same over the vectors first .. last of the tile.
+template <bool ADD, int ROW, int STEP>
+void products_between(int first, int last, const char* walked, int64_t row, int64_t step,
+                      const Acc* held, int depth, Acc* out, int rows) {
+    while (first < last) {
+        const int now = last - first < GROUP ? last - first : GROUP;
+        const Acc* at = held + first * LANES;
+        Acc* to = out + first * LANES;
+        if (now == 1) products<1, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
+        else if (now == 2) products<2, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
+        else if constexpr (GROUP == 4) {
+            if (now == 3) products<3, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
+            else products<4, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
+        }
+        first += now;
+    }
+}
+
+// ---- transposes of 32-bit (64-bit) units
+
+#if ATTNC_ISA >= 3
+ATTNC_INLINE void transpose16(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+    __m512 r[16], t[16];
+    ATTNC_UNROLL for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(from + i * from_stride);
+    ATTNC_UNROLL for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    ATTNC_UNROLL for (int i = 0; i < 16; i += 4)
+        ATTNC_UNROLL for (int k = 0; k < 2; k++) {
+            const __m512d a = _mm512_castps_pd(t[i + k]), b = _mm512_castps_pd(t[i + k + 2]);
+            r[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            r[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    ATTNC_UNROLL for (int h = 0; h < 16; h += 8)
+        ATTNC_UNROLL for (int i = 0; i < 4; i++) {
+            t[h + i] = _mm512_shuffle_f32x4(r[h + i], r[h + i + 4], 0x88);
+            t[h + i + 4] = _mm512_shuffle_f32x4(r[h + i], r[h + i + 4], 0xdd);
+        }
+    ATTNC_UNROLL for (int i = 0; i < 8; i++) {
+        _mm512_storeu_ps(to + i * to_stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88));
+        _mm512_storeu_ps(to + (i + 8) * to_stride, _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd));
+    }
+}
+#endif
+// to[c][r] = from[r][c] for r < rows, c < columns
+template <class T>
+void transpose(const T* from, int64_t from_stride, T* to, int64_t to_stride, int rows, int columns) {
+    int r0 = 0;
+#if ATTNC_ISA >= 3
+    if constexpr (sizeof(T) == 4)
+        for (; r0 + 16 <= rows; r0 += 16) {
+            int c = 0;
+            for (; c + 16 <= columns; c += 16)
+                transpose16((const float*)from + r0 * from_stride + c, from_stride,
+                            (float*)to + c * to_stride + r0, to_stride);
+            for (; c < columns; c++)
+                for (int r = r0; r < r0 + 16; r++) to[c * to_stride + r] = from[r * from_stride + c];
+        }
+#endif
+    for (int r = r0; r < rows; r++)
+        for (int c = 0; c < columns; c++) to[c * to_stride + r] = from[r * from_stride + c];
+}
+
+// ---- staging: what does not lie as a product wants it is converted block by block
+
+template <class T>
+ATTNC_INLINE void stage_row(const T* from, int64_t step, int width, Acc* to) {
+    if (step == 1) {
+        int c = 0;
+        for (; c + LANES <= width; c += LANES) store(to + c, load_elements(from + c));
+        if (c < width) {
+            const Real rest = load_elements(from + c, width - c);
+            for (int l = 0; c + l < width; l++) to[c + l] = rest.v[l];
+        }
+        return;
+    }
+    for (int c = 0; c < width; c++) to[c] = Acc(widen(from[c * step]));
+}
+// Pairs along the row: (x[2c], x[2c + 1]), the last one filled with 0.
+inline void stage_pairs(const bf16* from, int64_t step, int width, uint32_t* to) {
+    if (step == 1) {
+        std::memcpy(to, from, size_t(width) * 2);
+        if (width & 1) reinterpret_cast<uint16_t*>(to)[width] = 0;
+        return;
+    }
+    for (int c = 0; c < width; c += 2)
+        to[c / 2] = from[c * step].bits | (c + 1 < width ? uint32_t(from[(c + 1) * step].bits) << 16 : 0);
+}
+// Pairs across two rows: (x[c], y[c]); y may be absent (0).
+inline void interleave_rows(const bf16* x, const bf16* y, int64_t step, int width, uint32_t* to) {
+    int c = 0;
+#if ATTNC_ISA >= 3
+    if (step == 1)
+        for (; c + 16 <= width; c += 16) {
+            const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(x + c)));
+            __m512i both = low;
+            if (y) {
+                const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(y + c)));
+                both = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+            }
+            _mm512_storeu_si512(to + c, both);
+        }
+#endif
+    for (; c < width; c++) to[c] = x[c * step].bits | (y ? uint32_t(y[c * step].bits) << 16 : 0);
+}
+// Two rows of weights as pairs of bfloat16, rounded to nearest.
+ATTNC_INLINE Real paired(Real a, Real b) {
+#if ATTNC_ISA >= 4
+    const __m512i x = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)a.v));
+    const __m512i y = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)b.v));
+    return Real((AccVector)_mm512_or_si512(x, _mm512_slli_epi32(y, 16)), 0);
+#else
+    return a;
+#endif
+}
+
+}  // namespace attnc
