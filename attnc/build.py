@@ -167,7 +167,7 @@ class Equations:
     # ---------------------------------------------------------------------- repeats and states
 
     def iterations(self, statements: Iterable[Statement]) -> Iterable[Iteration]:
-        """The repeats of a body as iterations; each array begins at what the text assigned before."""
+        """The repeats of a body as iterations, each array from what the text assigned before."""
         initial: dict[str, Definition] = {}
         for statement in statements:
             if isinstance(statement, Definition):
@@ -280,7 +280,7 @@ def _beyond(index: Index, place: Expr) -> Expr:
 def _either(parts: Iterable[Expr]) -> Expr:
     found = FALSE
     for part in parts:
-        if part == FALSE or part == found:
+        if part in (FALSE, found):
             continue
         found = part if found == FALSE else call("or", found, part)
     return found

@@ -247,7 +247,9 @@ class Operator:
         row = Row(self, i, m, s)
         w = self.define("weight", (*outer, i, j), (weight or softmax)(row, j))
         row.weights = w
-        result = read(row, e) if read else row.total(lambda l: row.weight(l) * self.at(self.v, l, e))
+        result = (
+            read(row, e) if read else row.total(lambda l: row.weight(l) * self.at(self.v, l, e))
+        )
         lse = log(row.total(lambda l: exp(row.score(l))))
         offered = Definition(Array("lse", (*outer, i), "real", "output", SPAN), lift(lse), SPAN)
         return self.spec(name, result, (i,), (e,), (KeySource((j,), m, s, w),), (offered,))

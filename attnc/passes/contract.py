@@ -1,0 +1,231 @@
+"""Matrix products: a sum over a width of factors of the row times factors of the key.
+
+    sum_d (q_id + u_d) * rotate(k)_jd      a Product of two plain loads
+
+A factor that is not a plain load is written to a workspace by a MapKernel first, so that products
+stay products of two tiles. What is no product (tanh(q_i + k_j), a term r_{i-j}) stays a fold inside
+a pair value: an inner loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import TRUE, Array, Expr, position, postorder, read, rewrite, value
+from attnc.passes.factors import Factors, addends_of, factors_of, total
+from attnc.passes.frame import Frame
+from attnc.passes.hoist import Hoister, Names
+from attnc.passes.separate import exchange
+from attnc.passes.simplify import make, simplify_node
+from attnc.schedule import MapKernel, Product, Store, Workspace
+
+
+@dataclass
+class Preparations:
+    """The MapKernels of a schedule, and the workspaces that they fill."""
+
+    kernels: list[MapKernel] = field(default_factory=list)
+    workspaces: list[Workspace] = field(default_factory=list)
+    known: dict[bytes, Expr] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
+
+    def operand(self, expr: Expr, frame: Frame, along: Index, width: Index) -> Expr:
+        """A plain read of `expr`, over (grid, along, width): itself, or of a workspace."""
+        if is_plain(expr, frame, along, width):
+            return expr
+        if expr.digest not in self.known:
+            self.known[expr.digest] = self._prepare(expr, frame, along, width)
+        return self.known[expr.digest]
+
+    def _prepare(self, expr: Expr, frame: Frame, along: Index, width: Index) -> Expr:
+        body, places = _coarsened(expr, frame)
+        grid = tuple(index for index in places if index in body.free)
+        over = (*grid, *((along,) if along in body.free else ()))
+        array = Array(self.names.fresh(_base(expr)), (*over, width), "real", "workspace")
+        hoister = Hoister(Frame(over, width, ()), Names(set(self.names.taken)))
+        rowwise = hoister.hoist(simplify_node(body), "held")
+        values = tuple(hoister.lets["grid"])
+        self.kernels.append(
+            MapKernel(f"prepare_{array.name}", over, values, (Store(array, width, rowwise),))
+        )
+        self.workspaces.append(Workspace(array, "query"))
+        at = [places[index] for index in grid]
+        ends = [position(index) for index in array.indices[len(grid) :]]
+        return read(array, (*at, *ends))
+
+
+def is_plain(expr: Expr, frame: Frame, along: Index, width: Index) -> bool:
+    """Whether the expression is a read straight along `along` and `width`, at one place on other
+    axes."""
+    if expr.op != "read" or expr.kind != "real":
+        return False
+    straight = {along, width}
+    for index, place in zip(expr.array.indices, expr.args, strict=True):
+        if place.op == "index" and place.attr in straight:
+            assert isinstance(place.attr, Index)
+            if place.attr.axis is not index.axis and expr.array.role != "workspace":
+                return False
+            straight.discard(place.attr)
+        elif frame.level(place) != "grid":
+            return False
+    return not straight
+
+
+def _base(expr: Expr) -> str:
+    first = next((n.array.name for n in postorder(expr) if n.op == "read"), "operand")
+    return f"{first}_prepared"
+
+
+def _coarsened(expr: Expr, frame: Frame) -> tuple[Expr, dict[Index, Expr]]:
+    """The expression over coarse heads where it reads nothing else of the head, and for each grid
+    index of it the place at which the workspace is read."""
+    places = {index: position(index) for index in frame.grid}
+    for index in frame.grid:
+        found = _coarse_uses(expr, index)
+        if found is None:
+            continue
+        place, coarse = found
+        expr = exchange(expr, {place.digest: position(coarse)})
+        places = {
+            (coarse if old == index else old): (place if old == index else at)
+            for old, at in places.items()
+        }
+    return expr, places
+
+
+def _coarse_uses(expr: Expr, index: Index) -> tuple[Expr, Index] | None:
+    """The one h // (len(h) // len(hk)) through which `index` is used, and an index hk."""
+    uses: set[Expr] = set()
+    axis = None
+    stack, seen = [expr], set()
+    while stack:
+        node = stack.pop()
+        if node.digest in seen or index not in node.free:
+            continue
+        seen.add(node.digest)
+        if node.op == "index":
+            return None
+        if node.op == "floordiv" and node.args[0].op == "index" and not node.args[1].free:
+            uses.add(node)
+            continue
+        if node.op == "read":
+            for dummy, place in zip(node.array.indices, node.args, strict=True):
+                if place.op == "floordiv" and dummy.axis.form == "coarse":
+                    axis = dummy.axis
+        stack.extend(node.args)
+    if len(uses) != 1 or axis is None or axis.of is not index.axis:
+        return None
+    return uses.pop(), Index(axis.name, axis, 0)
+
+
+def regrouped(expr: Expr, frame: Frame) -> Expr:
+    """Products of pairs with their factors of lower levels gathered by level: x / cap * scale
+    becomes x * (scale / cap)."""
+    done: dict[bytes, Expr] = {}
+    for node in postorder(expr):
+        args = tuple(done[arg.digest] for arg in node.args)
+        changed = node.with_args(args)
+        if node.op in ("mul", "div") and frame.level(node) == "pair" and node.kind == "real":
+            changed = _by_level(factors_of(changed), frame)
+        done[node.digest] = changed
+    return done[expr.digest]
+
+
+def _by_level(factors: Factors, frame: Frame) -> Expr:
+    scales = []
+    for level in ("grid", "held", "walked"):
+        own, factors = _taken(factors, frame, level)
+        if own.above or own.below:
+            scales.append(own.expr)
+    return (factors * Factors(tuple(scales))).expr
+
+
+def _taken(factors: Factors, frame: Frame, level: str) -> tuple[Factors, Factors]:
+    """The factors of one level, and the rest with the sign."""
+    rest, own = factors.split(lambda factor: frame.level(factor) != level)
+    return own, rest
+
+
+@dataclass
+class Contraction:
+    """Replaces products over widths by values, and collects them, for one loop."""
+
+    frame: Frame
+    walked: Index
+    preparations: Preparations
+    names: Names
+    products: list[Product] = field(default_factory=list)
+    known: dict[bytes, Expr] = field(default_factory=dict)
+    loops: int = 0
+
+    def contract(self, expr: Expr) -> Expr:
+        """The expression with every fold of a pair that is a product as a value, and factors that
+        are no pair's gathered beside it (so that they are one factor, computed once)."""
+        return regrouped(rewrite(expr, self._node), self.frame)
+
+    def _node(self, node: Expr) -> Expr:
+        if node.op != "fold" or self.frame.level(node) != "pair":
+            return simplify_node(node)
+        if node.monoid != "sum" or len(node.bound) != 1 or node.args[0] != TRUE:
+            self.loops += 1
+            return simplify_node(node)
+        found = self._sum(node, node.args[1])
+        if found is None:
+            self.loops += 1
+        return found or simplify_node(node)
+
+    def _sum(self, node: Expr, body: Expr) -> Expr | None:
+        """sum_d body, or None where no part of it is a product of tiles."""
+        addends = addends_of(body)
+        if len(addends) == 1:
+            return self._term(node, body)
+        parts = [self._sum(node, addend) for addend, _ in addends]
+        if all(part is None for part in parts):
+            return None
+        found = [
+            part or simplify_node(node.with_args((TRUE, addend)))
+            for part, (addend, _) in zip(parts, addends, strict=True)
+        ]
+        signs = (minus for _, minus in addends)
+        return total(make("neg", p) if minus else p for p, minus in zip(found, signs, strict=True))
+
+    def _term(self, node: Expr, body: Expr) -> Expr | None:
+        (width,) = node.bound
+        outside, inside = factors_of(body).split(lambda f: width not in f.free)
+        held, walked = self.frame.held, self.walked
+        right, rest = inside.split(lambda f: walked in f.free and held not in f.free)
+        left, mixed = rest.split(lambda f: walked not in f.free)
+        if mixed.above or mixed.below:
+            return self._expanded(node, body, mixed)
+        if not (left.above or left.below) or not (right.above or right.below):
+            return None
+        a = self.preparations.operand(left.expr, self.frame, held, width)
+        b = self.preparations.operand(right.expr, self.frame, walked, width)
+        product = self._product(width, a, b)
+        return Factors((product, *outside.above), outside.below, outside.negative).expr
+
+    def _expanded(self, node: Expr, body: Expr, mixed: Factors) -> Expr | None:
+        """(a_i + b_j) * c_id distributed, where that makes a product of at least one part."""
+        for factor in mixed.above:
+            addends = addends_of(factor)
+            if len(addends) > 1 and not mixed.below:
+                whole = factors_of(body)
+                others = tuple(f for f in whole.above if f is not factor)
+                around = Factors(others, whole.below, whole.negative)
+                parts = [
+                    make("neg", p) if minus else p
+                    for p, minus in (
+                        ((around * Factors((addend,))).expr, minus) for addend, minus in addends
+                    )
+                ]
+                return self._sum(node, total(parts))
+        return None
+
+    def _product(self, width: Index, left: Expr, right: Expr) -> Expr:
+        key = left.digest + right.digest
+        if key not in self.known:
+            name = self.names.fresh("product")
+            self.products.append(Product(name, width, left, right))
+            self.known[key] = value(name, "real", (left.free | right.free) - {width})
+        return self.known[key]

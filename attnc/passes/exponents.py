@@ -1,0 +1,204 @@
+"""Exponent tracking: a real expression as mantissa * 2^exponent, with the exponent kept apart.
+
+Where the exponents of a numerator and a denominator cancel, they cancel as formulas, so that no
+power that could overflow is ever formed; where terms of different exponents are added, they are
+aligned at the greater one. This is all that is needed to derive the running maximum of a softmax,
+and it asks for no normalizer by name.
+
+    exp(x)            1 * 2^(x log2 e)
+    a * b, a / b      exponents add, subtract
+    a + b             aligned: (a 2^(s - t) + b 2^(r - t)) * 2^t with t = max(s, r)
+    log(m 2^t)        log m + t ln 2
+    max, comparisons  aligned; `== 0` needs the mantissa only
+    a ** c, sqrt      the exponent is multiplied
+    anything else     the product is formed: m * exp2(t)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from attnc.expressions.tree import COMPARISON, Expr, is_number, number, postorder
+from attnc.passes.constants import LN_2, LOG2_E
+from attnc.passes.factors import ONE, Factors, factors_of
+from attnc.passes.linear import Linear
+from attnc.passes.signs import never_negative
+from attnc.passes.simplify import make, simplify_node
+
+NONE = Linear()
+Leaf = Callable[[Expr], "Scaled | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """mantissa * 2^exponent."""
+
+    mantissa: Expr
+    exponent: Linear = NONE
+
+    @property
+    def is_zero(self) -> bool:
+        return is_number(self.mantissa, 0)
+
+    def collapsed(self) -> Expr:
+        """The number itself. A zero that a condition chose stays zero whatever the exponent."""
+        if not self.exponent or self.is_zero:
+            return self.mantissa
+        power = make("exp2", self.exponent.expr())
+        factors = factors_of(self.mantissa)
+        for place, factor in enumerate(factors.above):
+            chosen = _times_chosen(factor, power)
+            if chosen is not None:
+                above = (*factors.above[:place], chosen, *factors.above[place + 1 :])
+                return Factors(above, factors.below, factors.negative).expr
+        return power if self.mantissa == ONE else make("mul", self.mantissa, power)
+
+
+def _times_chosen(factor: Expr, power: Expr) -> Expr | None:
+    """where(c, x, 0) * power with the power inside, or None for any other factor."""
+    if factor.op != "where":
+        return None
+    condition, yes, no = factor.args
+    if is_number(no, 0):
+        return make("where", condition, make("mul", yes, power), no)
+    return make("where", condition, yes, make("mul", no, power)) if is_number(yes, 0) else None
+
+
+def scaled(root: Expr, leaf: Leaf = lambda node: None) -> Scaled:
+    """The expression with its exponent apart. `leaf` may know a node's form (carried sums that are
+    relative to a reference); None leaves the node to the rules."""
+    known: dict[bytes, Scaled] = {}
+    for node in postorder(root):
+        given = leaf(node)
+        if given is None:
+            given = _step(node, tuple(known[arg.digest] for arg in node.args))
+        known[node.digest] = given
+    return known[root.digest]
+
+
+def _step(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    rule = _RULES.get(node.op)
+    if rule is not None and node.kind in ("real", "bool"):
+        found = rule(node, args)
+        if found is not None:
+            return found
+    return _plain(node, args)
+
+
+def _plain(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    return Scaled(simplify_node(node.with_args(tuple(arg.collapsed() for arg in args))))
+
+
+def _exp(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    natural = Linear.of(args[0].collapsed())
+    logs, rest = natural.split(lambda term: term.op == "log" and never_negative(term.args[0]))
+    mantissa = ONE
+    for term, coefficient in logs.terms:  # exp(c log m) = m ** c
+        if coefficient in (1.0, -1.0):
+            op = "mul" if coefficient == 1 else "div"
+            mantissa = make(op, mantissa, term.args[0])
+        else:
+            rest = rest + Linear(((term, coefficient),))
+    return Scaled(mantissa, rest.times(LOG2_E))
+
+
+def _exp2(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    return Scaled(ONE, Linear.of(args[0].collapsed()))
+
+
+def _product(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    a, b = args
+    exponent = a.exponent + b.exponent if node.op == "mul" else a.exponent - b.exponent
+    return Scaled(make(node.op, a.mantissa, b.mantissa), exponent)
+
+
+def _negated(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    return Scaled(make(node.op, args[0].mantissa), args[0].exponent)
+
+
+def _aligned(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    if not args[0].exponent and not args[1].exponent:
+        return _plain(node, args)
+    mantissas, exponent = align(args[0], args[1])
+    return Scaled(make(node.op, *mantissas), exponent)
+
+
+def _compared(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    if node.args[0].kind != "real":
+        return _plain(node, args)
+    mantissas, _ = align(args[0], args[1])
+    return Scaled(make(node.op, *mantissas))
+
+
+def _log(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    (a,) = args
+    inner = make("log", a.mantissa)
+    if not a.exponent:
+        return Scaled(inner)
+    return Scaled(make("add", a.exponent.times(LN_2).expr(), inner))
+
+
+def _power(node: Expr, args: tuple[Scaled, ...]) -> Scaled | None:
+    base, power = args[0], node.args[1]
+    if not base.exponent or power.op != "number" or not isinstance(power.attr, (int, float)):
+        return None
+    raised = simplify_node(node.with_args((base.mantissa, power)))
+    return Scaled(raised, base.exponent.times(float(power.attr)))
+
+
+def _root(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    return Scaled(make("sqrt", args[0].mantissa), args[0].exponent.times(0.5))
+
+
+def _where(node: Expr, args: tuple[Scaled, ...]) -> Scaled | None:
+    condition, yes, no = args[0].collapsed(), args[1], args[2]
+    if not yes.exponent and not no.exponent:
+        return None
+    chosen = make("where", condition, yes.mantissa, no.mantissa)
+    if yes.is_zero or no.is_zero or yes.exponent.same(no.exponent):
+        return Scaled(chosen, no.exponent if yes.is_zero else yes.exponent)
+    exponent = make("where", condition, yes.exponent.expr(), no.exponent.expr())
+    return Scaled(chosen, Linear(((exponent, 1.0),)))
+
+
+def _fold(node: Expr, args: tuple[Scaled, ...]) -> Scaled | None:
+    """A sum over a width of terms with one exponent."""
+    body = args[1]
+    bound = set(node.bound)
+    if node.monoid == "prod" or not body.exponent:
+        return None
+    if any(term.free & bound for term, _ in body.exponent.terms):
+        return None
+    inner = node.with_args((args[0].collapsed(), body.mantissa))
+    return Scaled(inner, body.exponent)
+
+
+def align(a: Scaled, b: Scaled) -> tuple[tuple[Expr, Expr], Linear]:
+    """Two mantissas under one exponent, the greater of the two."""
+    if a.exponent.same(b.exponent) or b.is_zero:
+        return (a.mantissa, b.mantissa), a.exponent
+    if a.is_zero:
+        return (a.mantissa, b.mantissa), b.exponent
+    top = make("max", a.exponent.expr(), b.exponent.expr())
+    return (_under(a, top), _under(b, top)), Linear(((top, 1.0),))
+
+
+def _under(value: Scaled, top: Expr) -> Expr:
+    """The mantissa relative to a greater exponent; equal ones (even -inf) differ by 0."""
+    own = value.exponent.expr()
+    power = make("exp2", make("sub", own, top))
+    if value.exponent.terms:
+        power = make("where", make("eq", own, top), number(1.0), power)
+    return power if value.mantissa == ONE else make("mul", value.mantissa, power)
+
+
+Rule = Callable[[Expr, tuple[Scaled, ...]], "Scaled | None"]
+_RULES: dict[str, Rule] = {
+    "exp": _exp, "exp2": _exp2, "mul": _product, "div": _product,
+    "neg": _negated, "abs": _negated, "add": _aligned, "sub": _aligned,
+    "max": _aligned, "min": _aligned, "log": _log, "pow": _power, "sqrt": _root, "where": _where,
+    "fold": _fold, **dict.fromkeys(COMPARISON, _compared),
+}  # fmt: skip
+
+__all__ = ["NONE", "Scaled", "align", "scaled"]

@@ -1,0 +1,119 @@
+"""Statements out of expressions: what depends on fewer indices is computed once, outside.
+
+does      puts the greatest subtrees of a lower level (grid, held, walked) into Lets of their
+          own; names what a pair computes more than once
+needs     folds that are matrix products replaced already (see contract)
+does not  reorder arithmetic
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Expr, postorder, value
+from attnc.passes.frame import Frame, Level
+from attnc.schedule import Let
+
+ORDER: dict[Level, int] = {"grid": 0, "held": 1, "walked": 1, "pair": 2, "inner": 3}
+CHEAP = frozenset(("number", "index", "param", "length", "start", "value"))
+
+
+@dataclass
+class Names:
+    """Names of one kernel, each given once."""
+
+    taken: set[str] = field(default_factory=lambda: {"reference"})
+
+    def fresh(self, base: str) -> str:
+        """`base`, or base_2, base_3 ... if it is taken."""
+        name, count = base, 1
+        while name in self.taken:
+            count += 1
+            name = f"{base}_{count}"
+        self.taken.add(name)
+        return name
+
+
+@dataclass
+class Hoister:
+    """Collects the Lets of one kernel by level. One for a kernel's loops, so that grid and held
+    values are shared; walked and pair values are a loop's own (`begin_loop`)."""
+
+    frame: Frame
+    names: Names
+    lets: dict[Level, list[Let]] = field(
+        default_factory=lambda: {"grid": [], "held": [], "walked": [], "pair": []}
+    )
+    known: dict[tuple[Level, bytes], Expr] = field(default_factory=dict)
+
+    def begin_loop(self) -> None:
+        """Forgets what belongs to the loop before."""
+        self.lets["walked"], self.lets["pair"] = [], []
+        self.known = {key: v for key, v in self.known.items() if key[0] in ("grid", "held")}
+
+    def hoist(self, expr: Expr, at: Level = "pair") -> Expr:
+        """The expression for level `at`, with lower subtrees as values."""
+        done: dict[bytes, Expr] = {}
+        for node in postorder(expr):
+            level = self.frame.level(node)
+            args = tuple(
+                self._lowered(done[arg.digest], self.frame.level(arg), level) for arg in node.args
+            )
+            done[node.digest] = node.with_args(args)
+        return self._lowered(done[expr.digest], self.frame.level(expr), at)
+
+    def _lowered(self, expr: Expr, level: Level, wanted: Level) -> Expr:
+        if expr.op in CHEAP or level == "inner" or ORDER[level] >= ORDER[wanted]:
+            return expr
+        return self.let(level, name_of(expr, level), expr)
+
+    def let(self, level: Level, base: str, expr: Expr) -> Expr:
+        """The value of a Let at a level; equal expressions share one."""
+        key = (level, expr.digest)
+        if key not in self.known:
+            name = self.names.fresh(base)
+            self.lets[level].append(Let(name, expr))
+            self.known[key] = value(name, expr.kind, expr.free)
+        return self.known[key]
+
+    def share(self, exprs: Iterable[Expr]) -> tuple[Expr, ...]:
+        """The expressions with pair subtrees that are used more than once as values."""
+        roots = tuple(exprs)
+        uses = _uses(roots)
+        done: dict[bytes, Expr] = {}
+        for node in postorder(*roots):
+            changed = node.with_args(tuple(done[arg.digest] for arg in node.args))
+            often = uses[node.digest] > 1 and node.op not in CHEAP
+            if often and self.frame.level(node) == "pair":
+                changed = self.let("pair", name_of(changed, "pair"), changed)
+            done[node.digest] = changed
+        return tuple(done[root.digest] for root in roots)
+
+
+def _uses(roots: tuple[Expr, ...]) -> dict[bytes, int]:
+    """How often each node is an operand of another, or a root."""
+    uses: dict[bytes, int] = {}
+    for root in dict.fromkeys(roots):
+        uses[root.digest] = uses.get(root.digest, 0) + 1
+    for node in postorder(*roots):
+        uses.setdefault(node.digest, 0)
+        for arg in node.args:
+            uses[arg.digest] = uses.get(arg.digest, 0) + 1
+    return uses
+
+
+_WORDS = {"grid": "factor", "held": "row", "walked": "key", "pair": "pair"}
+
+
+def name_of(expr: Expr, level: Level) -> str:
+    """A readable name: of the array that is read and its inner index, else a word of the level."""
+    if expr.op == "to_real":
+        return name_of(expr.args[0], level)
+    if expr.op == "read":
+        inner = [a.attr.name for a in expr.args if isinstance(a.attr, Index)]
+        own = {"held": 1, "walked": 1}.get(level, 0)
+        suffix = f"_{inner[-1]}" if own and inner else ""
+        return f"{expr.array.name}{suffix}" if suffix else f"{expr.array.name}_{_WORDS[level]}"
+    return _WORDS[level]

@@ -1,0 +1,238 @@
+"""The walked loops of a group of reductions: products, pair values, contributions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import FALSE, Expr, call, number, postorder, value
+from attnc.passes.bottom import above_bottom
+from attnc.passes.constants import identity
+from attnc.passes.contract import Contraction, Preparations
+from attnc.passes.factors import ONE, factors_of
+from attnc.passes.frame import Frame
+from attnc.passes.hoist import Hoister, Names
+from attnc.passes.reductions import Part, Reduction, refuse
+from attnc.passes.references import REFERENCE, Group, is_reference
+from attnc.passes.simplify import make
+from attnc.schedule import Carried, Contribution, Let, Region, WalkedLoop
+
+
+@dataclass
+class CarriedNames:
+    """The carried values of a kernel, and their names by reduction."""
+
+    frame: Frame
+    carried: list[Carried] = field(default_factory=list)
+    of: dict[str, str] = field(default_factory=dict)
+    witness: str = ""  # a carried sum of ones, or of powers of two the greatest of which is one
+
+    def seen(self) -> Expr:
+        """Whether the row has met a visible key (NaN counts as met)."""
+        witness = value(self.witness, "real", (*self.frame.grid, self.frame.held))
+        return call("ne", witness, number(0.0))
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the parts over one key source share: their condition, and each with what is its own."""
+
+    walked: Index
+    visible: tuple[Expr, ...]
+    hidden: tuple[Expr, ...]
+    parts: tuple[tuple[Reduction, Part, Expr], ...]
+
+
+class LoopBuilder:
+    """Builds the loops of a group: `carried`, `loops`, and the grid and held values they share."""
+
+    def __init__(
+        self, frame: Frame, members: Group, preparations: Preparations, asks_seen: bool
+    ) -> None:
+        self.frame = frame
+        self.group = members
+        self.preparations = preparations
+        self.asks_seen = asks_seen
+        self.names = Names(set(preparations.names.taken))
+        self.hoister = Hoister(frame, self.names)
+        self.carried = CarriedNames(frame)
+        self.loops: list[WalkedLoop] = []
+        self.notes: list[str] = []
+
+    def build(self) -> None:
+        """Fills `carried` and `loops`."""
+        sources = [s for s in map(self._source, self.frame.walked) if s is not None]
+        self._name_carried(sources)
+        self.loops.extend(map(self._loop, sources))
+
+    # --------------------------------------------------------------------- what is carried
+
+    def _source(self, walked: Index) -> Source | None:
+        found = [
+            (entry, part)
+            for entry in self.group.members.values()
+            if not is_reference(self.group, entry)
+            for part in entry.parts
+            if part.walked == walked
+        ]
+        if not found:
+            return None
+        first = found[0][1].condition
+        shared = [c for c in first if all(c in part.condition for _, part in found)]
+        parts = tuple((entry, part, _own_term(entry, part, shared)) for entry, part in found)
+        computed = [c for c in shared if _is_computed(c, self.frame)]
+        visible = tuple(c for c in shared if c not in computed)
+        return Source(walked, visible, tuple(computed), parts)
+
+    def _name_carried(self, sources: list[Source]) -> None:
+        for entry in self.group.members.values():
+            if is_reference(self.group, entry):
+                continue
+            rescaled = entry.name in self.group.rescaled
+            own = [term for s in sources for e, _, term in s.parts if e.name == entry.name]
+            counts = entry.width is None and all(term == ONE for term in own)
+            name = self.names.fresh(_word(entry, counts and not rescaled))
+            self.carried.of[entry.name] = name
+            monoid = entry.monoid
+            assert monoid in ("sum", "prod", "max", "min")
+            self.carried.carried.append(Carried(name, monoid, entry.width, rescaled))  # type: ignore[arg-type]
+            everywhere = {s.walked for s in sources} == {p.walked for p in entry.parts}
+            if counts and monoid == "sum" and everywhere and not self.carried.witness:
+                self.carried.witness = name
+        if self.asks_seen and not self.carried.witness:
+            self.carried.witness = self.names.fresh("count")
+            self.carried.carried.append(Carried(self.carried.witness, "sum"))
+
+    # -------------------------------------------------------------------------- one loop
+
+    def _loop(self, source: Source) -> WalkedLoop:
+        self.hoister.begin_loop()
+        walked = source.walked
+        contraction = Contraction(self.frame, walked, self.preparations, self.names)
+        exponent = self.group.exponents.get(walked)
+        score = None if exponent is None else exponent.expr(self._cost)
+        split = [self._operand(entry, term) for entry, _, term in source.parts]
+        roots = [t for t, _ in split] + list(source.hidden) + ([score] if score else [])
+        contracted = [contraction.contract(root) for root in roots]
+        shared = self.hoister.share(self.hoister.hoist(root) for root in contracted)
+        terms, rest = shared[: len(split)], shared[len(split) :]
+        hidden = rest[: len(source.hidden)]
+        base, weight, lifted = self._lifted(rest[-1] if score else None)
+        contributions = [
+            self._contribution(entry, term, operand, weight)
+            for (entry, _, _), term, (_, operand) in zip(source.parts, terms, split, strict=True)
+        ]
+        contributions.extend(self._witness(source))
+        visible = self._condition(source.visible)
+        self._note(contraction)
+        return WalkedLoop(
+            walked,
+            tuple(self.hoister.lets["walked"]),
+            tuple(contraction.products),
+            tuple(self.hoister.lets["pair"]),
+            visible,
+            region_of(visible, self.frame.held, walked),
+            base,
+            tuple(lifted),
+            tuple(contributions),
+            _none_of(hidden),
+        )
+
+    def _cost(self, factor: Expr) -> int:
+        """How often a factor is computed: where a constant is best multiplied in."""
+        return {"grid": 0, "held": 1, "walked": 2, "pair": 3, "inner": 4}[self.frame.level(factor)]
+
+    def _operand(self, entry: Reduction, term: Expr) -> tuple[Expr, Expr | None]:
+        """The term of the pair, and the operand over (walked, width)."""
+        if entry.width is None:
+            return term, None
+        if entry.monoid != "sum":
+            raise refuse("pooling_stage: a maximum of vectors over keys")
+        width = entry.width
+        inside, outside = factors_of(term).split(lambda f: width in f.free)
+        operand = inside.expr
+        walked = {part.walked for part in entry.parts if part.walked in operand.free}
+        if self.frame.held in operand.free or len(walked) != 1:
+            raise refuse("pair_embedding: a value that depends on the pair")
+        return outside.expr, self.preparations.operand(operand, self.frame, walked.pop(), width)
+
+    def _lifted(self, score: Expr | None) -> tuple[Expr | None, Expr | None, list[Let]]:
+        """The exponent, the power of two relative to the reference, and the Let that makes it."""
+        if score is None:
+            return None, None, []
+        if score.op not in ("value", "number"):
+            score = self.hoister.let("pair", "score", score)
+        rows = (*self.frame.grid, self.frame.held)
+        above = make("sub", score, value(REFERENCE, "real", rows))
+        weight = Let(self.names.fresh("weight"), make("exp2", above))
+        return score, value(weight.name, "real", weight.expr.free), [weight]
+
+    def _contribution(
+        self, entry: Reduction, term: Expr, operand: Expr | None, weight: Expr | None
+    ) -> Contribution:
+        name = self.carried.of[entry.name]
+        if entry.name in self.group.rescaled:
+            assert weight is not None
+            term = weight if term == ONE else make("mul", term, weight)
+        return Contribution(name, term, operand)
+
+    def _witness(self, source: Source) -> Iterable[Contribution]:
+        if self.carried.witness and self.carried.witness not in self.carried.of.values():
+            yield Contribution(self.carried.witness, ONE)
+
+    def _condition(self, conjuncts: tuple[Expr, ...]) -> Expr | None:
+        if not conjuncts:
+            return None
+        whole = conjuncts[0]
+        for other in conjuncts[1:]:
+            whole = make("and", whole, other)
+        return self.hoister.hoist(whole)
+
+    def _note(self, contraction: Contraction) -> None:
+        if contraction.loops:
+            self.notes.append(
+                "A sum of each pair is no matrix product: it runs as an inner loop over the width."
+            )
+
+
+def region_of(visible: Expr | None, held: Index, walked: Index) -> Region:
+    """The region of a mask; without one, every tile is whole."""
+    if visible is None:
+        return Region(number(True), number(True))
+    return Region(number(True), FALSE)
+
+
+def _own_term(entry: Reduction, part: Part, shared: list[Expr]) -> Expr:
+    """The mantissa of a part, nothing where a condition of its own fails."""
+    term = part.body.mantissa
+    for condition in part.condition:
+        if condition not in shared:
+            term = make("where", condition, term, identity(entry.monoid, "real"))
+    return term
+
+
+def _is_computed(condition: Expr, frame: Frame) -> bool:
+    """Whether a condition is computed from pair values (products, scores), not from positions and
+    reads of the row and the key."""
+    if above_bottom(condition) is not None:
+        return True
+    return any(n.op == "fold" and frame.level(n) == "pair" for n in postorder(condition))
+
+
+def _none_of(hidden: tuple[Expr, ...]) -> Expr | None:
+    found: Expr | None = None
+    for condition in hidden:
+        opposite = make("not", condition)
+        found = opposite if found is None else make("or", found, opposite)
+    return found
+
+
+def _word(entry: Reduction, count: bool) -> str:
+    if count:
+        return "count"
+    if entry.width is not None:
+        return "out"
+    return {"sum": "total", "prod": "product_total", "max": "highest", "min": "lowest"}[
+        entry.monoid
+    ]

@@ -1,0 +1,378 @@
+"""The folds over keys of an output, each once, and the output as a formula of their results.
+
+`Reductions.finish(expr)` goes through an output from the leaves up. A fold over a key axis becomes
+reductions whose bodies depend on the pair alone, and `value` nodes that stand for their results;
+row factors have left the fold. A row value that cannot leave becomes a `Pending`: it is computed
+and stored by a kernel that runs before (two passes over the keys, or more).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from attnc.errors import UnsupportedError
+from attnc.expressions.canonical import rename_bound
+from attnc.expressions.index import Index
+from attnc.expressions.tree import (
+    TRUE,
+    Array,
+    Expr,
+    Kind,
+    fold,
+    is_number,
+    position,
+    postorder,
+    read,
+    rewrite,
+    substitute,
+    value,
+)
+from attnc.graph import conjuncts
+from attnc.passes.bottom import implied
+from attnc.passes.constants import identity
+from attnc.passes.exponents import Scaled, scaled
+from attnc.passes.factors import ONE, ZERO, factors_of
+from attnc.passes.frame import Frame, widths_of
+from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
+from attnc.passes.signs import is_positive, never_negative
+from attnc.passes.simplify import make, simplify_node
+
+SEEN = "seen"  # the value that says whether a row has met a visible key
+ELSEWHERE = ("eager", "numpy")
+
+
+def refuse(feature: str) -> UnsupportedError:
+    """What kernels cannot run yet, in the words of the feature list."""
+    return UnsupportedError(feature, "kernel", ELSEWHERE)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One key source's share of a reduction: its condition, and its body as mantissa and exponent
+    (base 2). Both are over the pair and the reduction's width."""
+
+    walked: Index
+    condition: tuple[Expr, ...]
+    body: Scaled
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The result of folding over keys: over grid, held and `width`; stands as `value(name)`."""
+
+    name: str
+    monoid: str
+    kind: Kind
+    width: Index | None
+    parts: tuple[Part, ...]
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A row value that later passes read from memory: mantissa, and exponent if it has one."""
+
+    expr: Expr
+    mantissa: Array
+    exponent: Array | None
+    level: int
+
+
+@dataclass
+class Reductions:
+    """Collects the reductions of an operator in a frame (see the module)."""
+
+    frame: Frame
+    entries: dict[str, Reduction] = field(default_factory=dict)
+    pending: dict[bytes, Pending] = field(default_factory=dict)
+    known: dict[tuple[object, ...], str] = field(default_factory=dict)
+    aliases: dict[str, tuple[str, Index, Index]] = field(default_factory=dict)
+
+    def finish(self, expr: Expr) -> Expr:
+        """The output as an expression of row values, with `value` nodes for the reductions."""
+        whole = rewrite(expr, self._node)
+        if any(node.op == "value" and node.attr in self.aliases for node in postorder(whole)):
+            whole = rewrite(whole, self._unalias)
+        return rewrite(whole, self._joined)
+
+    # -------------------------------------------------------------------------------- folds
+
+    def _node(self, node: Expr) -> Expr:
+        if node.op == "fold":
+            if any(self.frame.walker(index.axis) for index in node.bound):
+                return self._key_fold(node)
+            if any(index.axis is self.frame.held.axis for index in node.bound):
+                raise refuse("column_norm: a fold over the rows")
+            return simplify_node(self._width_fold(node))
+        if node.op in ("topk", "rank", "argmax", "argmin"):
+            raise refuse("bucketing" if node.op == "rank" else "token_topk")
+        if node.op == "solve":
+            raise refuse("simplex_projection")
+        if node.op == "grad" or node.kind == "complex":
+            raise refuse("gradient_state" if node.op == "grad" else "lti_ssm: complex numbers")
+        return simplify_node(node)
+
+    def _key_fold(self, node: Expr) -> Expr:
+        if len(node.bound) != 1:
+            raise refuse("multi_term_score: keys that are pairs")
+        walked = self.frame.walker(node.bound[0].axis)
+        assert walked is not None
+        moves = {node.bound[0]: position(walked)}
+        others = node.free - self.frame.rows - {walked}
+        if any(self.frame.walker(index.axis) for index in others):
+            grouped = any(i in node.args[0].free for i in others)
+            raise refuse("grouped_softmax" if grouped else "map_stage: a fold of keys for each key")
+        condition, body = (substitute(arg, moves) for arg in node.args)
+        outer: list[Expr] = []
+        inner: list[Expr] = []
+        for part in conjuncts(condition):
+            (inner if walked in part.free else outer).append(part)
+        separation = Separation(walked, lambda expr: self._stored(expr, walked))
+        conditions = tuple(self._stored(c, walked) if finished(c) else c for c in inner)
+        result = self._folded(node.monoid, separation, conditions, body)
+        if not outer:
+            return result
+        return make("where", _all(outer), result, identity(node.monoid, result.kind))
+
+    def _folded(
+        self, monoid: str, separation: Separation, conditions: tuple[Expr, ...], body: Expr
+    ) -> Expr:
+        if monoid == "sum" and body.kind == "real":
+            terms = separation.terms(body)
+        elif monoid in ("max", "min") and body.kind == "real":
+            return self._extremum(monoid, separation, conditions, body)
+        else:
+            terms = (Term(ONE, separation.store(body) if finished(body) else body),)
+        found: Expr | None = None
+        for term in terms:
+            single = self._reduction(monoid, separation.walked, conditions, term.pair)
+            result = self._times_row(single, term.row)
+            found = result if found is None else make("add", found, result)
+        assert found is not None
+        return found
+
+    def _extremum(
+        self, monoid: str, separation: Separation, conditions: tuple[Expr, ...], body: Expr
+    ) -> Expr:
+        """max_j (r_i + s_ij) = r_i + max_j s_ij, where the row part has finished values."""
+        if not finished(body):
+            return self._reduction(monoid, separation.walked, conditions, body)
+        terms = separation.terms(body)
+        row = [t.row for t in terms if t.pair == ONE]
+        pair = [t for t in terms if t.pair != ONE]
+        if len(pair) != 1 or pair[0].row != ONE:
+            stored = separation.store(body)
+            return self._reduction(monoid, separation.walked, conditions, stored)
+        found = self._reduction(monoid, separation.walked, conditions, pair[0].pair)
+        for part in row:
+            found = make("add", found, part)
+        return found
+
+    def _reduction(
+        self, monoid: str, walked: Index, conditions: tuple[Expr, ...], body: Expr
+    ) -> Expr:
+        """The value of a fold whose body depends on the pair alone."""
+        widths = widths_of(body, (*self.frame.rows, walked))
+        if len(widths) > 1:
+            raise refuse("linear_state: an outer product summed over keys")
+        if any(widths_of(c, (*self.frame.rows, walked)) for c in conditions):
+            raise refuse("axis_softmax: a mask for each width")
+        conditions = tuple(c for c in conditions if not implied(c, monoid, body))
+        own = widths[0] if widths else None
+        width = Index(own.axis.name, own.axis, 0) if own else None
+        if own is not None and width is not None:
+            body = substitute(body, {own: position(width)})
+        key = (monoid, walked, frozenset(c.digest for c in conditions), body.digest)
+        if key not in self.known:
+            name = f"r{len(self.known) + 1}"
+            pair = scaled(body) if monoid == "sum" else Scaled(body)
+            level = max((self._level_of(e) for e in (body, *conditions)), default=0)
+            part = Part(walked, conditions, pair)
+            self.entries[name] = Reduction(name, monoid, body.kind, width, (part,), level)
+            self.known[key] = name
+        return self._value(self.known[key], own)
+
+    def _value(self, name: str, own: Index | None) -> Expr:
+        """The result, at the width index of the place where it is used."""
+        entry = self.entries[name]
+        over = [index for index in (*self.frame.grid, self.frame.held)]
+        if own is None or own == entry.width:
+            return value(name, entry.kind, (*over, *((own,) if own else ())))
+        assert entry.width is not None
+        alias = f"{name}:{own.number}"
+        self.aliases[alias] = (name, own, entry.width)
+        return value(alias, entry.kind, (*over, own))
+
+    def _width_fold(self, node: Expr) -> Expr:
+        """A fold over the width of a carried tile binds the tile's own index."""
+        exchanged: dict[Index, Index] = {}
+        for below in postorder(*node.args):
+            alias = self.aliases.get(str(below.attr)) if below.op == "value" else None
+            if alias is not None and alias[1] in node.bound:
+                exchanged[alias[1]] = alias[2]
+        if not exchanged:
+            return node
+        if any(width in node.free for width in exchanged.values()):
+            raise refuse("mlp_stage: a product with the width of the output")
+        done = tuple(rewrite(arg, self._unalias) for arg in node.args)
+        return rename_bound(node.with_args(done), exchanged)
+
+    def _unalias(self, node: Expr) -> Expr:
+        if node.op == "value" and node.attr in self.aliases:
+            name, _, width = self.aliases[str(node.attr)]
+            return self._value(name, width)
+        return node
+
+    # ------------------------------------------------------------------------ row factors
+
+    def _times_row(self, result: Expr, row: Expr) -> Expr:
+        """result * row. Over nothing the fold is 0 even where the row factor is not finite."""
+        if row == ONE:
+            return result
+        if is_number(row, 0):
+            return ZERO
+        if row.op == "where" and is_number(row.args[2], 0):
+            return make("where", row.args[0], self._times_row(result, row.args[1]), ZERO)
+        if row.op == "where" and is_number(row.args[1], 0):
+            return make("where", row.args[0], ZERO, self._times_nonzero(result, row))
+        if _finite(row):
+            return make("mul", result, row)
+        seen = value(SEEN, "bool", (*self.frame.grid, self.frame.held))
+        return make("mul", result, make("where", seen, row, ZERO))
+
+    def _times_nonzero(self, result: Expr, row: Expr) -> Expr:
+        """result * x for where(b == 0, 0, x): x may divide by b."""
+        test, x = row.args[0], row.args[2]
+        if test.op == "eq" and is_number(test.args[1], 0):
+            above, below = factors_of(x).above, factors_of(x).below
+            rest = [f for f in below if f != test.args[0]]
+            if all(map(_finite, above)) and all(map(is_positive, rest)):
+                return make("mul", result, x)
+        return self._times_row(result, x)
+
+    # ---------------------------------------------------------------------------- passes
+
+    def _stored(self, expr: Expr, walked: Index) -> Expr:
+        """The expression with finished row values read back from memory."""
+        parts = row_parts(expr, walked)
+        return exchange(expr, {part.digest: self._read_back(part) for part in parts})
+
+    def _read_back(self, expr: Expr) -> Expr:
+        if any(i not in self.frame.rows for i in expr.free):
+            raise refuse("two_pass: a row vector that depends on all keys")
+        if expr.digest not in self.pending:
+            self.pending[expr.digest] = self._make_pending(expr)
+        stored = self.pending[expr.digest]
+        at = tuple(map(position, stored.mantissa.indices))
+        mantissa = read(stored.mantissa, at)
+        if stored.exponent is None:
+            return mantissa
+        return make("mul", mantissa, make("exp2", read(stored.exponent, at)))
+
+    def _make_pending(self, expr: Expr) -> Pending:
+        number = len(self.pending) + 1
+        over = (*self.frame.grid, self.frame.held)
+        whole = rewrite(expr, self._joined)
+        apart = bool(scaled(whole, self.symbolic).exponent)
+        mantissa = Array(f"row_{number}", over, "real", "workspace")
+        exponent = Array(f"row_{number}_exponent", over, "real", "workspace") if apart else None
+        return Pending(whole, mantissa, exponent, self._level_of(whole))
+
+    def symbolic(self, node: Expr) -> Scaled | None:
+        """A reduction's form as far as it is known before kernels are made: whether it has an
+        exponent."""
+        entry = self.entries.get(str(node.attr)) if node.op == "value" else None
+        if entry is None or not any(part.body.exponent for part in entry.parts):
+            return None
+        return Scaled(node, scaled(make("exp2", value(f"{entry.name}@", "real"))).exponent)
+
+    def _level_of(self, expr: Expr) -> int:
+        """How many passes must have run before the expression can be evaluated."""
+        level = 0
+        stored = {p.mantissa.name: p.level + 1 for p in self.pending.values()}
+        for node in postorder(expr):
+            if node.op == "read":
+                level = max(level, stored.get(node.array.name, 0))
+            elif node.op == "value" and str(node.attr) in self.entries:
+                level = max(level, self.entries[str(node.attr)].level)
+        return level
+
+    # ----------------------------------------------------------------------- key sources
+
+    def _joined(self, node: Expr) -> Expr:
+        """r * F + r * G for folds F, G over different sources is r * (F + G), carried as one."""
+        if node.op != "add" or node.kind != "real":
+            return node
+        left, right = (self._handle(arg) for arg in node.args)
+        if left is None or right is None or left[1] != right[1]:
+            return node
+        first, second = left[0], right[0]
+        walked = {part.walked for part in first.parts}
+        fits = first.monoid == second.monoid == "sum" and first.width == second.width
+        if not fits or any(part.walked in walked for part in second.parts):
+            return node
+        joined = self._join(first, second)
+        return _rebuilt(left[1], self._value(joined.name, joined.width))
+
+    def _join(self, first: Reduction, second: Reduction) -> Reduction:
+        key = ("join", first.name, second.name)
+        if key not in self.known:
+            name = f"r{len(self.known) + 1}"
+            parts = first.parts + second.parts
+            level = max(first.level, second.level)
+            self.entries[name] = replace(first, name=name, parts=parts, level=level)
+            self.known[key] = name
+        return self.entries[self.known[key]]
+
+    def _handle(self, node: Expr) -> tuple[Reduction, Expr] | None:
+        """A reduction and the row expression around it, with `1.0` where it stood."""
+        inner = node
+        if inner.op == "where" and (is_number(inner.args[1], 0) or is_number(inner.args[2], 0)):
+            place = 1 if is_number(inner.args[2], 0) else 2
+            below = self._handle(inner.args[place])
+            if below is None:
+                return None
+            args = tuple(below[1] if at == place else arg for at, arg in enumerate(inner.args))
+            return below[0], inner.with_args(args)
+        factors = factors_of(inner)
+        for place, factor in enumerate(factors.above):
+            entry = self.entries.get(str(factor.attr)) if factor.op == "value" else None
+            if entry is not None:
+                rest = factors.above[:place] + factors.above[place + 1 :]
+                around = replace(factors, above=(_HOLE, *rest))
+                return entry, around.expr
+        return None
+
+
+_HOLE = value("hole", "real")
+
+
+def _rebuilt(around: Expr, result: Expr) -> Expr:
+    return exchange(around, {_HOLE.digest: result})
+
+
+def _all(conditions: list[Expr]) -> Expr:
+    whole = TRUE
+    for condition in conditions:
+        whole = make("and", whole, condition)
+    return whole
+
+
+def _finite(row: Expr) -> bool:
+    """Whether the row factor is finite wherever its leaves are: no division by what may be 0, no
+    logarithm or negative power of it."""
+    for node in postorder(row):
+        if node.op == "div" and not is_positive(node.args[1]):
+            return False
+        if node.op in ("log", "log2", "log1p") and not is_positive(node.args[0]):
+            return False
+        if node.op == "pow" and not never_negative(node.args[1]):
+            return False
+        if node.op in ("exp", "exp2") and finished(node):
+            return False
+        if node.op == "value" and str(node.attr).startswith("max"):
+            return False
+    return True
+
+
+__all__ = ["SEEN", "Part", "Pending", "Reduction", "Reductions", "fold", "refuse"]

@@ -1,0 +1,82 @@
+"""Spec -> Signature: what a call gives and gets."""
+
+from __future__ import annotations
+
+from attnc.expressions.index import Axis
+from attnc.expressions.tree import Kind, postorder
+from attnc.graph import Graph
+from attnc.signature import (
+    Dtype,
+    LengthArgument,
+    NumberArgument,
+    Requirement,
+    Signature,
+    TensorArgument,
+)
+from attnc.spec import Input, Spec
+
+_OWN: dict[Kind, Dtype] = {"int": "int", "bool": "bool", "real": "real", "complex": "complex"}
+
+
+def signature_of(spec: Spec, graph: Graph) -> Signature:
+    """The signature of the outputs of `graph`. Positional inputs share the query's dtype, which the
+    result has; emits are in the accumulation type, or as they are counted."""
+    inputs = tuple(
+        TensorArgument(
+            tensor.array,
+            _input_dtype(tensor),
+            "input",
+            tensor.positional,
+            tensor.default is not None,
+            tensor.default,
+        )
+        for tensor in spec.inputs
+    )
+    outputs = tuple(
+        TensorArgument(output.array, _output_dtype(output.array.kind, place), "output")
+        for place, output in enumerate(graph.outputs)
+    )
+    numbers = tuple(
+        NumberArgument(number.name, number.kind, number.default)
+        for number in spec.numbers
+        if not number.static
+    )
+    return Signature(
+        spec.name,
+        inputs,
+        outputs,
+        numbers,
+        lengths_of(spec),
+        _shifted(spec, "offset"),
+        _shifted(spec, "key_offset"),
+        tuple(Requirement(check.condition, check.message) for check in spec.checks),
+        any(node.op == "random" for node in postorder(*graph.roots)),
+    )
+
+
+def _input_dtype(tensor: Input) -> Dtype:
+    real = tensor.array.kind == "real"
+    return "query" if real and tensor.positional else _OWN[tensor.array.kind]
+
+
+def _output_dtype(kind: Kind, place: int) -> Dtype:
+    if kind != "real":
+        return _OWN[kind]
+    return "accumulate" if place else "query"
+
+
+def lengths_of(spec: Spec) -> tuple[LengthArgument, ...]:
+    """The axes that tensors measure, in order of their first tensor, with all the places."""
+    sites: dict[Axis, list[tuple[str, int]]] = {}
+    for tensor in spec.inputs:
+        for place, axis in enumerate(tensor.array.axes):
+            if axis.length is None and axis.form in ("measured", "coarse"):
+                sites.setdefault(axis, []).append((tensor.name, place))
+    return tuple(LengthArgument(axis, tuple(places)) for axis, places in sites.items())
+
+
+def _shifted(spec: Spec, which: str) -> Axis | None:
+    """The axis whose first position the call moves: of rows, or of keys."""
+    rows = (index.axis for index in spec.root.rows)
+    keys = (key.axis for source in spec.root.sources for key in source.keys)
+    return next((axis for axis in (*rows, *keys) if axis.shifted == which), None)
