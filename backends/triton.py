@@ -1,0 +1,203 @@
+"""The Triton backend: a Schedule becomes kernels for the GPU and a table of how to launch them.
+
+The text depends on the schedule only. Widths, dtypes, tile sizes, flags of contiguity and the device
+enter as constexprs, chosen by attnc/runtime/triton_plan at the call. What a kernel takes stands once,
+in the ARGUMENTS of its entry in the table TRITON_KERNELS, which the launch, the tuner and the
+ahead-of-time compilation read.
+
+Does not print scans, steps, selections, complex numbers, packed or paged access: UnsupportedError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from attnc.backends.triton_grid import is_dense, print_region, print_summary, walked_arrays
+from attnc.backends.triton_map import print_map
+from attnc.backends.triton_names import Argument, Arguments
+from attnc.backends.triton_sizes import fits_int32
+from attnc.backends.triton_stream import print_stream
+from attnc.errors import UnsupportedError
+from attnc.resources import read_template, template_environment
+from attnc.schedule import MapKernel, Schedule, StreamKernel
+
+HOLES = (
+    "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",
+    "candidates", "predicate", "value", "stores", "held_operands", "tiles", "mixed_tile",
+    "full_tile", "score", "mask", "hidden", "reference",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Hole:
+    """What one template sees: its fields are texts, and loops with the like."""
+
+    fields: dict[str, Any]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.fields[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+def emit(schedule: Schedule) -> str:
+    """The kernels of a schedule as Python text for a module that has `triton_jit` in scope
+    (attnc/runtime/triton_launch), ending in the table TRITON_KERNELS.
+
+    Raises UnsupportedError for what the backend cannot do.
+    """
+    texts, entries = [read_template("triton/prelude.py.jinja")], []
+    for kernel in schedule.kernels:
+        if isinstance(kernel, StreamKernel):
+            kernel_texts, entry = _emit_stream(kernel, schedule)
+        elif isinstance(kernel, MapKernel):
+            kernel_texts, entry = _emit_map(kernel, schedule)
+        else:
+            kind = type(kernel).__name__.removesuffix("Kernel").removesuffix("Kernels").lower()
+            raise UnsupportedError(f"a {kind} kernel", "triton", ("eager", "numpy"))
+        texts += kernel_texts
+        entries.append(entry)
+    table = {
+        "name": schedule.name,
+        "narrow": fits_int32(schedule),
+        "workspaces": tuple(
+            (w.array.name, tuple(axis.name for axis in w.array.axes), w.dtype)
+            for w in schedule.workspaces
+        ),
+        "keys": schedule.signature.keys.name if schedule.signature.keys else "",
+        "rows": schedule.signature.rows.name if schedule.signature.rows else "",
+        "widths": tuple(axis.name for axis in schedule.widths),
+        "kernels": tuple(entries),
+    }
+    texts.append(f"TRITON_KERNELS = {_print_data(table)}")
+    return "\n\n\n".join(text.strip("\n") for text in texts) + "\n"
+
+
+def _emit_stream(
+    kernel: StreamKernel, schedule: Schedule
+) -> tuple[list[str], dict[str, Any]]:
+    """A stream kernel, what finds its tiles, and the merge of its shares."""
+    queries = _query_arrays(schedule)
+    texts: list[str] = []
+    main = print_stream(kernel, schedule, queries, merge=False)
+    regions = []
+    for number, loop in enumerate(kernel.loops):
+        if is_dense(loop.region):
+            regions.append(None)
+            continue
+        summaries = []
+        for summary in loop.region.summaries:
+            holes = print_summary(kernel, schedule, number, summary)
+            texts.append(_render("summary", holes))
+            facts = {"held": holes["held"], "real": holes["real"], "summary": summary.name}
+            summaries.append(facts | _entry(holes))
+        holes = print_region(kernel, schedule, number)
+        texts.append(_render("regions", holes))
+        facts = {
+            "cells": holes["cells"],
+            "needs": holes["needs"],
+            "walked": loop.walked.axis.name,
+            "closed": bool(loop.region.segments),
+            "summaries": tuple(summaries),
+        }
+        regions.append(_entry(holes) | facts)
+    texts.append(_render("stream", main))
+    merge = None
+    if kernel.split is None:
+        holes = print_stream(kernel, schedule, queries, merge=True)
+        texts.append(_render("stream", holes))
+        merge = _entry(holes)
+    entry = {
+        "kind": "stream",
+        **_entry(main),
+        **main["place_facts"],
+        "walked": tuple(loop.walked.axis.name for loop in kernel.loops),
+        "products": tuple(
+            dict.fromkeys(p.width.axis.name for loop in kernel.loops for p in loop.products)
+        ),
+        "carried": tuple(
+            (c.name, c.width.axis.name if c.width else None) for c in kernel.carried
+        ),
+        "operands": walked_arrays(kernel),
+        "rescales": any(loop.exponent is not None for loop in kernel.loops),
+        "finish_widths": any(let.expr.op == "fold" for let in kernel.finish),
+        "regions": tuple(regions),
+        "merge": merge,
+    }
+    return texts, entry
+
+
+def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
+    holes = print_map(kernel, schedule)
+    widths = tuple(s.width.axis.name for s in kernel.stores if s.width is not None)
+    entry = {"kind": "map", **_entry(holes), "over": holes["over"], "across": widths}
+    return [_render("map", holes)], entry
+
+
+def _query_arrays(schedule: Schedule) -> frozenset[str]:
+    """Arrays that lie in the query dtype, so that matrix units take them as they are."""
+    arguments = (*schedule.signature.inputs, *schedule.signature.outputs)
+    inputs = {argument.name for argument in arguments if argument.dtype == "query"}
+    return frozenset(inputs | {w.array.name for w in schedule.workspaces if w.dtype == "query"})
+
+
+def _render(name: str, holes: dict[str, Any]) -> str:
+    """The text of a template, without spaces at line ends or empty lines in a row."""
+    arguments: Arguments = holes["arguments"]
+    fields = {**_texts(holes), "arguments": [_print_argument(a) for a in _ordered(arguments)]}
+    fields["comment"] = "\n".join(f"    {line}".rstrip() for line in holes["comment"])
+    if "loops" in holes:
+        fields["loops"] = [Hole(_texts(loop)) for loop in holes["loops"]]
+    template = template_environment().get_template(f"triton/{name}.py.jinja")
+    lines: list[str] = []
+    for line in template.render(k=Hole(fields)).split("\n"):
+        if line.strip() or (lines and lines[-1]):
+            lines.append(line.rstrip())
+    return "\n".join(lines)
+
+
+def _texts(holes: dict[str, Any]) -> dict[str, Any]:
+    """The holes with their lists of lines joined."""
+    return {
+        name: "\n".join(hole) if name in HOLES and isinstance(hole, list) else hole
+        for name, hole in holes.items()
+    }
+
+
+def _ordered(arguments: Arguments) -> list[Argument]:
+    """Pointers, numbers, constexprs; ACC, QUERY, INDEX and PRECISION belong to every kernel."""
+    for option in ("ACC", "QUERY", "INDEX", "PRECISION"):
+        arguments.used.setdefault(("option", option), Argument(option, "constexpr", ("option", option)))
+    order = ("pointer", "i64", "fp64", "constexpr")
+    return sorted(arguments.used.values(), key=lambda argument: order.index(argument.type))
+
+
+def _print_argument(argument: Argument) -> str:
+    types = {"i64": ": tl.int64", "fp64": ": tl.float64", "constexpr": ": tl.constexpr"}
+    return argument.name + types.get(argument.type, "")
+
+
+def _entry(holes: dict[str, Any]) -> dict[str, Any]:
+    """How a kernel is called: its function and its arguments with their sources."""
+    arguments = _ordered(holes["arguments"])
+    return {
+        "function": holes["function"],
+        "arguments": tuple((a.name, a.type, a.source) for a in arguments),
+    }
+
+
+def _print_data(value: Any, indent: str = "") -> str:
+    """Plain data as Python text, one entry a line where it is long."""
+    flat = repr(value)
+    if len(indent) + len(flat) <= 88:
+        return flat
+    deeper = indent + "    "
+    if isinstance(value, dict):
+        rows = [f"{deeper}{key!r}: {_print_data(item, deeper)},\n" for key, item in value.items()]
+        return "{\n" + "".join(rows) + indent + "}"
+    if isinstance(value, tuple):
+        rows = [f"{deeper}{_print_data(item, deeper)},\n" for item in value]
+        return "(\n" + "".join(rows) + indent + ")"
+    return flat

@@ -1,0 +1,143 @@
+"""Names in an emitted Triton kernel: unique ones for values, and the kernel's arguments.
+
+A kernel's arguments are collected while its text is printed, each with the place it comes from, so
+that the definition, the launch and the ahead-of-time compilation share one list.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from dataclasses import dataclass, field
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Array
+
+# Names that the skeletons use, or that a kernel must not shadow.
+RESERVED = frozenset(
+    """
+    tl triton triton_jit float range min max True False None ACC INDEX QUERY EDGE SPLITS PACKED
+    TILE_LIST PRECISION USE_DESCRIPTORS BLOCK_HELD BLOCK_WALKED BLOCKS BLOCK_ROWS CANDIDATES SPLIT pid tile tiles pack
+    share first lane step count row held_tile held_first held_last held_low held_high walked_low
+    walked_high reference peak top rescale block full_count mixed_count part parts possible certain slot cell listed inside lane low high value
+    unknown at splits held_lane held_row held_tiles group head seen candidates
+    """.split()
+)
+
+
+@dataclass
+class Names:
+    """Gives out names: legal identifiers, each once."""
+
+    taken: set[str] = field(default_factory=lambda: set(RESERVED))
+
+    def fresh(self, wanted: str) -> str:
+        stem = re.sub(r"\W", "_", wanted, flags=re.ASCII) or "t"
+        if stem[0].isdigit() or keyword.iskeyword(stem):
+            stem = f"{stem}_" if keyword.iskeyword(stem) else f"t{stem}"
+        name, number = stem, 0
+        while name in self.taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self.taken.add(name)
+        return name
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a kernel and where its value comes from.
+
+    source   ("tensor", name) a pointer; ("stride", name, dimension); ("length", axis);
+             ("start", axis), ("starts", axis), ("starts_step", axis) the first position: an int and,
+             or, one for each batch; ("valid", axis), ("valids", axis), ("valids_step", axis) likewise
+             the count of valid keys; ("number", name); constexprs: ("align", tensor),
+             ("unit", tensor), ("width", axis), ("padded", axis), ("chunk", axis), ("block", axis),
+             ("option", name); ("work", name) a buffer of the launch
+    type     "pointer", "i64", "fp64" or "constexpr"
+    """
+
+    name: str
+    type: str
+    source: tuple[str | int, ...]
+
+
+@dataclass
+class Arguments:
+    """The arguments of one kernel, in order of first use, and the lines that prepare them:
+    `prepared` at once, `shifted` (positions, which may stand in a table of the batch) after the
+    program knows its place in the grid."""
+
+    names: Names
+    used: dict[tuple[str | int, ...], Argument] = field(default_factory=dict)
+    prepared: dict[str, str] = field(default_factory=dict)
+    shifted: dict[str, str] = field(default_factory=dict)
+    blocks: dict[Index, str] = field(default_factory=dict)
+
+    def add(self, wanted: str, kind: str, *source: str | int) -> str:
+        """The name of the argument with this source."""
+        argument = self.used.get(source)
+        if argument is None:
+            argument = Argument(self.names.fresh(wanted), kind, source)
+            self.used[source] = argument
+        return argument.name
+
+    def pointer(self, array: Array) -> str:
+        return self.add(f"{array.name}_ptr", "pointer", "tensor", array.name)
+
+    def stride(self, array: Array, place: int) -> str:
+        """The stride of a dimension in elements, with what its flags promise."""
+        dimension = array.indices[place].name
+        key = f"{array.name}.{place}"
+        if key not in self.prepared:
+            name = self.add(f"{array.name}_stride_{dimension}", "i64", "stride", array.name, place)
+            if place == len(array.indices) - 1:
+                flag = self.add(f"{array.name.upper()}_UNIT", "constexpr", "unit", array.name)
+                line = f"{name} = gpu_unit({name}, {flag})"
+            else:
+                flag = self.add(f"{array.name.upper()}_ALIGN", "constexpr", "align", array.name)
+                line = f"{name} = gpu_promised({name}, {flag})"
+            self.prepared[key] = line
+        return self.used["stride", array.name, place].name
+
+    def length(self, axis: str) -> str:
+        name = self.add(f"len_{axis}", "i64", "length", axis)
+        self.prepared.setdefault(f"length.{axis}", f"{name} = {name}.to(INDEX)")
+        return name
+
+    def width(self, axis: str) -> str:
+        return self.add(f"WIDTH_{axis.upper()}", "constexpr", "width", axis)
+
+    def padded(self, axis: str) -> str:
+        return self.add(f"PADDED_{axis.upper()}", "constexpr", "padded", axis)
+
+    def start(self, axis: str) -> str:
+        return self._shifted("start", axis)
+
+    def valid(self, axis: str) -> str:
+        """How many rows of an axis are valid."""
+        return self._shifted("valid", axis)
+
+    def _shifted(self, what: str, axis: str) -> str:
+        name = self.add(f"{what}_{axis}", "i64", what, axis)
+        table = self.add(f"{what}_{axis}_ptr", "pointer", f"{what}s", axis)
+        step = self.add(f"{what}_{axis}_step", "i64", f"{what}s_step", axis)
+        load = f"if {table} is not None:\n    {name} = tl.load({table} + b_row * {step})"
+        self.shifted.setdefault(f"{what}.{axis}", f"{load}\n{name} = {name}.to(INDEX)")
+        return name
+
+    def number(self, name: str, kind: str) -> str:
+        argument = self.add(name, "fp64" if kind == "real" else "i64", "number", name)
+        if kind == "bool":
+            return f"({argument} != 0)"
+        type_ = "ACC" if kind == "real" else "INDEX"
+        self.prepared.setdefault(f"number.{name}", f"{argument} = {argument}.to({type_})")
+        return argument
+
+    def option(self, name: str) -> str:
+        """A constexpr of the planner, under its own name, which is reserved for it."""
+        self.used.setdefault(("option", name), Argument(name, "constexpr", ("option", name)))
+        return name
+
+    def block(self, index: Index) -> str:
+        """The tile size along an index."""
+        return self.blocks[index]

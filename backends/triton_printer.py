@@ -1,0 +1,523 @@
+"""Prints scalar trees as Triton: statements with named results over a tile.
+
+A tile has at most two axes. A leaf that lives on one of them is printed with the other broadcast
+(`x[:, None]`), so an expression is computed at the shape of what it depends on and grows only where
+it must. Shared subtrees, folds and long expressions become statements of their own; trees are
+walked without recursion except for nested folds.
+
+Does not decide anything: which statements there are is the Schedule's, tile sizes the planner's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from attnc.backends.triton_names import Arguments, Names
+from attnc.errors import InternalError, UnsupportedError
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import Array, Expr, is_number
+
+LONGEST = 64  # characters of an expression before it becomes a statement
+
+INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">",
+    "ge": ">=", "and": "&", "or": "|",
+}  # fmt: skip
+# Functions of reals that print as one call.
+CALLS = {
+    "exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt", "sin": "tl.sin", "cos": "tl.cos",
+    "erf": "tl.erf", "exp2": "tl.exp2", "log2": "tl.log2", "tanh": "gpu_tanh",
+    "log1p": "gpu_log1p", "softplus": "gpu_softplus",
+}  # fmt: skip
+TO_INTEGER = {"floor": "tl.floor", "ceil": "tl.ceil", "round": "gpu_round_even"}
+IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A printed name and the tile axes it lives on, in the order of its own axes."""
+
+    text: str
+    over: tuple[Index, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the names of a kernel stand for where a statement is printed.
+
+    positions   index -> its position
+    rows        index -> its row in tensors (int64), where it is walked straight
+    steps       index -> (row of the tile's first entry, lane): a row in two parts, which keeps what
+                a loop does not change out of the loop
+    inside      index -> which of its rows are valid; indices that are always valid are not here
+    values      tile values by name
+    known       expressions that are printed as a name, by digest
+    widths      axes of compile-time length
+    """
+
+    names: Names
+    arguments: Arguments
+    positions: dict[Index, Leaf] = field(default_factory=dict)
+    rows: dict[Index, Leaf] = field(default_factory=dict)
+    steps: dict[Index, tuple[str, Leaf]] = field(default_factory=dict)
+    inside: dict[Index, Leaf] = field(default_factory=dict)
+    values: dict[str, Leaf] = field(default_factory=dict)
+    known: dict[bytes, Leaf] = field(default_factory=dict)
+    widths: frozenset[str] = frozenset()
+
+    def extended(self, **changes: dict[object, object]) -> Scope:
+        """A scope that knows more: the given tables are laid over these."""
+        merged = {name: {**getattr(self, name), **table} for name, table in changes.items()}
+        return replace(self, **merged)  # type: ignore[arg-type]
+
+
+@dataclass
+class Printer:
+    """Prints expressions over the tile axes `layout`, appending the statements they need to `lines`.
+
+    `stem` begins the names of these statements."""
+
+    scope: Scope
+    layout: tuple[Index, ...]
+    lines: list[str]
+    stem: str = "t"
+    _done: dict[bytes, str] = field(default_factory=dict)
+
+    def expand(self, leaf: Leaf) -> str:
+        """The name, broadcast to the rank of the layout."""
+        if len(self.layout) < 2 or len(leaf.over) != 1:
+            return leaf.text
+        return f"{leaf.text}[:, None]" if leaf.over[0] == self.layout[0] else f"{leaf.text}[None, :]"
+
+    def text(self, expr: Expr) -> str:
+        """The text of an expression, brackets around it where it is an operation."""
+        uses = Counter(arg.digest for node in _unscoped(expr) for arg in _operands(node))
+        for node in _unscoped(expr):
+            if node.digest in self._done:
+                continue
+            text = self._node(node)
+            simple = text.replace("_", "a").isalnum() or node.op == "number"
+            if not simple and (uses[node.digest] > 1 or len(text) > LONGEST) and node is not expr:
+                text = self.bind(self.stem, text)
+            self._done[node.digest] = text
+        return self._done[expr.digest]
+
+    def bind(self, wanted: str, text: str) -> str:
+        """A statement `name = text`; gives back the name."""
+        name = self.scope.names.fresh(wanted)
+        self.lines.append(f"{name} = {unwrapped(text)}")
+        return name
+
+    # --- Nodes ------------------------------------------------------------------------------------
+
+    def _node(self, node: Expr) -> str:
+        known = self.scope.known.get(node.digest)
+        if known is not None:
+            return self.expand(known)
+        if node.op == "index":
+            return self.expand(self._lookup(self.scope.positions, node.attr))
+        if node.op == "value":
+            return self.expand(self._lookup(self.scope.values, node.attr))
+        if node.op == "number":
+            return literal(node)
+        if node.op == "param":
+            assert isinstance(node.attr, str)
+            return self.scope.arguments.number(node.attr, node.kind)
+        if node.op in ("length", "start"):
+            assert isinstance(node.attr, Axis)
+            return self.length(node.attr) if node.op == "length" else self.start(node.attr)
+        if node.op == "read":
+            return self._read_number(node)
+        if node.op == "fold":
+            return self._fold(node)
+        if node.op == "default":
+            return self._default(node)
+        return self._pointwise(node, [self._done[arg.digest] for arg in node.args])
+
+    def _lookup(self, table: dict[object, Leaf] | dict[Index, Leaf] | dict[str, Leaf], key: object):  # type: ignore[no-untyped-def]
+        leaf = table.get(key)  # type: ignore[call-overload]
+        if leaf is None:
+            raise InternalError(f"`{key}` has no value where the Triton printer meets it")
+        return leaf
+
+    def length(self, axis: Axis) -> str:
+        """The length of an axis: a constexpr for widths, else an argument."""
+        if axis.name in self.scope.widths:
+            return self.scope.arguments.width(axis.name)
+        return self.scope.arguments.length(axis.name)
+
+    def start(self, axis: Axis) -> str:
+        """The first position of an axis."""
+        if axis.form == "range" and axis.low is not None:
+            return self.text(axis.low)
+        return self.scope.arguments.start(axis.name) if axis.shifted else "0"
+
+    def _pointwise(self, node: Expr, args: list[str]) -> str:
+        op, kinds = node.op, [arg.kind for arg in node.args]
+        if "complex" in (node.kind, *kinds):
+            raise UnsupportedError("complex numbers", "triton", ("eager", "numpy"))
+        if op == "where":
+            return self._where(node, args)
+        if op in ("floordiv", "mod") and node.kind == "int":
+            return f"gpu_{'floor_div' if op == 'floordiv' else 'floor_mod'}({args[0]}, {args[1]})"
+        if node.kind == "real" and op not in ("to_real",):
+            args = [self.real(text, arg) for text, arg in zip(args, node.args, strict=True)]
+        elif op in ("eq", "ne", "lt", "le", "gt", "ge") and "real" in kinds:
+            args = [self.real(text, arg) for text, arg in zip(args, node.args, strict=True)]
+        if op in ("and", "or"):
+            return _logic(op, node, args)
+        if op in INFIX:
+            return f"({args[0]} {INFIX[op]} {args[1]})"
+        if op in CALLS:
+            return f"{CALLS[op]}({unwrapped(args[0])})"
+        if op in TO_INTEGER:
+            if kinds[0] != "real":
+                return args[0]
+            return f"{TO_INTEGER[op]}({unwrapped(args[0])}).to(tl.int64)"
+        return self._arithmetic(node, op, args)
+
+    def _arithmetic(self, node: Expr, op: str, args: list[str]) -> str:
+        real = node.kind == "real"
+        if op == "div":
+            return f"({args[0]} / {args[1]})"
+        if op in ("floordiv", "mod"):
+            whole = f"tl.floor({args[0]} / {args[1]})"
+            return whole if op == "floordiv" else f"({args[0]} - {whole} * {args[1]})"
+        if op in ("min", "max"):
+            if real:
+                return f"gpu_{'smaller' if op == 'min' else 'larger'}({args[0]}, {args[1]})"
+            return f"tl.{op}imum({args[0]}, {args[1]})"
+        if op == "pow":
+            return self._power(node, args)
+        if op in ("neg", "not"):
+            return f"(-{args[0]})" if op == "neg" else f"({args[0]} == 0)"
+        if op == "abs":
+            return f"tl.abs({args[0]})"
+        if op == "sign":
+            return f"gpu_sign({args[0]})"
+        if op == "to_real":
+            return self.real(args[0], node.args[0])
+        if op in ("re", "conj", "stop") or (op == "to_int" and node.args[0].kind == "int"):
+            return args[0]
+        if op == "im":
+            return "0.0"
+        if op == "to_int":
+            return f"{args[0]}.to(tl.int64)"
+        raise UnsupportedError(f"`{op}`", "triton", ("eager", "numpy"))
+
+    def real(self, text: str, node: Expr) -> str:
+        """An operand as a number of the accumulation type."""
+        if node.kind == "real":
+            return text
+        if node.op == "number":
+            return repr(float(node.attr))  # type: ignore[arg-type]
+        if node.op == "length" and isinstance(node.attr, Axis):
+            if node.attr.name in self.scope.widths:
+                return f"({text} * 1.0)"
+        return f"{text}.to(ACC)"
+
+    def _where(self, node: Expr, args: list[str]) -> str:
+        condition, *branches = args
+        if node.kind == "real":
+            operands = zip(branches, node.args[1:], strict=True)
+            branches = [self.real(text, arg) for text, arg in operands]
+        if all(arg.op == "number" for arg in node.args[1:]) and node.kind != "bool":
+            kind = "ACC" if node.kind == "real" else "INDEX"
+            branches = [f"tl.full([], {branch}, {kind})" for branch in branches]
+        if node.kind == "bool":
+            return f"(({condition} & {branches[0]}) | (({condition} == 0) & {branches[1]}))"
+        return f"tl.where({unwrapped(condition)}, {branches[0]}, {branches[1]})"
+
+    def _power(self, node: Expr, args: list[str]) -> str:
+        exponent = node.args[1]
+        if exponent.op == "number" and not isinstance(exponent.attr, bool):
+            value = float(exponent.attr)  # type: ignore[arg-type]
+            if value == 0.5:
+                return f"tl.sqrt({args[0]})"
+            if value.is_integer() and 1 <= value <= 16:
+                return self._repeated(args[0], int(value))
+        if node.kind != "real":
+            raise UnsupportedError("an integer to a power given at run time", "triton", ("eager",))
+        return f"gpu_power({args[0]}, {args[1]})"
+
+    def _repeated(self, base: str, exponent: int) -> str:
+        """base ** exponent by squaring."""
+        base = self.bind(self.stem, base) if exponent > 1 else base
+        text = ""
+        while exponent:
+            if exponent & 1:
+                text = f"({text} * {base})" if text else base
+            exponent >>= 1
+            if exponent:
+                base = self.bind(self.stem, f"{base} * {base}")
+        return text
+
+    # --- Reads ------------------------------------------------------------------------------------
+
+    def _read_number(self, node: Expr) -> str:
+        """A read as a formula sees it: in the accumulation type, or int64, or a truth."""
+        loaded = self.load(node)
+        if node.array.kind == "bool":
+            return f"({loaded} != 0)"
+        return f"{loaded}.to({'tl.int64' if node.array.kind == 'int' else 'ACC'})"
+
+    def load(self, node: Expr) -> str:
+        """`tl.load(...)` of a read in its own dtype; outside the array nothing is loaded: 0."""
+        array = node.array
+        pointer, guards = self.address(array, node.args)
+        mask = " & ".join(dict.fromkeys(guards))
+        lanes = f", mask={mask}, other=0" if mask else ""
+        return f"tl.load({pointer}{lanes})"
+
+    def address(self, array: Array, at: tuple[Expr, ...]) -> tuple[str, list[str]]:
+        """The pointer of an entry and the conditions under which it may be loaded. Scalars stand
+        first, so that they are added to the pointer before it becomes a tile."""
+        arguments = self.scope.arguments
+        base = arguments.pointer(array)
+        scalars, tiles, guards = [], [], []
+        for place, position in enumerate(at):
+            stride = arguments.stride(array, place)
+            index = position.attr if position.op == "index" else None
+            if isinstance(index, Index) and index in self.scope.steps:
+                first, lane = self.scope.steps[index]
+                scalars.append(f"{first} * {stride}")
+                tiles.append(f"{self.expand(lane)} * {stride}")
+                guards += self._inside(index)
+            elif isinstance(index, Index) and index in self.scope.rows:
+                row = self.scope.rows[index]
+                (tiles if row.over else scalars).append(f"{self.expand(row)} * {stride}")
+                guards += self._inside(index)
+            else:
+                text, checks, scalar = self.row(array.indices[place].axis, position)
+                (scalars if scalar else tiles).append(f"{text} * {stride}")
+                guards += checks
+        pointer = base
+        if scalars:
+            pointer = f"{base} + ({' + '.join(scalars)})" if tiles else " + ".join([base, *scalars])
+        return " + ".join([pointer, *tiles]), guards
+
+    def _inside(self, index: Index) -> list[str]:
+        return [self.expand(self.scope.inside[index])] if index in self.scope.inside else []
+
+    def row(self, axis: Axis, position: Expr) -> tuple[str, list[str], bool]:
+        """The row (int64) of a position on an axis, whether it is inside, whether it is a scalar."""
+        known = self.scope.known.get(position.digest)
+        if known is None and position.op == "index":
+            known = self.scope.rows.get(position.attr)  # type: ignore[arg-type]
+        if known is not None:
+            return self.expand(known), [], not known.over
+        text, start = self.text(position), self.start(axis)
+        if position.op == "number":
+            text = f"tl.full([], {text}, tl.int64)"
+        row = f"{text}.to(tl.int64)" if start == "0" else f"({text} - {start}).to(tl.int64)"
+        row = self.bind(f"{self.stem}_at", row)
+        guards = [f"({row} >= 0)", f"({row} < {self.length(axis)})"]
+        return row, guards, not self.over(position)
+
+    def over(self, *exprs: Expr) -> tuple[Index, ...]:
+        """The tile axes that expressions vary along, in the order of the layout."""
+        found: set[Index] = set()
+        stack, seen = list(exprs), set[bytes]()
+        while stack:
+            node = stack.pop()
+            if node.digest in seen:
+                continue
+            seen.add(node.digest)
+            leaf = self.scope.known.get(node.digest)
+            if leaf is None and node.op == "index":
+                leaf = self.scope.positions.get(node.attr)  # type: ignore[arg-type]
+            if leaf is None and node.op == "value":
+                leaf = self.scope.values.get(str(node.attr))
+            if leaf is None:
+                stack.extend(node.args)
+            else:
+                found |= set(leaf.over)
+        return tuple(index for index in self.layout if index in found)
+
+    def _default(self, node: Expr) -> str:
+        """`e else d`: d where a read in e is outside its array."""
+        body, fallback = node.args
+        checks: list[str] = []
+        for below in _unscoped(body):
+            if below.op == "read":
+                for place, position in enumerate(below.args):
+                    if position.op == "index" and position.attr in self.scope.rows:
+                        continue
+                    axis = below.array.indices[place].axis
+                    checks += self.row(axis, position)[1]
+        text, other = self._done[body.digest], self._done[fallback.digest]
+        if not checks:
+            return text
+        if node.kind == "real":
+            text, other = self.real(text, body), self.real(other, fallback)
+        condition = self.bind(f"{self.stem}_in", " & ".join(dict.fromkeys(checks)))
+        return f"tl.where({condition}, {text}, {other})"
+
+    # --- Folds ------------------------------------------------------------------------------------
+
+    def _fold(self, node: Expr) -> str:
+        """A fold over a short axis: along a padded second tile axis where there is room for one,
+        else a loop, in order."""
+        bound = node.bound
+        if len(bound) == 1 and len(self.layout) == 1:
+            if bound[0] in self.scope.inside:  # the width of a carried tile: its lanes are there
+                inner = Printer(self.scope, (*self.layout, bound[0]), self.lines, self.stem)
+                return self._reduced(node, inner, f"{self.scope.inside[bound[0]].text}[None, :]", False)
+            if bound[0].axis.name in self.scope.widths:
+                return self._fold_tile(node, bound[0])
+        if len(bound) == 1 and len(self.layout) == 2 and bound[0] == self.layout[1]:
+            return self._reduced(node, self, self.expand(self.scope.inside[bound[0]]), True)
+        return self._fold_loop(node)
+
+    def _fold_tile(self, node: Expr, index: Index) -> str:
+        arguments = self.scope.arguments
+        lane = self.scope.names.fresh(f"{index.name}_lane")
+        inside = self.scope.names.fresh(f"{index.name}_in")
+        padded, width = arguments.padded(index.axis.name), arguments.width(index.axis.name)
+        self.lines.append(f"{lane} = tl.arange(0, {padded})")
+        self.lines.append(f"{inside} = {lane} < {width}")
+        leaf = Leaf(lane, (index,))
+        scope = self.scope.extended(
+            positions={index: self._positioned(index, leaf)},
+            rows={index: leaf},
+            inside={index: Leaf(inside, (index,))},
+        )
+        inner = Printer(scope, (*self.layout, index), self.lines, self.stem)
+        return self._reduced(node, inner, f"{inside}[None, :]", False)
+
+    def _positioned(self, index: Index, row: Leaf) -> Leaf:
+        """The position of a bound index from its row."""
+        start = self.start(index.axis)
+        if start == "0":
+            return row
+        return Leaf(self.bind(f"{index.name}_at", f"{row.text} + {start}"), row.over)
+
+    def _reduced(self, node: Expr, inner: Printer, inside: str, keep: bool) -> str:
+        condition, body = node.args
+        text = inner.real(inner.text(body), body) if node.kind == "real" else inner.text(body)
+        if not is_true(condition):
+            inside = f"{inside} & {inner.text(condition)}"
+        if node.monoid not in ("sum", "max", "min"):
+            raise UnsupportedError(f"`{node.monoid}` over a width", "triton", ("eager", "numpy"))
+        masked = f"tl.where({inside}, {unwrapped(text)}, {_identity(node)})"
+        result = f"tl.{node.monoid}({masked}, 1)"
+        return f"{result}[:, None]" if keep else result
+
+    def _fold_loop(self, node: Expr) -> str:
+        condition, body = node.args
+        total = self.scope.names.fresh(f"{self.stem}_{node.monoid}")
+        shape = self._shape(node)
+        kind = "ACC" if node.kind == "real" else "tl.int64"
+        self.lines.append(f"{total} = tl.full({shape}, {_identity(node)}, {kind})")
+        indent, scope, lines = "", self.scope, list[str]()
+        for index in node.bound:
+            counter = self.scope.names.fresh(f"{index.name}_step")
+            lines.append(f"{indent}for {counter} in range(0, {self.length(index.axis)}):")
+            indent += "    "
+            leaf = Leaf(counter)
+            scope = scope.extended(
+                positions={index: self._positioned(index, leaf)}, rows={index: leaf}
+            )
+        inner_lines: list[str] = []
+        inner = Printer(scope, self.layout, inner_lines, self.stem, dict(self._done))
+        text = inner.text(body)
+        text = inner.real(text, body) if node.kind == "real" else text
+        if not is_true(condition):
+            text = f"tl.where({inner.text(condition)}, {text}, {_identity(node)})"
+        combined = {
+            "sum": f"{total} + {text}",
+            "prod": f"{total} * {text}",
+            "max": f"gpu_larger({total}, {text})" if node.kind == "real" else f"tl.maximum({total}, {text})",
+            "min": f"gpu_smaller({total}, {text})" if node.kind == "real" else f"tl.minimum({total}, {text})",
+        }[node.monoid]
+        inner_lines.append(f"{total} = {combined}")
+        self.lines += lines + [f"{indent}{line}" for line in inner_lines]
+        return total
+
+    def _shape(self, node: Expr) -> str:
+        """The shape of a fold's result over this layout: 1 where it does not vary."""
+        over, blocks = self.over(node), self.scope.arguments.blocks
+        sizes = [blocks[index] if index in over else "1" for index in self.layout]
+        return f"[{', '.join(sizes) if over else ''}]"
+
+
+# --- Texts ----------------------------------------------------------------------------------------
+
+
+def literal(node: Expr) -> str:
+    """A number as Triton text."""
+    value = node.attr
+    if isinstance(value, bool):
+        return "True" if value else "False"
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    return repr(value)
+
+
+def unwrapped(text: str) -> str:
+    """The text without brackets that enclose all of it."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return text
+    depth = 0
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and place < len(text) - 1:
+            return text
+    return text[1:-1]
+
+
+def is_true(expr: Expr) -> bool:
+    return expr.op == "number" and expr.attr is True
+
+
+def is_false(expr: Expr) -> bool:
+    return expr.op == "number" and expr.attr is False
+
+
+def _logic(op: str, node: Expr, args: list[str]) -> str:
+    """`&` and `|`; constant operands are absorbed, since Triton has no tile of a Python truth."""
+    keep = [t for t, a in zip(args, node.args, strict=True) if a.op != "number"]
+    absorbing = is_false if op == "and" else is_true
+    if any(absorbing(arg) for arg in node.args):
+        return "False" if op == "and" else "True"
+    if not keep:
+        return "True" if op == "and" else "False"
+    return keep[0] if len(keep) == 1 else f"({keep[0]} {INFIX[op]} {keep[1]})"
+
+
+def _identity(node: Expr) -> str:
+    value = IDENTITY[node.monoid]
+    if node.kind == "real":
+        return repr(value) if math.isfinite(value) else f'float("{value}")'
+    largest = 2**63 - 1
+    return {"sum": "0", "prod": "1", "max": str(-largest), "min": str(largest)}[node.monoid]
+
+
+def _operands(node: Expr) -> tuple[Expr, ...]:
+    """The operands that are printed outside the node: those of a fold stand in its own lines."""
+    return () if node.op == "fold" else node.args
+
+
+def _unscoped(root: Expr) -> Iterator[Expr]:
+    """Nodes under the root, operands first, each once, not looking into folds."""
+    seen: set[bytes] = set()
+    stack: list[tuple[Expr, bool]] = [(root, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node.digest in seen:
+            continue
+        if ready:
+            seen.add(node.digest)
+            yield node
+            continue
+        stack.append((node, True))
+        # Positions of a read are printed by the read itself, straight or computed.
+        stack.extend((arg, False) for arg in reversed(_operands(node)) if node.op != "read")
+
+
+def is_plain(node: Expr) -> bool:
+    """Whether a read stands at plain indices, or numbers, only."""
+    return all(arg.op == "index" or is_number(arg) for arg in node.args)

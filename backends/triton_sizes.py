@@ -1,0 +1,82 @@
+"""Whether positions may be computed in 32 bits: the largest value that any integer expression of a
+schedule can take for lengths, positions and numbers up to 2**20.
+
+Integers read from tensors are int64 in the kernels and carry what they touch along, so they do not
+count here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attnc.expressions.tree import Expr, postorder
+from attnc.schedule import MapKernel, Schedule, StreamKernel
+
+LARGEST = 2**20
+LIMIT = 2**31 - 1
+
+
+def fits_int32(schedule: Schedule) -> bool:
+    """Whether no integer expression leaves 32 bits as long as its leaves are within LARGEST."""
+    return all(magnitude(expr) <= LIMIT for expr in _expressions(schedule))
+
+
+def magnitude(root: Expr) -> int:
+    """A bound of the absolute value of every integer node under the root."""
+    sizes: dict[bytes, int] = {}
+    worst = 0
+    for node in postorder(root):
+        size = _size(node, [sizes[arg.digest] for arg in node.args])
+        sizes[node.digest] = size
+        if node.kind == "int":
+            worst = max(worst, size)
+    return worst
+
+
+def _size(node: Expr, args: list[int]) -> int:
+    if node.kind != "int":
+        return 1 if node.kind == "bool" else 0
+    if node.op == "number":
+        return abs(int(node.attr))  # type: ignore[arg-type]
+    if node.op in ("add", "sub"):
+        return sum(args)
+    if node.op == "mul":
+        return args[0] * args[1]
+    if node.op == "floordiv":
+        return args[0] + 1
+    if node.op == "mod":
+        return args[1]
+    if node.op == "where":
+        return max(args[1:])
+    if node.op in ("min", "max", "neg", "abs"):
+        return max(args)
+    if node.op == "sign":
+        return 1
+    if node.op == "pow":
+        return args[0] ** min(args[1], 64)
+    if node.op in ("index", "param", "length", "start", "value"):
+        return 2 * LARGEST  # a position is an offset and a row
+    return 0  # read or computed from reals: int64
+
+
+def _expressions(schedule: Schedule) -> Iterator[Expr]:
+    for kernel in schedule.kernels:
+        if isinstance(kernel, MapKernel):
+            yield from (let.expr for let in kernel.values)
+            yield from (store.expr for store in kernel.stores)
+        elif isinstance(kernel, StreamKernel):
+            yield from _stream_expressions(kernel)
+
+
+def _stream_expressions(kernel: StreamKernel) -> Iterator[Expr]:
+    lets = (*kernel.grid_values, *kernel.held_values, *kernel.finish)
+    yield from (let.expr for let in lets)
+    yield from (store.expr for store in kernel.stores)
+    for loop in kernel.loops:
+        yield from (let.expr for let in (*loop.walked_values, *loop.pair_values, *loop.lifted))
+        yield from (c.term for c in loop.contributions)
+        region = loop.region
+        yield from (region.possible, region.certain, *(s.expr for s in region.summaries))
+        for segment in region.segments:
+            yield from (segment.start, segment.full_start, segment.full_stop, segment.stop)
+        yield from (e for e in (loop.visible, loop.hidden, loop.exponent) if e is not None)
