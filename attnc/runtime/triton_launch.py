@@ -145,6 +145,15 @@ class TritonBackend:
             self._devices[device] = describe_device(device)
         return self._devices[device]
 
+    def launch(
+        self, function: str, programs: int, values: dict[str, Any], tile: TritonTile
+    ) -> None:
+        """Launches one kernel on the current device."""
+        if values.get("USE_DESCRIPTORS"):
+            _allow_scratch(self.namespace["triton"])
+        kernel = self.namespace[function]
+        kernel[(programs,)](**values, num_warps=tile.warps, num_stages=tile.stages)
+
     def keep_list(self, key: tuple[Any, ...], work: dict[str, Any]) -> None:
         """Remembers the tile lists of a mask without data."""
         while len(self._lists) >= LISTS_KEPT:
@@ -383,10 +392,7 @@ class _KernelRun:
     def launch(self, entry: Mapping[str, Any], programs: int, tile: TritonTile) -> None:
         """One launch: every argument from its source."""
         values = {name: self.resolve(*source) for name, _, source in entry["arguments"]}
-        function = self.backend.namespace[entry["function"]]
-        if values.get("USE_DESCRIPTORS"):
-            _allow_scratch(self.backend.namespace["triton"])
-        function[(programs,)](**values, num_warps=tile.warps, num_stages=tile.stages)
+        self.backend.launch(entry["function"], programs, values, tile)
 
     def resolve(self, kind: str, name: str, place: int = 0) -> Any:
         """The value of an argument (see Argument in attnc/backends/triton_names)."""
