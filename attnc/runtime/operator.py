@@ -119,6 +119,27 @@ class KernelOperator:
         return tuple(one.numpy() for one in chosen) if emit else chosen.numpy()
 
 
+class EagerOperator:
+    """The dense formula behind the same signature: differentiable by torch, on any device."""
+
+    def __init__(self, signature: Signature, function: Callable[..., Any]) -> None:
+        self.signature = signature
+        self.function = function
+        self.__name__ = signature.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        emit = kwargs.pop("emit", ())
+        tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
+        arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
+        torched = {name: _from_numpy(value) for name, value in tensors.items()}
+        extras = {name: _from_numpy(value) for name, value in extras.items()}
+        check_call(self.signature, torched, numbers, extras)
+        out = self.function(**torched, **numbers, **extras, emit=emit)
+        if not arrays:
+            return out
+        return tuple(one.numpy() for one in out) if emit else out.numpy()
+
+
 def _from_numpy(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 

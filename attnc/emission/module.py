@@ -1,0 +1,145 @@
+"""Puts a module together: support, signature, dense formula, kernels, the operator and its
+function."""
+
+from __future__ import annotations
+
+import hashlib
+import keyword
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import attnc
+from attnc.emission.bundle import BANNER, bundle_runtime
+from attnc.emission.python_numbers import print_python
+from attnc.emission.signature_text import print_signature
+from attnc.errors import AttncError
+from attnc.resources import template_environment
+from attnc.signature import Signature
+
+if TYPE_CHECKING:
+    from attnc.compiler import Stages
+
+SUPPORT = (
+    "failures", "call", "operator", "eager_numbers", "eager_support", "cpu_build", "triton_plan",
+    "triton_launch", "selfcheck",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleText:
+    """The holes of templates/module/module.py.jinja; every one is finished text."""
+
+    name: str
+    version: str
+    spec_text: str
+    call_example: str
+    support: str
+    banner: str
+    signature: str
+    eager: str
+    cpu_source: str
+    triton_source: str
+    assembly: str
+
+
+def print_module(stages: Stages) -> str:
+    """The text of the module of an operator. Raises AttncError for names that Python cannot
+    carry."""
+    from attnc.backends import cpu, eager, triton
+
+    spec, schedule = stages.spec, stages.schedule
+    if schedule is None:
+        assert stages.refusal is not None
+        raise stages.refusal
+    signature = schedule.signature
+    check_names(signature)
+    parts = {
+        "signature": print_signature(spec, signature),
+        "eager": eager.emit(spec).strip("\n"),
+        "cpu_source": cpu.emit(schedule).strip("\n"),
+        "triton_source": triton.emit(schedule).strip("\n"),
+    }
+    digest = hashlib.sha256("\0".join((attnc.__version__, *parts.values())).encode()).hexdigest()
+    positional = ", ".join(t.name for t in signature.inputs if t.positional)
+    text = ModuleText(
+        name=spec.name,
+        version=attnc.__version__,
+        spec_text=_quoted(spec.source.text),
+        call_example=positional,
+        support=bundle_runtime(SUPPORT),
+        banner=BANNER,
+        assembly=_print_assembly(signature, digest),
+        **parts,
+    )
+    return template_environment().get_template("module/module.py.jinja").render(m=text)
+
+
+def check_names(signature: Signature) -> None:
+    """Names of the operator and its arguments become Python names."""
+    names = [
+        signature.name,
+        *(t.name for t in signature.inputs),
+        *(n.name for n in signature.numbers),
+    ]
+    for name in names:
+        if keyword.iskeyword(name) or name.startswith("__"):
+            raise AttncError(
+                f"{signature.name}: `{name}` cannot be an argument of a Python function; rename it"
+            )
+
+
+def _quoted(text: str) -> str:
+    """A spec inside a docstring: nothing in it can end the string or escape."""
+    safe = text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"').strip("\n")
+    printable = "".join(c if c.isprintable() or c == "\n" else "?" for c in safe)
+    return "\n".join(f"    {line}".rstrip() for line in printable.splitlines())
+
+
+def _print_assembly(signature: Signature, digest: str) -> str:
+    inputs = [t.name for t in signature.inputs if t.positional]
+    optional = [f"{t.name}=None" for t in signature.inputs if not t.positional and t.optional]
+    needed = [t.name for t in signature.inputs if not t.positional and not t.optional]
+    numbers = [n.name if n.default is None else f"{n.name}=None" for n in signature.numbers]
+    keywords = [*needed, *[n for n in numbers if "=" not in n], *optional]
+    keywords += [n for n in numbers if "=" in n]
+    extras = ["offset=0", "key_offset=0", "key_length=None"]
+    extras += ["seed=0"] if signature.random else []
+    head = ", ".join([*inputs, "*", *keywords, *extras, "emit=()"])
+    names = [one.partition("=")[0] for one in [*keywords, *extras, "emit"]]
+    passed = ", ".join([*inputs, *(f"{name}={name}" for name in names)])
+    lines = [
+        f"DIGEST = {digest[:40]!r}",
+        'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
+        "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",
+        "reference = EagerOperator(SIGNATURE, eager)",
+        "",
+        "",
+        f"def {signature.name}({head}):",
+        *(f"    {line}".rstrip() for line in _docstring(signature)),
+        f"    return operator({passed})",
+        "",
+        "",
+        'if __name__ == "__main__":',
+        "    raise SystemExit(check_module(operator, reference))",
+    ]
+    return "\n".join(lines)
+
+
+def _docstring(signature: Signature) -> list[str]:
+    lines = [f'"""{signature.outputs[0].name}: {_axes(signature.outputs[0].array.axes)}', ""]
+    for tensor in signature.inputs:
+        given = " (optional)" if tensor.optional else ""
+        lines.append(f"{tensor.name}: {tensor.dtype} {_axes(tensor.array.axes)}{given}")
+    for number in signature.numbers:
+        default = "" if number.default is None else f" = {print_python(number.default)}"
+        lines.append(f"{number.name}: {number.kind}{default}")
+    emits = ", ".join(output.name for output in signature.outputs[1:])
+    lines.append("offset, key_offset: the first position of rows and keys, int or int tensor [b]")
+    lines.append("key_length: how many keys count, int or int tensor [b]; None: all")
+    lines.append(f"emit: further results to return, among: {emits or 'none'}")
+    lines.append('"""')
+    return lines
+
+
+def _axes(axes: tuple[object, ...]) -> str:
+    return "[" + ", ".join(getattr(axis, "name", "") for axis in axes) + "]"
