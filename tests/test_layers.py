@@ -101,7 +101,6 @@ OUTSIDE: dict[str, dict[str, str]] = {
     "jinja2": {"attnc.resources": IN_FUNCTIONS},
     "numpy": {
         "attnc.philox": ANYWHERE,
-        "attnc.philox": ANYWHERE,
         "attnc.expressions.evaluate": ANYWHERE,
         "attnc.backends.numpy_oracle": ANYWHERE,
         "attnc.passes": IN_FUNCTIONS,
