@@ -1,0 +1,479 @@
+"""The numbers that the dense torch form of an operator is printed with.
+
+The yardstick. In float64 this is the reference of every derivative. In a lower dtype it is what a
+researcher would write by hand: products that are matrix products run in the input dtype, sums of
+exponentials (softmax) and all that is divided by them in float32, the result of a softmax goes back
+to the input dtype before it meets the values. States are float32.
+
+Derivatives. Where the incoming gradient is exactly zero and a local slope is not finite, the product
+is zero: so the branch of a `where` that is not taken, and a masked key, contribute nothing even
+where they are inf or NaN. Everywhere else derivatives are PyTorch's, to any order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Value = Any  # a Real, a tensor, or a Python number
+
+
+def absorbed(gradient: Tensor, slope: Tensor) -> Tensor:
+    """gradient * slope, 0 where the gradient is 0 and the slope is not finite."""
+    lost = (gradient == 0) & ~torch.isfinite(slope)
+    return gradient * torch.where(lost, torch.zeros_like(slope), slope)
+
+
+class Product(torch.autograd.Function):
+    """a * b of one shape."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        return (
+            absorbed(gradient, b.conj()) if needs[0] else None,
+            absorbed(gradient, a.conj()) if needs[1] else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        left = torch.zeros_like(a * b) if da is None else absorbed(da, b)
+        return left if db is None else left + absorbed(db, a)
+
+
+class Quotient(torch.autograd.Function):
+    """a / b of one shape."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a / b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def slopes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        over = chained("reciprocal", b)
+        return over, -multiplied(divided(a, b), over)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        left, right = Quotient.slopes(*ctx.saved_tensors)
+        needs = ctx.needs_input_grad
+        return (
+            absorbed(gradient, left.conj()) if needs[0] else None,
+            absorbed(gradient, right.conj()) if needs[1] else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:  # type: ignore[override]
+        left, right = Quotient.slopes(*ctx.saved_tensors)
+        result = torch.zeros_like(left) if da is None else absorbed(da, left)
+        return result if db is None else result + absorbed(db, right)
+
+
+class Chained(torch.autograd.Function):
+    """A function of one tensor by name; its slope is written with safe functions again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, name: str, by: float) -> Tensor:
+        return FUNCTIONS[name][0](x, by)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
+        ctx.name, ctx.by = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return absorbed(gradient, FUNCTIONS[ctx.name][1](x, ctx.by).conj()), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return absorbed(dx, FUNCTIONS[ctx.name][1](x, ctx.by))
+
+
+def chained(name: str, x: Tensor, by: float = 0.0) -> Tensor:
+    result: Tensor = Chained.apply(x, name, by)
+    return result
+
+
+def multiplied(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.result_type(a, b)
+    a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
+    result: Tensor = Product.apply(a, b)
+    return result
+
+
+def divided(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.result_type(a, b)
+    a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
+    result: Tensor = Quotient.apply(a, b)
+    return result
+
+
+def _power_slope(x: Tensor, by: float) -> Tensor:
+    if by == 0:
+        return torch.zeros_like(x)
+    return by * (chained("power", x, by - 1) if by != 1 else torch.ones_like(x))
+
+
+# name -> the function and its slope
+FUNCTIONS: dict[
+    str, tuple[Callable[[Tensor, float], Tensor], Callable[[Tensor, float], Tensor]]
+] = {
+    "reciprocal": (lambda x, _: 1 / x, lambda x, _: -chained("power", x, -2.0)),
+    "power": (lambda x, by: x**by, _power_slope),
+    "exp": (lambda x, _: torch.exp(x), lambda x, _: chained("exp", x)),
+    "log": (lambda x, _: torch.log(x), lambda x, _: chained("reciprocal", x)),
+    "sqrt": (lambda x, _: torch.sqrt(x), lambda x, _: chained("power", x, -0.5) / 2),
+    "sin": (lambda x, _: torch.sin(x), lambda x, _: chained("cos", x)),
+    "cos": (lambda x, _: torch.cos(x), lambda x, _: -chained("sin", x)),
+    "tanh": (lambda x, _: torch.tanh(x), lambda x, _: 1 - chained("tanh", x) ** 2),
+    "erf": (
+        lambda x, _: torch.erf(x),
+        lambda x, _: 2 / math.sqrt(math.pi) * chained("exp", -x * x),
+    ),
+}
+
+
+class Real:
+    """Real or complex numbers mantissa * exp(exponent): a tensor, and one that broadcasts with it
+    or None. `exp` makes exponents, products add them, sums align them, `plain` removes them; the
+    exponents that sums are aligned at are constants to autograd."""
+
+    __slots__ = ("exponent", "mantissa")
+
+    def __init__(self, mantissa: Tensor, exponent: Tensor | None = None) -> None:
+        self.mantissa = mantissa
+        self.exponent = exponent
+
+    def __mul__(self, other: Value) -> Real:
+        if isinstance(other, (int, float, complex)):
+            return Real(self.mantissa * other, self.exponent)
+        other = as_real(other)
+        return Real(multiplied(self.mantissa, other.mantissa), _plus(self.exponent, other.exponent))
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Value) -> Real:
+        if isinstance(other, (int, float, complex)) and other != 0:
+            return Real(self.mantissa / other, self.exponent)
+        other = as_real(other, self)
+        negative = None if other.exponent is None else -other.exponent
+        return Real(divided(self.mantissa, other.mantissa), _plus(self.exponent, negative))
+
+    def __rtruediv__(self, other: Value) -> Real:
+        return as_real(other, self) / self
+
+    def __add__(self, other: Value) -> Real:
+        if self.exponent is None and isinstance(other, (int, float, complex)):
+            return Real(self.mantissa + other)
+        other = as_real(other, self)
+        (left, right), top = aligned(self, other)
+        return Real(left + right, top)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Real:
+        return Real(-self.mantissa, self.exponent)
+
+    def __sub__(self, other: Value) -> Real:
+        return self + (-other)
+
+    def __rsub__(self, other: Value) -> Real:
+        return -self + other
+
+    def __pow__(self, by: Value) -> Real:
+        if isinstance(by, Real):
+            by = by.plain()
+        if isinstance(by, Tensor) and (by.ndim or by.requires_grad):
+            return exp(log(self) * Real(by))
+        by = float(by)
+        exponent = None if self.exponent is None else self.exponent * by
+        return Real(chained("power", self.mantissa, by), exponent)
+
+    def __rpow__(self, base: Value) -> Real:
+        return exp(self * math.log(base)) if base > 0 else as_real(base, self) ** self
+
+    def _compared(self, op: str, other: Value) -> Tensor:
+        (left, right), _ = aligned(self, as_real(other, self))
+        result: Tensor = getattr(torch, op)(left, right)
+        return result
+
+    def __lt__(self, other: Value) -> Tensor:
+        return self._compared("lt", other)
+
+    def __le__(self, other: Value) -> Tensor:
+        return self._compared("le", other)
+
+    def __gt__(self, other: Value) -> Tensor:
+        return self._compared("gt", other)
+
+    def __ge__(self, other: Value) -> Tensor:
+        return self._compared("ge", other)
+
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
+        return self._compared("eq", other)
+
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
+        return self._compared("ne", other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Real:
+        """A change of shape, of both tensors."""
+        mantissa, exponent = self.mantissa, self.exponent
+        if exponent is not None:
+            mantissa, exponent = torch.broadcast_tensors(mantissa, exponent)
+            exponent = change(exponent)
+        return Real(change(mantissa), exponent)
+
+    def __getitem__(self, at: Any) -> Real:
+        return self.each(lambda x: x[at])
+
+    def permute(self, *dims: int) -> Real:
+        return self.each(lambda x: x.permute(*dims))
+
+    def plain(self) -> Tensor:
+        """The numbers themselves."""
+        if self.exponent is None:
+            return self.mantissa
+        half = chained("exp", self.exponent / 2)  # in halves, so that neither factor overflows
+        return multiplied(multiplied(self.mantissa, half), half)
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def as_real(value: Value, like: Real | None = None) -> Real:
+    """A tensor or a Python number as a Real (of the dtype and device of `like`)."""
+    if isinstance(value, Real):
+        return value
+    if isinstance(value, Tensor):
+        return Real(value if value.is_floating_point() or value.is_complex() else value.double())
+    if like is None:
+        return Real(torch.tensor(value, dtype=torch.float64))
+    return Real(torch.as_tensor(value, device=like.mantissa.device).to(like.mantissa.dtype))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of statistics, states and positions."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def real(value: Value, dtype: torch.dtype) -> Value:
+    """Integers or reals as reals."""
+    if isinstance(value, Tensor):
+        return Real(value.to(dtype))
+    return value if isinstance(value, Real) else float(value)
+
+
+def plain(value: Value) -> Value:
+    return value.plain() if isinstance(value, Real) else value
+
+
+def live(x: Real) -> Tensor:
+    """Where a mantissa can be shifted: it is finite and not 0."""
+    return torch.isfinite(x.mantissa) & (x.mantissa != 0)
+
+
+def aligned(*values: Real) -> tuple[list[Tensor], Tensor | None]:
+    """Mantissas under one exponent for each point, the largest of those that count."""
+    if all(value.exponent is None for value in values):
+        return [value.mantissa for value in values], None
+    with torch.no_grad():
+        tops = [torch.where(live(value), _exponent(value), -math.inf) for value in values]
+        top = tops[0]
+        for each in tops[1:]:
+            top = torch.maximum(*torch.broadcast_tensors(top, each))
+        top = torch.where(torch.isfinite(top), top, 0.0)
+    return [shifted(value, top) for value in values], top
+
+
+def _exponent(x: Real) -> Tensor:
+    if x.exponent is not None:
+        return x.exponent
+    dtype = x.mantissa.real.dtype if x.mantissa.is_complex() else x.mantissa.dtype
+    return torch.zeros((), dtype=dtype, device=x.mantissa.device)
+
+
+def shifted(x: Real, top: Tensor) -> Tensor:
+    """Mantissas with respect to the exponent `top`; infinities and NaN stay what they are."""
+    finite = torch.isfinite(x.mantissa)
+    difference = torch.clamp(_exponent(x) - top, max=700.0)  # above it only beside mantissas 0
+    difference = torch.where(finite, difference, torch.zeros_like(difference))
+    return multiplied(x.mantissa, torch.exp(difference))
+
+
+# --- Functions -----------------------------------------------------------------------------------
+
+
+def exp(x: Value) -> Real:
+    value = as_real(x).plain()
+    if value.dtype in (torch.float16, torch.bfloat16):
+        value = value.float()
+    if value.is_complex():
+        return Real(torch.polar(torch.ones_like(value.imag), value.imag), value.real)
+    finite = torch.isfinite(value)
+    zero = torch.zeros_like(value)
+    return Real(chained("exp", torch.where(finite, zero, value)), torch.where(finite, value, zero))
+
+
+def log(x: Value) -> Value:
+    if isinstance(x, (int, float)):
+        return math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+    value = as_real(x)
+    mantissa = chained("log", value.mantissa)
+    return Real(mantissa if value.exponent is None else mantissa + value.exponent)
+
+
+def sqrt(x: Value) -> Value:
+    if isinstance(x, (int, float)):
+        return math.sqrt(x) if x >= 0 else math.nan
+    value = as_real(x)
+    half = None if value.exponent is None else value.exponent / 2
+    return Real(chained("sqrt", value.mantissa), half)
+
+
+def function(name: str, x: Value) -> Value:
+    """sin, cos, tanh or erf."""
+    if isinstance(x, (int, float)):
+        return float(getattr(math, name)(x))
+    return Real(chained(name, as_real(x).plain()))
+
+
+def absolute(x: Value) -> Value:
+    if isinstance(x, Real):
+        return Real(torch.abs(x.mantissa), x.exponent)
+    return abs(x)
+
+
+def sign(x: Value) -> Value:
+    if isinstance(x, Real):
+        return Real(torch.sgn(x.mantissa))
+    return torch.sign(x) if isinstance(x, Tensor) else (x > 0) - (x < 0)
+
+
+def stop(x: Value) -> Value:
+    """The value, a constant to autograd."""
+    if isinstance(x, Real):
+        return Real(x.mantissa.detach(), None if x.exponent is None else x.exponent.detach())
+    return x
+
+
+def rounded(name: str, x: Value) -> Value:
+    """floor, ceil, round (half to even) or trunc, as integers."""
+    if isinstance(x, (int, float)):
+        return getattr(math, name)(x) if name != "round" else round(x)
+    value = plain(x)
+    if not value.is_floating_point():
+        return value
+    return getattr(torch, name)(value).nan_to_num(0.0, 0.0, 0.0).to(torch.int64)
+
+
+def divided_down(a: Value, b: Value) -> Value:
+    """Floor division; by 0 at points that nobody reads, something."""
+    a, b = plain(a), plain(b)
+    if isinstance(b, Tensor):
+        a = torch.as_tensor(a, device=b.device)
+        return torch.div(a, torch.where(b == 0, torch.ones_like(b), b), rounding_mode="floor")
+    return a // b if b != 0 else a * 0
+
+
+def remainder(a: Value, b: Value) -> Value:
+    return a - divided_down(a, b) * b
+
+
+def maximum(a: Value, b: Value) -> Value:
+    """The larger; at a tie half of the gradient each, and none beside a written 0, as ReLU."""
+    for x, y in ((a, b), (b, a)):
+        if isinstance(x, Real) and isinstance(y, (int, float)) and y == 0:
+            return Real(torch.relu(x.mantissa), x.exponent)
+    if not isinstance(a, Real) and not isinstance(b, Real):
+        return _larger_integer(a, b)
+    a, b = as_real(a, b if isinstance(b, Real) else None), as_real(b, a)
+    if a.exponent is None and b.exponent is None:
+        dtype = torch.result_type(a.mantissa, b.mantissa)
+        return Real(torch.maximum(a.mantissa.to(dtype), b.mantissa.to(dtype)))
+    return where(a >= b, a, b)
+
+
+def _larger_integer(a: Value, b: Value) -> Value:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        device = (a if isinstance(a, Tensor) else b).device
+        return torch.maximum(torch.as_tensor(a, device=device), torch.as_tensor(b, device=device))
+    return max(a, b)
+
+
+def minimum(a: Value, b: Value) -> Value:
+    return -maximum(-a, -b)
+
+
+def where(condition: Value, a: Value, b: Value) -> Value:
+    """a where the condition holds, b elsewhere: selected, never multiplied."""
+    if isinstance(condition, bool):
+        return a if condition else b
+    if not isinstance(a, Real) and not isinstance(b, Real):
+        device = condition.device
+        return torch.where(
+            condition, torch.as_tensor(a, device=device), torch.as_tensor(b, device=device)
+        )
+    a, b = as_real(a, b if isinstance(b, Real) else None), as_real(b, a)
+    mantissa = torch.where(condition, a.mantissa, b.mantissa)
+    if a.exponent is None and b.exponent is None:
+        return Real(mantissa)
+    return Real(mantissa, torch.where(condition, _exponent(a), _exponent(b)))
+
+
+def over(a: Value, b: Value) -> Value:
+    """a / b of Python numbers, as floating point divides."""
+    if isinstance(a, Real) or isinstance(b, Real):
+        return a / b
+    if b != 0:
+        return a / b
+    return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a)
+
+
+def part(name: str, x: Value) -> Value:
+    """re, im or conj of complex numbers."""
+    value = as_real(x)
+    if not value.mantissa.is_complex():
+        return Real(torch.zeros_like(value.mantissa)) if name == "im" else value
+    take = {"re": torch.real, "im": torch.imag, "conj": torch.conj}[name]
+    return Real(take(value.mantissa), value.exponent)
+
+
+def to_complex(x: Value) -> Value:
+    value = as_real(x)
+    if value.mantissa.is_complex():
+        return value
+    wide_type = torch.complex128 if value.mantissa.dtype == torch.float64 else torch.complex64
+    return Real(value.mantissa.to(wide_type), value.exponent)

@@ -1,0 +1,457 @@
+"""Folds, selections, reads and solves that the dense torch form of an operator is printed with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attnc.runtime.eager_numbers import Real, Value, as_real, live, plain, shifted
+
+
+def spread(x: Value, sizes: Sequence[int]) -> Value:
+    """x, a tensor, Real or number, over all of `sizes`."""
+    if isinstance(x, Real):
+        return x.each(lambda part: part.expand(*sizes))
+    return torch.as_tensor(x).expand(*sizes)
+
+
+def finished(x: Value, sizes: Sequence[int], dtype: torch.dtype | None, like: Tensor) -> Tensor:
+    """An output: a tensor of `sizes` and, where it is real, of `dtype`."""
+    tensor = torch.as_tensor(plain(x), device=like.device)
+    if dtype is not None and not tensor.is_complex():
+        tensor = tensor.to(dtype)
+    tensor = tensor.expand(*sizes).contiguous()
+    return tensor if torch.is_grad_enabled() else tensor.detach()
+
+
+def padded(x: Tensor, dim: int, size: int, fill: float) -> Tensor:
+    """An output over keys that `key_length` has cut, filled up to all of them."""
+    shape = list(x.shape)
+    shape[dim] = size - shape[dim]
+    return torch.cat([x, x.new_full(shape, fill)], dim)
+
+
+def measured(*sites: tuple[Tensor | None, int]) -> int:
+    """The length of an axis, from the first of the optional tensors that is given."""
+    return next((tensor.shape[dim] for tensor, dim in sites if tensor is not None), 0)
+
+
+def constant(x: Value, dtype: torch.dtype, like: Tensor) -> Real:
+    """A number as a Real."""
+    return (
+        as_real(x)
+        if isinstance(x, (Real, Tensor))
+        else Real(torch.tensor(x, dtype=dtype, device=like.device))
+    )
+
+
+def stacked(rows: list[Value], dim: int, sizes: Sequence[int], dtype: torch.dtype) -> Value:
+    """What was recorded row by row, along `dim` of `sizes`; sizes without that dimension are those
+    of a row."""
+    inner = [*sizes[:dim], *sizes[dim + 1 :]]
+    if not rows:
+        empty = torch.zeros(*sizes, dtype=dtype)
+        return Real(empty) if dtype.is_floating_point or dtype.is_complex else empty
+    whole = [spread(row, inner) for row in rows]
+    if not isinstance(whole[0], Real):
+        return torch.stack(whole, dim)
+    if all(row.exponent is None for row in whole):
+        return Real(torch.stack([row.mantissa for row in whole], dim))
+    zero = [torch.zeros_like(row.mantissa.real) for row in whole]
+    exponents = [z if row.exponent is None else row.exponent for row, z in zip(whole, zero)]
+    return Real(torch.stack([row.mantissa for row in whole], dim), torch.stack(exponents, dim))
+
+
+# --- Folds: over the points where the condition holds, and nothing else --------------------------
+
+
+def _masked(x: Value, condition: Value) -> tuple[Real, Tensor]:
+    """x and its condition over one shape."""
+    value = as_real(x)
+    parts = [value.mantissa] if value.exponent is None else [value.mantissa, value.exponent]
+    condition = torch.as_tensor(condition, device=value.mantissa.device)
+    *parts, condition = torch.broadcast_tensors(*parts, condition)
+    return Real(*parts), condition
+
+
+def total(x: Value, dim: tuple[int, ...], where: Value = True) -> Value:
+    """The sum over dimensions."""
+    if not isinstance(x, Real):
+        condition = torch.as_tensor(where, device=x.device)
+        x, condition = torch.broadcast_tensors(x, condition)
+        return torch.where(condition, x, torch.zeros_like(x)).sum(dim)
+    x, condition = _masked(x, where)
+    mantissa = torch.where(condition, x.mantissa, torch.zeros_like(x.mantissa))
+    if x.exponent is None:
+        return Real(mantissa.sum(dim))
+    top = _top(x, condition, dim)
+    kept = Real(mantissa, torch.where(condition, x.exponent, top))
+    return Real(shifted(kept, top).sum(dim), _dropped(top, dim))
+
+
+def _top(x: Real, condition: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The largest exponent that counts in each fold, 0 where there is none; a constant."""
+    assert x.exponent is not None
+    with torch.no_grad():
+        counted = torch.where(condition & live(x), x.exponent, -math.inf)
+        if 0 in counted.shape:
+            shape = [
+                1 if place in _positive(dim, x) else n for place, n in enumerate(counted.shape)
+            ]
+            return torch.zeros(shape, dtype=counted.dtype, device=counted.device)
+        top = counted.amax(dim, keepdim=True)
+        return torch.where(torch.isfinite(top), top, torch.zeros_like(top))
+
+
+def _positive(dim: tuple[int, ...], x: Real) -> list[int]:
+    return [place % x.mantissa.ndim for place in dim]
+
+
+def _dropped(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    return x.squeeze(dim)
+
+
+def product(x: Value, dim: tuple[int, ...], where: Value = True) -> Value:
+    """The product over dimensions; what the factors are large by goes to the exponent."""
+    if not isinstance(x, Real):
+        condition = torch.as_tensor(where, device=x.device)
+        x, condition = torch.broadcast_tensors(x, condition)
+        x = torch.where(condition, x, torch.ones_like(x))
+        return _folded(x, dim).prod(-1)
+    x, condition = _masked(x, where)
+    mantissa = torch.where(condition, x.mantissa, torch.ones_like(x.mantissa))
+    with torch.no_grad():
+        size = torch.where(live(Real(mantissa)), mantissa.abs(), 1.0)
+        power = torch.log(size)
+    exponent = power if x.exponent is None else power + torch.where(condition, x.exponent, 0.0)
+    scaled = mantissa / size
+    return Real(_folded(scaled, dim).prod(-1), exponent.sum(dim))
+
+
+def _folded(x: Tensor, dim: tuple[int, ...]) -> Tensor:
+    """The dimensions of a fold as one, the last."""
+    inner = [place % x.ndim for place in dim]
+    outer = [place for place in range(x.ndim) if place not in inner]
+    count = math.prod(x.shape[place] for place in inner)
+    return x.permute(*outer, *inner).reshape([x.shape[place] for place in outer] + [count])
+
+
+def largest(x: Value, dim: tuple[int, ...], where: Value = True) -> Value:
+    """The maximum over dimensions, -inf over nothing; ties share the gradient, as torch.amax."""
+    return _extreme(x, dim, where, -math.inf)
+
+
+def smallest(x: Value, dim: tuple[int, ...], where: Value = True) -> Value:
+    return -_extreme(-x, dim, where, -math.inf)
+
+
+def _extreme(x: Value, dim: tuple[int, ...], condition: Value, none: float) -> Value:
+    if not isinstance(x, Real):
+        allowed = torch.as_tensor(condition, device=x.device)
+        x, allowed = torch.broadcast_tensors(x, allowed)
+        flat = _folded(torch.where(allowed, x, torch.iinfo(torch.int64).min), dim)
+        if flat.shape[-1] == 0:
+            return torch.full(flat.shape[:-1], torch.iinfo(torch.int64).min, device=x.device)
+        return flat.amax(-1)
+    x, allowed = _masked(x, condition)
+    flat = _folded(torch.where(allowed, x.mantissa, none), dim)
+    if flat.shape[-1] == 0:
+        return Real(flat.new_full(flat.shape[:-1], none))
+    if x.exponent is None:
+        return Real(flat.amax(-1))
+    exponent = _folded(torch.where(allowed, x.exponent, 0.0), dim)
+    sign = torch.sign(flat)
+    size = torch.log(torch.where(sign == 0, 1.0, flat.abs())) + exponent
+    size = torch.where(torch.isinf(flat), math.inf, size)
+    first = sign == sign.amax(-1, keepdim=True)
+    place = torch.where(first, sign * size, none).argmax(-1, keepdim=True)
+    return Real(flat.gather(-1, place)[..., 0], exponent.gather(-1, place)[..., 0])
+
+
+def contract(
+    equation: str,
+    *factors: Value,
+    where: tuple[str, Tensor] | None = None,
+    dtype: torch.dtype,
+) -> Real:
+    """The sum of a product as one einsum in `dtype` (complex factors stay complex).
+
+    where    the letters of a condition and the condition: other points are outside the sum.
+    One factor may have an exponent: it is taken relative to the largest of its fold. Two would need
+    a common shift for each pair, and what is not finite would leak from masked points through
+    0 * inf, so those cases are multiplied out and then summed.
+    """
+    inputs, output = equation.split("->")
+    letters = inputs.split(",")
+    reals = [as_real(factor) for factor in factors]
+    carriers = [place for place, each in enumerate(reals) if each.exponent is not None]
+    finite = all(bool(torch.isfinite(each.mantissa).all()) for each in reals)
+    if len(carriers) > 1 or not finite:
+        return _multiplied_out(letters, output, reals, where)
+    top = None
+    if carriers:
+        place = carriers[0]
+        names = (
+            letters[place] + "".join(c for c in where[0] if c not in letters[place])
+            if where
+            else letters[place]
+        )
+        x = reals[place].each(lambda part: _onto(part, letters[place], names))
+        condition = _onto(where[1], where[0], names) if where else torch.as_tensor(True)
+        x, condition = _masked(x, condition.to(x.mantissa.device))
+        dim = tuple(at for at, letter in enumerate(names) if letter not in output)
+        top = _top(x, condition, dim) if dim else x.exponent.detach()
+        kept = Real(
+            torch.where(condition, x.mantissa, torch.zeros_like(x.mantissa)),
+            torch.where(condition, x.exponent, top),
+        )
+        reals[place] = Real(shifted(kept, top))
+        letters[place] = names
+        shown = "".join(letter for letter in names if letter in output)
+        ordered = "".join(letter for letter in output if letter in shown)
+        top = _onto(_dropped(top, dim) if dim else top, shown, ordered)
+        top = top[tuple(slice(None) if letter in shown else None for letter in output)]
+    elif where is not None:
+        letters.append(where[0])
+        reals.append(Real(where[1].to(dtype)))
+    whole = torch.result_type(torch.zeros((), dtype=dtype), torch.zeros((), dtype=torch.complex64))
+    complex_ones = any(each.mantissa.is_complex() for each in reals)
+    cast = [each.mantissa.to(whole if complex_ones else dtype) for each in reals]
+    return Real(torch.einsum(f"{','.join(letters)}->{output}", *cast), top)
+
+
+def _onto(x: Tensor, letters: str, onto: str) -> Tensor:
+    """The tensor with the axes `onto`, which hold its own."""
+    order = [letters.index(letter) for letter in onto if letter in letters]
+    x = x.permute(*order) if order else x
+    return x[tuple(slice(None) if letter in letters else None for letter in onto)]
+
+
+def _multiplied_out(
+    letters: list[str], output: str, reals: list[Real], condition: tuple[str, Tensor] | None
+) -> Real:
+    summed = "".join(dict.fromkeys(c for each in letters for c in each if c not in output))
+    if condition is not None:
+        summed += "".join(c for c in condition[0] if c not in output + summed)
+    names = output + summed
+    result: Real | None = None
+    for own, each in zip(letters, reals):
+        part = each.each(lambda x, own=own: _onto(x, own, names))  # type: ignore[misc]
+        result = part if result is None else result * part
+    assert result is not None
+    mask: Value = True if condition is None else _onto(condition[1], condition[0], names)
+    dim = tuple(range(len(output), len(names)))
+    return total(result, dim, where=mask)  # type: ignore[no-any-return]
+
+
+# --- Selections ----------------------------------------------------------------------------------
+
+
+def _order(key: Value, condition: Value, descending: bool) -> tuple[Tensor, Tensor]:
+    """Places along the last axis, allowed ones first, ties by place; and the condition."""
+    with torch.no_grad():
+        parts = _keys(key)
+        allowed = torch.as_tensor(condition, device=parts[0].device)
+        *parts, allowed = torch.broadcast_tensors(*parts, allowed)
+        order = torch.arange(allowed.shape[-1], device=allowed.device).expand(allowed.shape)
+        for part in reversed(parts):
+            order = _resorted(part, order, descending)
+        return _resorted(allowed, order, True), allowed
+
+
+def _keys(key: Value) -> list[Tensor]:
+    """Tensors, most significant first, that sort like the values."""
+    if not isinstance(key, Real):
+        return [key.to(torch.int64)]
+    if key.exponent is None:
+        return [key.mantissa]
+    if key.exponent.numel() == 0 or key.exponent.abs().max() < 80:
+        return [key.plain()]
+    sign = torch.sign(key.mantissa)
+    size = torch.log(torch.where(sign == 0, 1.0, key.mantissa.abs())) + key.exponent
+    return [sign, sign * size]
+
+
+def _resorted(part: Tensor, order: Tensor, descending: bool) -> Tensor:
+    part = part.to(torch.int8) if part.dtype == torch.bool else part
+    again = torch.sort(part.gather(-1, order), dim=-1, descending=descending, stable=True).indices
+    return order.gather(-1, again)
+
+
+def among_largest(key: Value, count: Value, dim: tuple[int, ...], where: Value = True) -> Tensor:
+    """True for the `count` largest over dimensions, which become the last ones. A tensor `count`
+    has the other dimensions and one of size 1."""
+    flat, mask, shape = _flat(key, where, dim)
+    order, allowed = _order(flat, mask, True)
+    chosen = (order.argsort(-1) < count) & allowed
+    return chosen.reshape(*chosen.shape[:-1], *shape)
+
+
+def ranked(key: Value, dim: tuple[int, ...], where: Value = True) -> Tensor:
+    """How many allowed points come before each in (key, place) order; the dimensions come last."""
+    flat, mask, shape = _flat(key, where, dim)
+    order, _ = _order(flat, True, False)
+    mask = torch.as_tensor(mask, device=order.device).expand(order.shape)
+    counted = mask.gather(-1, order).to(torch.int64)
+    before = (counted.cumsum(-1) - counted).gather(-1, order.argsort(-1))
+    return before.reshape(*before.shape[:-1], *shape)
+
+
+def first_extreme(
+    key: Value, dim: tuple[int, ...], descending: bool, start: int, where: Value = True
+) -> Tensor:
+    """The position of the largest or smallest, the lowest among equals; -1 over nothing."""
+    flat, mask, _ = _flat(key, where, dim)
+    order, allowed = _order(flat, mask, descending)
+    if order.shape[-1] == 0:
+        return torch.full(order.shape[:-1], -1, device=order.device)
+    return torch.where(allowed.any(-1), order[..., 0] + start, -1)
+
+
+def _flat(key: Value, condition: Value, dim: tuple[int, ...]) -> tuple[Value, Value, list[int]]:
+    """Key and condition with the dimensions as one, the last; and the lengths of those."""
+    real = key if isinstance(key, Real) else None
+    tensor = real.mantissa if real is not None else key
+    allowed = torch.as_tensor(condition, device=tensor.device)
+    if real is not None and real.exponent is not None:
+        tensor, exponent, allowed = torch.broadcast_tensors(tensor, real.exponent, allowed)
+        flat: Value = Real(_folded(tensor, dim), _folded(exponent, dim))
+    else:
+        tensor, allowed = torch.broadcast_tensors(tensor, allowed)
+        flat = _folded(tensor, dim) if real is None else Real(_folded(tensor, dim))
+    return flat, _folded(allowed, dim), [tensor.shape[place] for place in dim]
+
+
+# --- Reads, solves, random numbers, slopes -------------------------------------------------------
+
+
+def at(x: Value, *rows: Value) -> Value:
+    """x at rows of all its axes, integers that broadcast together, clipped: what a read outside
+    gives is only ever selected away."""
+    tensor = x.mantissa if isinstance(x, Real) else x
+    places = [torch.as_tensor(row, device=tensor.device) for row in rows]
+    if 0 in tensor.shape:
+        shape = torch.broadcast_shapes(*(place.shape for place in places))
+        empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+        return Real(empty) if isinstance(x, Real) else empty
+    if isinstance(x, Real) and x.exponent is not None:
+        tensor = torch.broadcast_tensors(x.mantissa, x.exponent)[0]
+    clipped = tuple(p.clamp(0, n - 1) for p, n in zip(places, tensor.shape))
+    return x[clipped]
+
+
+def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]]) -> Real:
+    """The unknown between low and high at which the two sides meet.
+
+    Bisection to the last bit, then two steps of Newton's method through autograd: they move the
+    value by rounding only, and carry the implicit function's derivatives up to second order."""
+
+    def difference(at: Tensor) -> Tensor:
+        left, right = sides(Real(at))
+        return as_real(left - right).plain()
+
+    with torch.no_grad():
+        a, b = (as_real(end).plain() for end in (low, high))
+        first, last = difference(a), difference(b)
+        a, b, first, last = torch.broadcast_tensors(a, b, first, last)
+        falls = first >= last
+        bit = torch.finfo(a.dtype).eps / 2 * torch.maximum(a.abs(), b.abs())
+        while bool((b - a > bit).any()):
+            middle = a + (b - a) / 2
+            if bool(((middle == a) | (middle == b)).all()):
+                break
+            value = difference(middle)
+            above = torch.where(falls, value > 0, value < 0)
+            a, b = torch.where(above, middle, a), torch.where(above, b, middle)
+        unknown = a + (b - a) / 2
+    if not torch.is_grad_enabled():
+        return Real(unknown)
+    for _ in range(2):
+        unknown = unknown if unknown.requires_grad else unknown.requires_grad_()
+        value = difference(unknown)
+        if not value.requires_grad:
+            break
+        (slope,) = torch.autograd.grad(value.sum(), unknown, create_graph=True)
+        flat = (slope == 0) | ~torch.isfinite(slope) | ~torch.isfinite(value)
+        step = torch.where(flat, 0.0, value) / torch.where(flat, 1.0, slope)
+        unknown = unknown - step
+    return Real(unknown)
+
+
+def tracked(x: Value) -> Real:
+    """A state by which something is differentiated."""
+    value = as_real(x).plain()
+    return Real(value if value.requires_grad else value.detach().requires_grad_())
+
+
+def slope_by(number: Value, by: Real) -> Real:
+    """The derivative of a number (one for each outer point) by a tracked state."""
+    (slope,) = torch.autograd.grad(
+        as_real(number).plain().sum(), by.mantissa, create_graph=True, allow_unused=True
+    )
+    return Real(torch.zeros_like(by.mantissa) if slope is None else slope)
+
+
+def _wide_product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low words of a product of 32-bit words held in int64, which has no room for it."""
+    low, high = a & 0xFFFF, a >> 16
+    first, second = low * b, high * b
+    lower = (first + ((second & 0xFFFF) << 16)) & 0xFFFFFFFF
+    carry = ((first >> 16) + (second & 0xFFFF)) >> 16
+    return (second >> 16) + carry, lower
+
+
+def random(seed: int, ordinal: int, b: Value, h: Value, i: Value, j: Value, like: Tensor) -> Real:
+    """Philox4x32-10 (Salmon et al., SC 2011): counter (j // 4, i, h, b), key seed + ordinal, word
+    j % 4, its upper 24 bits times 2**-24."""
+    at = [torch.as_tensor(x, dtype=torch.int64, device=like.device) for x in (b, h, i, j)]
+    b, h, i, j = torch.broadcast_tensors(*at)
+    c = [x & 0xFFFFFFFF for x in (torch.div(j, 4, rounding_mode="floor"), i, h, b)]
+    mixed = (seed + ordinal) % 2**64
+    k0, k1 = mixed & 0xFFFFFFFF, mixed >> 32
+    for _ in range(10):
+        high0, low0 = _wide_product(0xD2511F53, c[0])
+        high1, low1 = _wide_product(0xCD9E8D57, c[2])
+        c = [high1 ^ c[1] ^ k0, low1, high0 ^ c[3] ^ k1, low0]
+        k0, k1 = (k0 + 0x9E3779B9) & 0xFFFFFFFF, (k1 + 0xBB67AE85) & 0xFFFFFFFF
+    word = torch.stack(c, -1).gather(-1, (j % 4)[..., None])[..., 0]
+    return Real(
+        (word >> 8).to(torch.float64 if like.dtype == torch.float64 else torch.float32) * 2.0**-24
+    )
+
+
+# --- Calls ---------------------------------------------------------------------------------------
+
+
+def per_batch(*given: Any) -> bool:
+    """Whether an offset or a key length is given for each batch entry."""
+    return any(isinstance(x, Tensor) and x.ndim > 0 or isinstance(x, (list, tuple)) for x in given)
+
+
+def over_batch(
+    form: Callable[..., dict[str, Tensor]],
+    tensors: dict[str, Tensor | None],
+    batched: dict[str, int],
+    results: dict[str, int],
+    shifts: dict[str, Any],
+    others: dict[str, Any],
+) -> dict[str, Tensor]:
+    """The form for one batch entry after the other: `batched` and `results` are the batch axes of
+    the tensors and of what comes out; `shifts` are offsets and key lengths, one or one per entry."""
+    count = next(x.shape[batched[n]] for n, x in tensors.items() if x is not None and n in batched)
+    parts = []
+    for entry in range(count):
+        one = {
+            name: x.narrow(batched[name], entry, 1) if name in batched and x is not None else x
+            for name, x in tensors.items()
+        }
+        own = {
+            name: int(x[entry if len(x) > 1 else 0]) if per_batch(x) else x
+            for name, x in shifts.items()
+        }
+        parts.append(form(**one, **own, **others, first_entry=entry))
+    return {name: torch.cat([part[name] for part in parts], results[name]) for name in parts[0]}

@@ -1,0 +1,478 @@
+"""Prints expressions as torch code: every value is a tensor over named indices, laid out in one order
+of dimensions for a definition, so that values meet by broadcasting."""
+
+from __future__ import annotations
+
+import keyword
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from attnc.errors import InternalError, UnsupportedError
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import TRUE, Expr
+
+INFIX = {
+    "add": "+", "sub": "-", "mul": "*", "pow": "**", "eq": "==", "ne": "!=", "lt": "<",
+    "le": "<=", "gt": ">", "ge": ">=", "and": "&", "or": "|",
+}  # fmt: skip
+CALLS = {
+    "exp": "exp({})", "log": "log({})", "sqrt": "sqrt({})", "sin": 'function("sin", {})',
+    "cos": 'function("cos", {})', "tanh": 'function("tanh", {})', "erf": 'function("erf", {})',
+    "floor": 'rounded("floor", {})', "ceil": 'rounded("ceil", {})', "stop": "stop({})",
+    "round": 'rounded("round", {})', "to_int": 'rounded("trunc", {})', "abs": "absolute({})",
+    "sign": "sign({})", "max": "maximum({}, {})", "min": "minimum({}, {})", "re": 'part("re", {})',
+    "im": 'part("im", {})', "conj": 'part("conj", {})', "to_complex": "to_complex({})",
+    "where": "where({}, {}, {})",
+}  # fmt: skip
+FOLDS = {"sum": "total", "prod": "product", "max": "largest", "min": "smallest"}
+# Names that the printed function uses for itself.
+RESERVED = frozenset(
+    """Real abs absolute among_largest as_real at bool constant contract dict divided_down emit
+    enumerate exp finished first_entry first_extreme float function int key_length key_offset
+    largest log maximum measured minimum narrow offset out over over_batch padded part per_batch
+    plain product random range ranked real remainder root rounded seed sign slope_by smallest
+    spread sqrt stacked stop to_complex torch total tracked tuple where wide eager""".split()
+)
+LONG = 60  # characters of an expression that is worth a line of its own
+
+
+@dataclass(frozen=True)
+class Text:
+    """Code of a value, the indices of its dimensions in order, and whether an operator may bind
+    tighter than the code itself."""
+
+    code: str
+    dims: tuple[Index, ...] = ()
+    loose: bool = False
+
+    @property
+    def atom(self) -> str:
+        return f"({self.code})" if self.loose else self.code
+
+
+@dataclass
+class Names:
+    """Identifiers of the printed function: nothing of the text of a spec but letters, digits and
+    underscores, no keyword, none that the function uses itself."""
+
+    taken: set[str] = field(default_factory=lambda: set(RESERVED))
+
+    def fresh(self, wanted: str) -> str:
+        name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in wanted)
+        name = f"x{name}" if not name or name[0].isdigit() or name.startswith("__") else name
+        while name in self.taken or keyword.iskeyword(name) or keyword.issoftkeyword(name):
+            name += "_"
+        self.taken.add(name)
+        return name
+
+
+class Printer:
+    """Prints expressions into lines; what lengths, positions and arrays are called is given.
+
+    lengths, starts, positions   names by axis name
+    arrays                       names by array name
+    numbers                      names by number name
+    fixed                        positions that a loop binds, by index
+    """
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.lines: list[str] = []
+        self.depth = 1
+        self.lengths: dict[str, str] = {}
+        self.starts: dict[str, str] = {}
+        self.positions: dict[str, str] = {}
+        self.arrays: dict[str, str] = {}
+        self.numbers: dict[str, str] = {}
+        self.unknowns: dict[str, Text] = {}
+        self.fixed: dict[Index, str] = {}
+        self.order: list[Index] = []
+        self.scopes: list[dict[bytes, Text]] = []
+        self.product_type = "narrow"
+
+    def line(self, code: str = "") -> None:
+        self.lines.append(f"{'    ' * self.depth}{code}".rstrip())
+
+    # --- layout -------------------------------------------------------------------------------
+
+    def sorted(self, dims: Iterable[Index]) -> tuple[Index, ...]:
+        """Dimensions in the one order of this definition."""
+        found = dict.fromkeys(dims)
+        self.order += [index for index in found if index not in self.order]
+        return tuple(sorted(found, key=self.order.index))
+
+    def union(self, *texts: Text) -> tuple[Index, ...]:
+        return self.sorted(index for text in texts for index in text.dims)
+
+    def fit(self, text: Text, dims: tuple[Index, ...]) -> str:
+        """Code that broadcasts over `dims`, which hold the text's own in the same order."""
+        held = [index in text.dims for index in dims]
+        first = held.index(True) if True in held else len(held)
+        if all(held[first:]):
+            return text.code
+        return f"{text.atom}[{', '.join(':' if each else 'None' for each in held[first:])}]"
+
+    def spread(self, text: Text, dims: Sequence[Index]) -> str:
+        """Code of the full size of `dims`."""
+        dims = tuple(dims)
+        if text.dims == dims and dims:
+            return text.code
+        sizes = ", ".join(self.lengths[index.axis.name] for index in dims)
+        return f"spread({self.fit(text, dims)}, ({sizes}{',' if len(dims) == 1 else ''}))"
+
+    def permuted(self, code: str, dims: Sequence[Index]) -> Text:
+        """A value with these dimensions, brought into order."""
+        order = self.sorted(dims)
+        if tuple(dims) == order:
+            return Text(code, order)
+        places = ", ".join(str(list(dims).index(index)) for index in order)
+        return Text(f"{code}.permute({places})", order)
+
+    # --- expressions --------------------------------------------------------------------------
+
+    def expression(self, expr: Expr, order: Sequence[Index]) -> Text:
+        """Prints what an expression needs before it, and returns its code."""
+        kept = self.order
+        self.order = list(order)
+        self.scopes.append({})
+        text = self._printed(expr)
+        self.scopes.pop()
+        self.order = kept
+        return text
+
+    def _printed(self, root: Expr) -> Text:
+        nodes, uses = self._plan(root)
+        done = self.scopes[-1]
+        for node in nodes:
+            if self._known(node) is not None:
+                continue
+            text = self._node(node, [self._text(arg) for arg in operands(node)])
+            shared = uses.get(node.digest, 0) > 1 and not text.code.isidentifier()
+            if (shared and not _short(node)) or (len(text.code) > LONG and node is not root):
+                name = self.names.fresh("x1" if "x1" not in self.names.taken else self._next())
+                self.line(f"{name} = {text.code}")
+                text = Text(name, text.dims)
+            done[node.digest] = text
+        return self._text(root)
+
+    def _next(self) -> str:
+        number = 2
+        while f"x{number}" in self.names.taken:
+            number += 1
+        return f"x{number}"
+
+    def _known(self, node: Expr) -> Text | None:
+        return next((s[node.digest] for s in reversed(self.scopes) if node.digest in s), None)
+
+    def _text(self, node: Expr) -> Text:
+        found = self._known(node)
+        assert found is not None
+        return found
+
+    def _plan(self, root: Expr) -> tuple[list[Expr], dict[bytes, int]]:
+        """The nodes to print, operands first, and how often each is used."""
+        nodes: list[Expr] = []
+        uses: dict[bytes, int] = {}
+        seen: set[bytes] = set()
+        stack: list[tuple[Expr, bool]] = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                nodes.append(node)
+                continue
+            if node.digest in seen or self._known(node) is not None:
+                continue
+            seen.add(node.digest)
+            stack.append((node, True))
+            for arg in reversed(operands(node)):
+                uses[arg.digest] = uses.get(arg.digest, 0) + 1
+                stack.append((arg, False))
+        ordered: dict[bytes, Expr] = {}
+        for node in nodes:
+            ordered.setdefault(node.digest, node)
+        return list(ordered.values()), uses
+
+    def _node(self, node: Expr, args: list[Text]) -> Text:
+        if node.op in INFIX:
+            return self._infix(node, args)
+        if node.op in CALLS:
+            dims = self.union(*args)
+            return Text(CALLS[node.op].format(*(self.fit(arg, dims) for arg in args)), dims)
+        method = getattr(self, f"_print_{node.op}", None)
+        if method is None:
+            raise InternalError(f"the eager form has no operation {node.op!r}")
+        result: Text = method(node, args)
+        return result
+
+    def _infix(self, node: Expr, args: list[Text]) -> Text:
+        dims = self.union(*args)
+        left, right = (self._fitted(arg, dims) for arg in args)
+        return Text(f"{left.atom} {INFIX[node.op]} {right.atom}", dims, True)
+
+    def _fitted(self, text: Text, dims: tuple[Index, ...]) -> Text:
+        code = self.fit(text, dims)
+        return Text(code, dims, text.loose and code == text.code)
+
+    def _print_number(self, node: Expr, args: list[Text]) -> Text:
+        value = node.attr
+        if isinstance(value, float) and not math.isfinite(value):
+            return Text(f'float("{value}")')
+        return Text(repr(value), (), isinstance(value, (int, float)) and value < 0)
+
+    def _print_index(self, node: Expr, args: list[Text]) -> Text:
+        assert isinstance(node.attr, Index)
+        if node.attr in self.fixed:
+            return Text(self.fixed[node.attr])
+        return Text(self.positions[node.attr.axis.name], self.sorted([node.attr]))
+
+    def _print_param(self, node: Expr, args: list[Text]) -> Text:
+        return Text(self.numbers[str(node.attr)])
+
+    def _print_length(self, node: Expr, args: list[Text]) -> Text:
+        assert isinstance(node.attr, Axis)
+        return Text(self.lengths[node.attr.name])
+
+    def _print_start(self, node: Expr, args: list[Text]) -> Text:
+        assert isinstance(node.attr, Axis)
+        return Text(self.starts.get(node.attr.name, "0"))
+
+    def _print_unknown(self, node: Expr, args: list[Text]) -> Text:
+        text = self.unknowns[str(node.attr)]
+        return self.permuted(text.code, text.dims)
+
+    def _print_neg(self, node: Expr, args: list[Text]) -> Text:
+        return Text(f"-{args[0].atom}", args[0].dims, True)
+
+    def _print_not(self, node: Expr, args: list[Text]) -> Text:
+        sign = "~" if args[0].dims else "not "
+        return Text(f"{sign}{args[0].atom}", args[0].dims, True)
+
+    def _print_div(self, node: Expr, args: list[Text]) -> Text:
+        dims = self.union(*args)
+        if not dims:
+            return Text(f"over({args[0].code}, {args[1].code})")
+        left, right = (self._fitted(arg, dims) for arg in args)
+        return Text(f"{left.atom} / {right.atom}", dims, True)
+
+    def _print_floordiv(self, node: Expr, args: list[Text]) -> Text:
+        return self._floored(node, args, "//", "divided_down")
+
+    def _print_mod(self, node: Expr, args: list[Text]) -> Text:
+        return self._floored(node, args, "%", "remainder")
+
+    def _floored(self, node: Expr, args: list[Text], sign: str, safe: str) -> Text:
+        dims = self.union(*args)
+        by = node.args[1]
+        if node.kind == "int" and by.op == "number" and by.attr:
+            left, right = (self._fitted(arg, dims) for arg in args)
+            return Text(f"{left.atom} {sign} {right.atom}", dims, True)
+        code = f"{safe}({', '.join(self.fit(arg, dims) for arg in args)})"
+        return Text(f"real({code}, wide)" if node.kind == "real" else code, dims)
+
+    def _print_to_real(self, node: Expr, args: list[Text]) -> Text:
+        inner = node.args[0]
+        if inner.op == "number":
+            return self._print_number(Expr("number", (), float(inner.attr)), [])  # type: ignore[arg-type]
+        if inner.kind in ("real", "complex"):
+            return args[0]
+        return Text(f"real({args[0].code}, wide)", args[0].dims)
+
+    # --- reads --------------------------------------------------------------------------------
+
+    def _print_read(self, node: Expr, args: list[Text]) -> Text:
+        name = self.arrays[node.array.name]
+        return self.looked_up(name, node.array.indices, node.args, args)
+
+    def looked_up(
+        self, name: str, indices: Sequence[Index], positions: Sequence[Expr], args: Sequence[Text]
+    ) -> Text:
+        """An array at positions: renamed dimensions, a slice for a row that a loop fixes, or
+        advanced indexing."""
+        bare = [self._bare(p, i) for p, i in zip(positions, indices, strict=True)]
+        rows = [None if b is None else self.fixed.get(b) for b in bare]
+        names = [b for b, row in zip(bare, rows, strict=True) if b is not None and row is None]
+        if None not in bare and len(set(names)) == len(names):
+            if not any(rows):
+                return self.permuted(name, names)
+            cuts = [
+                ":" if row is None else self._row(Text(row), index)
+                for row, index in zip(rows, indices, strict=True)
+            ]
+            return self.permuted(f"{name}[{', '.join(cuts)}]", names)
+        dims = self.union(*args)
+        at = [
+            self._row(self._fitted(arg, dims), index)
+            for arg, index in zip(args, indices, strict=True)
+        ]
+        return Text(f"at({', '.join([name, *at])})", dims)
+
+    def _bare(self, position: Expr, index: Index) -> Index | None:
+        """The index that a position is, where it runs over the very axis that it reads."""
+        if position.op != "index" or not isinstance(position.attr, Index):
+            return None
+        return position.attr if position.attr.axis.name == index.axis.name else None
+
+    def _row(self, position: Text, index: Index) -> str:
+        first = self.starts.get(index.axis.name)
+        return position.code if first is None else f"{position.atom} - {first}"
+
+    # --- folds and selections -----------------------------------------------------------------
+
+    def _print_fold(self, node: Expr, args: list[Text]) -> Text:
+        condition, factors = args[0], args[1:]
+        always = node.args[0] == TRUE
+        scales = [factor for factor in factors if not factor.dims]
+        arrays = [factor for factor in factors if factor.dims]
+        missing = set(node.bound) - {index for each in arrays for index in each.dims}
+        if len(arrays) > 1 and not missing and (always or condition.dims):
+            text = self._contracted(node, condition, arrays, always)
+            for scale in scales:
+                text = Text(f"{text.atom} * {scale.atom}", text.dims, True)
+            return text
+        dims = self.union(*factors)
+        body = self._fitted(factors[0], dims)
+        for factor in factors[1:]:
+            body = Text(f"{body.atom} * {self._fitted(factor, dims).atom}", dims, True)
+        return self._folded(node, condition, Text(body.code, dims), always)
+
+    def _folded(self, node: Expr, condition: Text, body: Text, always: bool) -> Text:
+        if not body.dims and node.kind in ("real", "complex"):
+            body = Text(f"constant({body.code}, wide, {self.like})")
+        whole = self.sorted((*body.dims, *condition.dims, *node.bound))
+        if set(node.bound) - {*body.dims} or not body.dims:
+            body = Text(self.spread(body, whole), whole)
+        dim = tuple(place for place, index in enumerate(whole) if index in node.bound)
+        code = f"{FOLDS[node.monoid]}({self.fit(body, whole)}, {dim}"
+        code += ")" if always else f", where={self.fit(condition, whole)})"
+        rest = tuple(index for index in whole if index not in node.bound)
+        return Text(code, rest)
+
+    def _contracted(self, node: Expr, condition: Text, arrays: list[Text], always: bool) -> Text:
+        present = self.union(*arrays, condition)
+        rest = tuple(index for index in present if index not in node.bound)
+        letters = _letters(present)
+
+        def word(dims: Iterable[Index]) -> str:
+            return "".join(letters[index] for index in dims)
+
+        equation = f"{','.join(word(each.dims) for each in arrays)}->{word(rest)}"
+        code = f'contract("{equation}", {", ".join(each.code for each in arrays)}'
+        if not always:
+            code += f', where=("{word(condition.dims)}", {condition.code})'
+        return Text(f"{code}, dtype={self.product_type})", rest)
+
+    @property
+    def like(self) -> str:
+        """A tensor whose device the call has."""
+        return self.arrays["#like"]
+
+    def _print_topk(self, node: Expr, args: list[Text]) -> Text:
+        count = args[2]
+        whole, rest, dim, where = self._selection(node, args, count)
+        limit = self.fit(count, rest)
+        if count.dims:
+            limit = f"{Text(limit, (), count.loose).atom}[..., None]"
+        key = self.spread(args[1], whole)
+        code = f"among_largest({key}, {limit}, {dim}{where})"
+        return self.looked_up(code, (*rest, *node.bound), *self._asked(node, args, rest, 3))
+
+    def _print_rank(self, node: Expr, args: list[Text]) -> Text:
+        whole, rest, dim, where = self._selection(node, args)
+        code = f"ranked({self.spread(args[1], whole)}, {dim}{where})"
+        return self.looked_up(code, (*rest, *node.bound), *self._asked(node, args, rest, 2))
+
+    def _asked(
+        self, node: Expr, args: list[Text], rest: tuple[Index, ...], first: int
+    ) -> tuple[list[Expr], list[Text]]:
+        """Positions at which a selection is asked: the outer ones at themselves."""
+        own = [Expr("index", (), index, "int") for index in rest]
+        return [*own, *node.args[first:]], [
+            *(self._print_index(each, []) for each in own),
+            *args[first:],
+        ]
+
+    def _print_argmax(self, node: Expr, args: list[Text]) -> Text:
+        whole, rest, dim, where = self._selection(node, args)
+        first = self.starts.get(node.bound[0].axis.name, "0")
+        descending = node.op == "argmax"
+        key = self.spread(args[1], whole)
+        return Text(f"first_extreme({key}, {dim}, {descending}, {first}{where})", rest)
+
+    _print_argmin = _print_argmax
+
+    def _selection(
+        self, node: Expr, args: list[Text], *others: Text
+    ) -> tuple[tuple[Index, ...], tuple[Index, ...], tuple[int, ...], str]:
+        """All dimensions, those that stay, the places of the bound ones, and the condition."""
+        whole = self.sorted((*self.union(args[0], args[1], *others), *node.bound))
+        rest = tuple(index for index in whole if index not in node.bound)
+        dim = tuple(whole.index(index) for index in node.bound)
+        always = node.args[0] == TRUE
+        return whole, rest, dim, "" if always else f", where={self.fit(args[0], whole)}"
+
+    # --- the rest -----------------------------------------------------------------------------
+
+    def _print_solve(self, node: Expr, args: list[Text]) -> Text:
+        name = str(node.attr)
+        low, high = args
+        dims = self.sorted((*low.dims, *high.dims, *(node.free - set(self.fixed))))
+        unknown = self.names.fresh(name)
+        function = self.names.fresh(f"sides_of_{name}")
+        self.line(f"def {function}({unknown}):")
+        self.depth += 1
+        self.unknowns[name] = Text(unknown, dims)
+        self.scopes.append({})
+        sides = [self._printed(side) for side in node.args[2:]]
+        self.line(f"return {', '.join(self.fit(side, dims) for side in sides)}")
+        self.scopes.pop()
+        self.depth -= 1
+        ends = [f"as_real({self.spread(end, dims)})" if dims else end.code for end in (low, high)]
+        return Text(f"root({ends[0]}, {ends[1]}, {function})", dims)
+
+    def _print_random(self, node: Expr, args: list[Text]) -> Text:
+        dims = self.union(*args)
+        at = ", ".join(self.fit(arg, dims) for arg in args)
+        return Text(f"random(seed, {int(node.attr)}, {at}, {self.like})", dims)  # type: ignore[arg-type]
+
+    def _print_grad(self, node: Expr, args: list[Text]) -> Text:
+        name = self.arrays[node.array.name]
+        code = f"slope_by({args[0].code}, {name})"
+        return self.looked_up(code, node.array.indices, node.args[1:], args[1:])
+
+    def _print_default(self, node: Expr, args: list[Text]) -> Text:
+        raise UnsupportedError("`else` that was not made a condition", "eager", ("numpy",))
+
+
+def operands(node: Expr) -> tuple[Expr, ...]:
+    """What is printed before a node: for a sum of products of reals the factors."""
+    if node.op == "solve":
+        return node.args[:2]
+    if node.op != "fold" or node.monoid != "sum":
+        return node.args
+    factors: list[Expr] = []
+    stack = [node.args[1]]
+    while stack:
+        each = stack.pop()
+        if each.op == "mul" and each.kind in ("real", "complex"):
+            stack += reversed(each.args)
+        else:
+            factors.append(each)
+    return (node.args[0], *factors)
+
+
+def _short(node: Expr) -> bool:
+    return node.op in ("number", "param", "length", "start", "index", "unknown")
+
+
+def _letters(dims: Sequence[Index]) -> dict[Index, str]:
+    """A letter for each index, its own where it is free."""
+    found: dict[Index, str] = {}
+    spare = iter("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    wanted = {index.name for index in dims}
+    for index in dims:
+        letter = index.name
+        if len(letter) != 1 or not letter.isalpha() or letter in found.values():
+            letter = next(c for c in spare if c not in wanted and c not in found.values())
+        found[index] = letter
+    return found
