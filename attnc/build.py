@@ -65,7 +65,7 @@ def _output(equations: Equations, definition: Definition) -> GraphOutput:
     fresh = output_indices(array.indices)
     named = Array(array.name, tuple(fresh.values()), array.kind, "output", array.span)
     moves = {old: position(new) for old, new in fresh.items()}
-    body = set_apart(equations.closed(definition.expr))
+    body = set_apart(equations.value(definition))
     return GraphOutput(named, canonical(substitute(body, moves)))
 
 
@@ -80,6 +80,15 @@ def output_indices(indices: Iterable[Index]) -> dict[Index, Index]:
     return fresh
 
 
+def blocks(root: Block) -> Iterable[Block]:
+    """The block and those nested in it."""
+    stack = [root]
+    while stack:
+        block = stack.pop()
+        yield block
+        stack.extend(s for s in block.statements if isinstance(s, Block))
+
+
 class Equations:
     """What the arrays of a Spec stand for, in terms of inputs, states and repeated arrays.
 
@@ -90,11 +99,18 @@ class Equations:
         self.spec = spec
         self.done: dict[str, tuple[tuple[Index, ...], Expr]] = {}
         self.assigned: dict[str, Definition] = {}
-        self.sources = {s.mask.name: s for s in spec.root.sources if s.mask is not None}
-        self.before_score = self._reached(s.score for s in spec.root.sources if s.score)
+        found = [s for block in blocks(spec.root) for s in block.sources if s.mask and s.score]
+        self.sources = {source.mask.name: source for source in found if source.mask}
+        self.before_score = self._reached(
+            array for s in found for array in (s.score, s.mask) if array is not None
+        )
 
     def definition(self, array: Array) -> Definition | None:
         return self.assigned.get(array.name) or self.spec.definition(array)
+
+    def value(self, definition: Definition) -> Expr:
+        """The right side of a definition with every defined array written out."""
+        return self.closed(self._hide(definition))
 
     def closed(self, expr: Expr) -> Expr:
         """The expression with every defined array written out."""
@@ -110,14 +126,11 @@ class Equations:
             if name in self.done:
                 continue
             if ready:
-                body = self._hide(name, prepare(definition.expr))
-                self.done[name] = (definition.array.indices, set_apart(self._inline(body)))
+                body = self._inline(prepare(self._hide(definition)))
+                self.done[name] = (definition.array.indices, set_apart(body))
                 continue
             stack.append((definition, True))
-            stack.extend((below, False) for below in self._read_by(self._text(definition)))
-
-    def _text(self, definition: Definition) -> Expr:
-        return self._hide(definition.array.name, definition.expr)
+            stack.extend((below, False) for below in self._read_by(self._hide(definition)))
 
     def _read_by(self, expr: Expr) -> list[Definition]:
         found = (self.definition(node.array) for node in postorder(expr) if node.op == "read")
@@ -132,8 +145,8 @@ class Equations:
 
         return rewrite(expr, change)
 
-    # A key whose score is -inf counts as masked: so says every fold over the visible keys, save
-    # those that the score itself is made of.
+    # A key whose score is -inf counts as masked (a NaN stays visible): so says every reading of a
+    # mask, save those that the score and the mask are made of.
 
     def _reached(self, arrays: Iterable[Array]) -> frozenset[str]:
         """The names of the definitions that the arrays are made of, their own among them."""
@@ -149,20 +162,16 @@ class Equations:
                 stack.extend(n.array for n in postorder(definition.expr) if n.op == "read")
         return frozenset(names)
 
-    def _hide(self, name: str, expr: Expr) -> Expr:
-        if name in self.before_score or not self.sources:
-            return expr
-        return rewrite(expr, self._hide_fold)
+    def _hide(self, definition: Definition) -> Expr:
+        if definition.array.name in self.before_score or not self.sources:
+            return definition.expr
 
-    def _hide_fold(self, node: Expr) -> Expr:
-        if node.op != "fold":
-            return node
-        condition = node.args[0]
-        for part in postorder(condition):
-            source = self.sources.get(part.array.name) if part.op == "read" else None
-            if source is not None and source.score is not None and part.free & set(node.bound):
-                condition = call("and", condition, _above_bottom(source, part.args))
-        return node.with_args((condition, node.args[1]))
+        def change(node: Expr) -> Expr:
+            source = self.sources.get(node.array.name) if node.op == "read" else None
+            test = source and _above_bottom(source, node.args, definition.array.indices)
+            return call("and", node, test) if test else node
+
+        return rewrite(definition.expr, change)
 
     # ---------------------------------------------------------------------- repeats and states
 
@@ -216,18 +225,28 @@ class Equations:
         return canonical(substitute(body, moves))
 
 
-def _above_bottom(source: KeySource, at: tuple[Expr, ...]) -> Expr:
+def _above_bottom(
+    source: KeySource, at: tuple[Expr, ...], around: tuple[Index, ...]
+) -> Expr | None:
+    """Whether the score of the pair at which a mask is read is not -inf. What only the score has
+    (a head) is that of the definition around."""
     assert source.score is not None and source.mask is not None
-    places = dict(zip((i.name for i in source.mask.indices), at, strict=True))
-    score = read(source.score, (places[index.name] for index in source.score.indices))
-    return call("gt", score, number(float("-inf")))
+    places: dict[str, Expr] = {index.axis.name: position(index) for index in around}
+    named = dict(zip((index.name for index in source.mask.indices), at, strict=True))
+    filled = [named.get(i.name, places.get(i.axis.name)) for i in source.score.indices]
+    args = [place for place in filled if place is not None]
+    if len(args) < len(filled):
+        return None
+    return call("ne", read(source.score, args), number(float("-inf")))
 
 
 # ------------------------------------------------------------------------------------- else
 
 
 def prepare(expr: Expr) -> Expr:
-    """The expression without `default`: a condition on the positions of reads decides."""
+    """The expression with two operands at most to an operation, and without `default`: a condition
+    on the positions of reads decides."""
+    expr = rewrite(expr, _binary)
     if not any(node.op == "default" for node in postorder(expr)):
         return expr
     outside: dict[bytes, Expr] = {}
@@ -244,6 +263,18 @@ def prepare(expr: Expr) -> Expr:
         return node
 
     return rewrite(expr, change)
+
+
+def _binary(node: Expr) -> Expr:
+    if node.op not in _CHAINS or len(node.args) <= 2:
+        return node
+    first, *rest = node.args
+    for arg in rest:
+        first = Expr(node.op, (first, arg), None, node.kind, node.span)
+    return first
+
+
+_CHAINS = frozenset(("add", "mul", "and", "or", "min", "max"))
 
 
 def _outside(node: Expr, known: dict[bytes, Expr]) -> Expr:

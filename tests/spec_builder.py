@@ -248,9 +248,9 @@ class Operator:
         w = self.define("weight", (*outer, i, j), (weight or softmax)(row, j))
         row.weights = w
         result = (
-            read(row, e) if read else row.total(lambda l: row.weight(l) * self.at(self.v, l, e))
+            read(row, e) if read else row.total(lambda m: row.weight(m) * self.at(self.v, m, e))
         )
-        lse = log(row.total(lambda l: exp(row.score(l))))
+        lse = log(row.total(lambda m: exp(row.score(m))))
         offered = Definition(Array("lse", (*outer, i), "real", "output", SPAN), lift(lse), SPAN)
         return self.spec(name, result, (i,), (e,), (KeySource((j,), m, s, w),), (offered,))
 
@@ -282,7 +282,7 @@ class Row:
 
 
 def softmax(row: Row, j: Index) -> X:
-    return exp(row.score(j)) / row.total(lambda l: exp(row.score(l)))
+    return exp(row.score(j)) / row.total(lambda m: exp(row.score(m)))
 
 
 def causal(name: str = "causal") -> Spec:

@@ -42,6 +42,7 @@ class Environment:
     lengths   lengths of measured and coarse axes; others follow from their declaration
     starts    first positions of axes; those not given start at their `low`, else at 0
     arrays    by name, one dimension for each of the Array's; the entry at position - start is read
+    clamped   reads outside an array give its nearest entry, as a kernel's do
     """
 
     indices: Mapping[Index, Given] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Environment:
     starts: Mapping[Axis, int] = field(default_factory=dict)
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     values: Mapping[str, Given] = field(default_factory=dict)
+    clamped: bool = False
 
     def length(self, axis: Axis) -> int:
         """The length of an axis: as given, or as declared."""
@@ -93,7 +95,8 @@ def evaluate(root: Expr, environment: Environment = Environment()) -> Tensor:
             operands = [done[arg.digest] for arg in node.args]
             done[node.digest] = _step(node, operands, environment, places)
     result = done[root.digest]
-    if result.outside is not None and bool(result.outside.any()):
+    outside = result.outside is not None and bool(result.outside.any())
+    if outside and not environment.clamped:
         raise OutsideError("a read lies outside its array at a point that is asked for")
     return _trimmed(result.value, rank)
 
@@ -256,7 +259,8 @@ def _fold(
     value = combine.reduce(terms, axis=tuple(lengths), keepdims=True, initial=start)
     outside = _either(condition, _Result(value, _asked(body.outside, condition.value)))
     if outside is not None:
-        outside = np.broadcast_to(outside, shape).any(axis=tuple(lengths), keepdims=True)
+        spread = np.broadcast_to(outside, shape)
+        outside = np.asarray(spread.any(axis=tuple(lengths), keepdims=True))
     return _Result(np.asarray(value, DTYPES[node.kind]), outside)
 
 
@@ -315,5 +319,6 @@ POINT: dict[str, Callable[..., Tensor]] = {
     "tanh": np.tanh, "erf": _erf, "floor": np.floor, "ceil": np.ceil, "round": np.round,
     "re": np.real, "im": np.imag, "conj": np.conj, "stop": _same, "exp2": np.exp2,
     "log2": np.log2, "log1p": np.log1p, "softplus": lambda x: np.logaddexp(0.0, x),
+    "sigmoid": lambda x: np.exp(-np.logaddexp(0.0, -x)),
     "to_int": np.trunc, "to_real": _same, "to_complex": _same,
 }  # fmt: skip

@@ -1,6 +1,6 @@
 """What becomes of a fold's body where a score is -inf: a key that counts as masked.
 
-`score > -inf` stands in the condition of every fold over visible keys (see build). It need not be
+`score != -inf` stands in the condition of every fold over visible keys (see build). It need not be
 tested where the body vanishes there anyway, as exp(score) does.
 """
 
@@ -16,14 +16,14 @@ NOTHING = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
 
 
 def above_bottom(condition: Expr) -> Expr | None:
-    """x of the condition x > -inf."""
-    if condition.op != "gt" or not is_infinite(condition.args[1]):
+    """x of the condition x != -inf."""
+    if condition.op != "ne" or not is_infinite(condition.args[1]):
         return None
     return condition.args[0]
 
 
 def implied(condition: Expr, monoid: str, body: Expr) -> bool:
-    """Whether the condition is x > -inf, and the body is the monoid's identity where x is -inf."""
+    """Whether the condition is x != -inf, and the body is the monoid's identity where x is -inf."""
     score = above_bottom(condition)
     return score is not None and limit(body, score) == NOTHING[monoid]
 

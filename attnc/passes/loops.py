@@ -41,7 +41,7 @@ class Source:
     walked: Index
     visible: tuple[Expr, ...]
     hidden: tuple[Expr, ...]
-    parts: tuple[tuple[Reduction, Part, Expr], ...]
+    parts: tuple[tuple[Reduction, Part, tuple[Expr, ...]], ...]
 
 
 class LoopBuilder:
@@ -80,7 +80,10 @@ class LoopBuilder:
             return None
         first = found[0][1].condition
         shared = [c for c in first if all(c in part.condition for _, part in found)]
-        parts = tuple((entry, part, _own_term(entry, part, shared)) for entry, part in found)
+        parts = tuple(
+            (entry, part, tuple(c for c in part.condition if c not in shared))
+            for entry, part in found
+        )
         computed = [c for c in shared if _is_computed(c, self.frame)]
         visible = tuple(c for c in shared if c not in computed)
         return Source(walked, visible, tuple(computed), parts)
@@ -90,8 +93,9 @@ class LoopBuilder:
             if is_reference(self.group, entry):
                 continue
             rescaled = entry.name in self.group.rescaled
-            own = [term for s in sources for e, _, term in s.parts if e.name == entry.name]
-            counts = entry.width is None and all(term == ONE for term in own)
+            own = [(p, c) for s in sources for e, p, c in s.parts if e.name == entry.name]
+            bare = all(part.body.mantissa == ONE and not c for part, c in own)
+            counts = entry.width is None and bare
             name = self.names.fresh(_word(entry, counts and not rescaled))
             self.carried.of[entry.name] = name
             monoid = entry.monoid
@@ -112,7 +116,7 @@ class LoopBuilder:
         contraction = Contraction(self.frame, walked, self.preparations, self.names)
         exponent = self.group.exponents.get(walked)
         score = None if exponent is None else exponent.expr(self._cost)
-        split = [self._operand(entry, term) for entry, _, term in source.parts]
+        split = [self._operand(entry, part, own) for entry, part, own in source.parts]
         roots = [t for t, _ in split] + list(source.hidden) + ([score] if score else [])
         contracted = [contraction.contract(root) for root in roots]
         shared = self.hoister.share(self.hoister.hoist(root) for root in contracted)
@@ -143,19 +147,22 @@ class LoopBuilder:
         """How often a factor is computed: where a constant is best multiplied in."""
         return {"grid": 0, "held": 1, "walked": 2, "pair": 3, "inner": 4}[self.frame.level(factor)]
 
-    def _operand(self, entry: Reduction, term: Expr) -> tuple[Expr, Expr | None]:
+    def _operand(
+        self, entry: Reduction, part: Part, own: tuple[Expr, ...]
+    ) -> tuple[Expr, Expr | None]:
         """The term of the pair, and the operand over (walked, width)."""
+        term = part.body.mantissa
         if entry.width is None:
-            return term, None
+            return _under(own, term, entry.monoid), None
         if entry.monoid != "sum":
             raise refuse("pooling_stage: a maximum of vectors over keys")
         width = entry.width
         inside, outside = factors_of(term).split(lambda f: width in f.free)
         operand = inside.expr
-        walked = {part.walked for part in entry.parts if part.walked in operand.free}
-        if self.frame.held in operand.free or len(walked) != 1:
+        if self.frame.held in operand.free or part.walked not in operand.free:
             raise refuse("pair_embedding: a value that depends on the pair")
-        return outside.expr, self.preparations.operand(operand, self.frame, walked.pop(), width)
+        read = self.preparations.operand(operand, self.frame, part.walked, width)
+        return _under(own, outside.expr, entry.monoid), read
 
     def _lifted(self, score: Expr | None) -> tuple[Expr | None, Expr | None, list[Let]]:
         """The exponent, the power of two relative to the reference, and the Let that makes it."""
@@ -203,12 +210,10 @@ def region_of(visible: Expr | None, held: Index, walked: Index) -> Region:
     return Region(number(True), FALSE)
 
 
-def _own_term(entry: Reduction, part: Part, shared: list[Expr]) -> Expr:
-    """The mantissa of a part, nothing where a condition of its own fails."""
-    term = part.body.mantissa
-    for condition in part.condition:
-        if condition not in shared:
-            term = make("where", condition, term, identity(entry.monoid, "real"))
+def _under(conditions: tuple[Expr, ...], term: Expr, monoid: str) -> Expr:
+    """The term where the conditions hold, else nothing."""
+    for condition in conditions:
+        term = make("where", condition, term, identity(monoid, "real"))
     return term
 
 

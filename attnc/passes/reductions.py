@@ -127,7 +127,8 @@ class Reductions:
         inner: list[Expr] = []
         for part in conjuncts(condition):
             (inner if walked in part.free else outer).append(part)
-        separation = Separation(walked, lambda expr: self._stored(expr, walked))
+        separation = Separation(self.frame, walked, lambda expr: self._stored(expr, walked))
+        inner = [c for c in inner if not implied(c, node.monoid, body)]
         conditions = tuple(self._stored(c, walked) if finished(c) else c for c in inner)
         result = self._folded(node.monoid, separation, conditions, body)
         if not outer:

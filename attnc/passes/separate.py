@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, is_number, postorder
-from attnc.passes.factors import ONE, ZERO, addends_of, factors_of
+from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of
+from attnc.passes.frame import Frame
 from attnc.passes.linear import Linear
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
@@ -31,9 +32,10 @@ class Term:
 
 @dataclass(frozen=True)
 class Separation:
-    """Separates bodies over the keys `walked`; `store` replaces finished row values in an
-    expression where they cannot leave the fold."""
+    """Separates bodies over the pairs of `held` and `walked`; `store` replaces finished row values
+    in an expression where they cannot leave the fold."""
 
+    frame: Frame
     walked: Index
     store: Store
 
@@ -42,11 +44,23 @@ class Separation:
         products and choices only, and `factors_of`, `addends_of` flatten the long chains."""
         if self.walked not in body.free:
             return (Term(body, ONE),)
-        if not finished(body):
+        if not finished(body) and not self._tangled(body):
             return (self._plain(body),)
         rule = _RULES.get(body.op)
         found = rule(self, body) if rule is not None and body.kind == "real" else None
-        return found or (Term(ONE, self.store(body)),)
+        return found or (Term(ONE, self.store(body) if finished(body) else body),)
+
+    def _tangled(self, body: Expr) -> bool:
+        """Whether a factor depends on the pair and on a width: a value stream inside a choice or a
+        sum, which must come out to be the operand of a product."""
+        both = {self.frame.held, self.walked}
+        return any(
+            both <= factor.free and factor.op in ("where", "add", "sub") and self._widths(factor)
+            for factor in factors_of(body).above
+        )
+
+    def _widths(self, expr: Expr) -> frozenset[Index]:
+        return expr.free - self.frame.rows - {self.walked}
 
     def _plain(self, body: Expr) -> Term:
         row, pair = factors_of(body).split(lambda f: self.walked not in f.free)
@@ -81,9 +95,18 @@ class Separation:
         else:
             if finished(condition):
                 condition = self.store(condition)
-            chosen = [Term(t.row, _choose(condition, t.pair, ZERO)) for t in self.terms(yes)]
-            other = [Term(t.row, _choose(condition, ZERO, t.pair)) for t in self.terms(no)]
-        return tuple(t for t in (*chosen, *other) if not is_number(t.row, 0))
+            chosen = [Term(t.row, self._where(condition, t.pair, True)) for t in self.terms(yes)]
+            other = [Term(t.row, self._where(condition, t.pair, False)) for t in self.terms(no)]
+        found = (*chosen, *other)
+        return tuple(t for t in found if not is_number(t.row, 0) and not is_number(t.pair, 0))
+
+    def _where(self, condition: Expr, pair: Expr, yes: bool) -> Expr:
+        """pair where the condition is `yes`, else 0; factors along a width stay outside."""
+        wide, rest = factors_of(pair).split(lambda f: bool(self._widths(f)))
+        if self._widths(condition):
+            wide, rest = Factors(), factors_of(pair)
+        args = (rest.expr, ZERO) if yes else (ZERO, rest.expr)
+        return (Factors((_choose(condition, *args),)) * wide).expr
 
     def _exp(self, body: Expr) -> tuple[Term, ...]:
         """exp(a + b) with a for the row: exp(a) * exp(b)."""
