@@ -55,7 +55,7 @@ def print_module(stages: Stages) -> str:
     check_names(signature)
     parts = {
         "signature": print_signature(spec, signature),
-        "eager": eager.emit(spec).strip("\n"),
+        "eager": eager.emit_eager(spec).strip("\n"),
         "cpu_source": cpu.emit(schedule).strip("\n"),
         "triton_source": triton.emit(schedule).strip("\n"),
     }
@@ -68,7 +68,7 @@ def print_module(stages: Stages) -> str:
         call_example=positional,
         support=bundle_runtime(SUPPORT),
         banner=BANNER,
-        assembly=_print_assembly(signature, digest),
+        assembly=_print_assembly(signature, digest, _renamed(eager.argument_names(spec))),
         **parts,
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
@@ -95,7 +95,11 @@ def _quoted(text: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in printable.splitlines())
 
 
-def _print_assembly(signature: Signature, digest: str) -> str:
+def _renamed(names: dict[str, str]) -> dict[str, str]:
+    return {name: other for name, other in names.items() if name != other}
+
+
+def _print_assembly(signature: Signature, digest: str, eager_names: dict[str, str]) -> str:
     inputs = [t.name for t in signature.inputs if t.positional]
     optional = [f"{t.name}=None" for t in signature.inputs if not t.positional and t.optional]
     needed = [t.name for t in signature.inputs if not t.positional and not t.optional]
@@ -111,7 +115,7 @@ def _print_assembly(signature: Signature, digest: str) -> str:
         f"DIGEST = {digest[:40]!r}",
         'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
         "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",
-        "reference = EagerOperator(SIGNATURE, eager)",
+        f"reference = EagerOperator(SIGNATURE, eager, {eager_names!r})",
         "",
         "",
         f"def {signature.name}({head}):",

@@ -87,7 +87,7 @@ def _print_constant(spec: Spec, signature: Signature) -> str:
     ]
     coarse = [f"({a.name!r}, {a.of.name!r})" for a in spec.axes if a.form == "coarse" and a.of]
     numbers = [
-        f"Number({n.name!r}, {n.kind!r}{', optional=True' if n.default is not None else ''})"
+        f"NumberSlot({n.name!r}, {n.kind!r}{', optional=True' if n.default is not None else ''})"
         for n in signature.numbers
     ]
     fields = [
@@ -120,4 +120,4 @@ def _print_tensor(tensor: TensorArgument) -> str:
     axes = tuple(axis.name for axis in tensor.array.axes)
     flags = ", positional=True" if tensor.positional else ""
     flags += ", optional=True" if tensor.optional else ""
-    return f"Tensor({tensor.name!r}, {axes!r}, {tensor.dtype!r}{flags})"
+    return f"TensorSlot({tensor.name!r}, {axes!r}, {tensor.dtype!r}{flags})"

@@ -31,7 +31,7 @@ Numbers = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Tensor:
+class TensorSlot:
     """One tensor argument: the names of its axes in order, and which dtypes it takes.
 
     dtype: query (the one that all of these share; the result has it), real (any floating dtype),
@@ -46,7 +46,7 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Number:
+class NumberSlot:
     """One number argument. `range`: inclusive bounds."""
 
     name: str
@@ -68,9 +68,9 @@ class Signature:
     """
 
     name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
-    numbers: tuple[Number, ...] = ()
+    inputs: tuple[TensorSlot, ...]
+    outputs: tuple[TensorSlot, ...]
+    numbers: tuple[NumberSlot, ...] = ()
     statics: tuple[tuple[str, Any], ...] = ()
     coarse: tuple[tuple[str, str], ...] = ()
     rows: str = ""
@@ -104,7 +104,7 @@ class Call:
     dtype: torch.dtype
     device: torch.device
 
-    def shape(self, tensor: Tensor) -> tuple[int, ...]:
+    def shape(self, tensor: TensorSlot) -> tuple[int, ...]:
         """The shape of a tensor of this call."""
         return tuple(self.known[f"len_{axis}"] for axis in tensor.axes)
 
@@ -113,7 +113,7 @@ class Call:
         """The dtype of statistics: float32, or float64 in a float64 call."""
         return torch.float64 if self.dtype is torch.float64 else torch.float32
 
-    def new_output(self, tensor: Tensor) -> torch.Tensor:
+    def new_output(self, tensor: TensorSlot) -> torch.Tensor:
         """An uninitialised output of this call."""
         dtypes = {"query": self.dtype, "int": torch.int64, "bool": torch.bool}
         dtype = dtypes.get(tensor.dtype, self.accumulate)
@@ -195,7 +195,7 @@ def check_call(
     return call
 
 
-def _check_number(signature: Signature, number: Number, value: Any) -> Any:
+def _check_number(signature: Signature, number: NumberSlot, value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         expected = f"a Python number ({number.kind})"
         raise DtypeError(signature.name, number.name, expected, "a tensor; pass value.item()")
@@ -274,7 +274,7 @@ def _measure(signature: Signature, tensors: dict[str, Any], known: dict[str, Any
 
 
 def _check_shape(
-    signature: Signature, tensor: Tensor, value: torch.Tensor, known: dict[str, Any]
+    signature: Signature, tensor: TensorSlot, value: torch.Tensor, known: dict[str, Any]
 ) -> None:
     for place, axis in enumerate(tensor.axes):
         wanted = known[f"len_{axis}"]

@@ -120,11 +120,16 @@ class KernelOperator:
 
 
 class EagerOperator:
-    """The dense formula behind the same signature: differentiable by torch, on any device."""
+    """The dense formula behind the same signature: differentiable by torch, on any device.
 
-    def __init__(self, signature: Signature, function: Callable[..., Any]) -> None:
+    names   what the function calls its arguments, where that is another name"""
+
+    def __init__(
+        self, signature: Signature, function: Callable[..., Any], names: dict[str, str]
+    ) -> None:
         self.signature = signature
         self.function = function
+        self.names = names
         self.__name__ = signature.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -134,10 +139,11 @@ class EagerOperator:
         torched = {name: _from_numpy(value) for name, value in tensors.items()}
         extras = {name: _from_numpy(value) for name, value in extras.items()}
         check_call(self.signature, torched, numbers, extras)
-        out = self.function(**torched, **numbers, **extras, emit=emit)
-        if not arrays:
-            return out
-        return tuple(one.numpy() for one in out) if emit else out.numpy()
+        given = {self.names.get(name, name): v for name, v in (torched | numbers).items()}
+        results = self.function(**given, **extras, emit=emit)
+        out = tuple(results[name] for name in ("out", *emit))
+        out = tuple(one.numpy() for one in out) if arrays else out
+        return out if emit else out[0]
 
 
 def _from_numpy(value: Any) -> Any:

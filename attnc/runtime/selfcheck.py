@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from attnc.runtime.call import Number, Signature, Tensor
+from attnc.runtime.call import NumberSlot, Signature, TensorSlot
 from attnc.runtime.failures import AttncError
 
 CHECKED_SHAPES = ((1, 1, 16), (2, 129, 64), (127, 127, 80), (257, 130, 31), (300, 521, 64))
@@ -72,13 +72,13 @@ def random_arguments(
     return None
 
 
-def _number(number: Number, rows: int) -> Any:
+def _number(number: NumberSlot, rows: int) -> Any:
     if number.kind == "bool":
         return True
     return max(1, int(rows**0.5)) if number.kind == "int" else 0.5
 
 
-def _tensor(tensor: Tensor, known: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
+def _tensor(tensor: TensorSlot, known: dict[str, Any], generator: torch.Generator) -> torch.Tensor:
     shape = tuple(known[f"len_{axis}"] for axis in tensor.axes)
     if tensor.dtype == "int":
         return torch.randint(0, 3, shape, generator=generator)
