@@ -28,7 +28,7 @@ from attnc.expressions.tree import (
     read,
     value,
 )
-from attnc.runtime.call import Call, Number, Signature, Tensor, check_call
+from attnc.runtime.call import Call, NumberSlot, Signature, TensorSlot, check_call
 from attnc.runtime.triton_launch import TritonBackend
 from attnc.schedule import (
     Carried,
@@ -280,13 +280,13 @@ def call_signature(case: Schedule) -> Signature:
     declared = case.signature
 
     def tensor(argument: TensorArgument) -> Tensor:
-        return Tensor(argument.name, tuple(a.name for a in argument.array.axes), argument.dtype)
+        return TensorSlot(argument.name, tuple(a.name for a in argument.array.axes), argument.dtype)
 
     return Signature(
         declared.name,
         tuple(map(tensor, declared.inputs)),
         tuple(map(tensor, declared.outputs)),
-        tuple(Number(n.name, n.kind) for n in declared.numbers),
+        tuple(NumberSlot(n.name, n.kind) for n in declared.numbers),
         coarse=(("hk", "h"),),
         rows="i",
         keys="j",
