@@ -34,6 +34,7 @@ struct Call {
     int64_t seed;
     void* workspace;  // 64-byte aligned
     int64_t workspace_bytes;
+    int64_t* too_wide;  // set to 1 where an integer read from a tensor does not fit 32-bit lanes
 };
 }
 

@@ -49,45 +49,4 @@ struct Bound {
     friend ATTNC_INLINE Bound select(bool c, Bound a, Bound b) { return c ? a : b; }
 };
 
-// Bounds of an integer formula under interval arithmetic, and whether all of it fits 32-bit lanes.
-struct Span {
-    static constexpr int64_t LANE = (int64_t(1) << 31) - 1;
-    Bound low, high;
-    bool fits;
-    ATTNC_INLINE Span(int64_t x) : Span(Bound(x), Bound(x), true) {}
-    ATTNC_INLINE Span(Bound l, Bound h, bool f = true)
-        : low(l), high(h), fits(f && l.at >= -LANE && h.at <= LANE) {}
-    static Span hull(bool fits, Bound a, Bound b, Bound c, Bound d) {
-        return Span(minimum(minimum(a, b), minimum(c, d)), maximum(maximum(a, b), maximum(c, d)),
-                    fits);
-    }
-    friend Span operator+(Span a, Span b) {
-        return Span(a.low + b.low, a.high + b.high, a.fits && b.fits);
-    }
-    friend Span operator-(Span a) { return Span(-a.high, -a.low, a.fits); }
-    friend Span operator-(Span a, Span b) { return a + -b; }
-    friend Span operator*(Span a, Span b) {
-        return hull(a.fits && b.fits, a.low * b.low, a.low * b.high, a.high * b.low,
-                    a.high * b.high);
-    }
-    friend Span floor_div(Span a, Span b) {  // |a // b| <= |a| + 1
-        const Bound far = maximum(absolute(a.low), absolute(a.high)) + 1;
-        return Span(-far, far, a.fits && b.fits);
-    }
-    friend Span floor_mod(Span a, Span b) {
-        const Bound far = maximum(absolute(b.low), absolute(b.high));
-        return Span(-far, far, a.fits && b.fits);
-    }
-    friend Span minimum(Span a, Span b) {
-        return Span(minimum(a.low, b.low), minimum(a.high, b.high), a.fits && b.fits);
-    }
-    friend Span maximum(Span a, Span b) {
-        return Span(maximum(a.low, b.low), maximum(a.high, b.high), a.fits && b.fits);
-    }
-    friend Span absolute(Span a) { return maximum(a, -a); }
-    friend Span either(Span a, Span b) {  // the value of a choice
-        return Span(minimum(a.low, b.low), maximum(a.high, b.high), a.fits && b.fits);
-    }
-};
-
 }  // namespace attnc

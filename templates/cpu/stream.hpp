@@ -8,6 +8,7 @@
 // largest exponent is looked for beforehand, until a block does not move the reference.
 #pragma once
 #include "products.hpp"
+#include "reads.hpp"
 
 namespace attnc {
 
@@ -457,7 +458,7 @@ struct Stream {
             const HeldLanes at{v * LANES, 0};
             Real statistic[STATISTICS];
             for (int s = 0; s < K::STATISTICS; s++) statistic[s] = load(desk.statistic[s] + v * LANES);
-            K::end(grid, *desk.held, at, load(desk.reference + v * LANES), statistic, *desk.finish);
+            K::end(grid, *desk.held, at, load(desk.reference + v * LANES), statistic, desk.tile, *desk.finish);
         }
         for_each<K::STORES>([&](auto place) {
             constexpr int s = decltype(place)::value;
@@ -517,17 +518,71 @@ struct Stream {
         lay_out(arena);
         return round_up(arena.used, 4096) + 64;
     }
+
+    // ---- one call
+
+    static void make_summaries(const Call& call, typename K::Shared& shared, Arena& arena, bool count_only) {
+        const int64_t grids = K::grid_count(call);
+        if (!grids) return;
+        Grid probe;
+        K::enter(call, 0, probe);
+        for_each<K::SUMMARIES>([&](auto place) {
+            constexpr int s = decltype(place)::value;
+            const auto rule = K::template summary_rule<s>();
+            using Value = typename std::remove_const_t<decltype(rule)>::Value;
+            auto& made = K::template summary<s>(shared);
+            made.rows = rule.rows(probe);
+            made.leaves = attnc::Summary<Value>::leaves_of(made.rows);
+            made.low = arena.template take<Value>(rule.slots(probe) * 2 * made.leaves);
+            made.high = arena.template take<Value>(rule.slots(probe) * 2 * made.leaves);
+            if (count_only) return;
+            parallel_tasks(call.threads, grids, [&](int64_t, int64_t number) {
+                Grid grid;
+                K::enter(call, number, grid);
+                if (rule.owner(grid)) summarize(rule, grid, made);
+            });
+        });
+    }
+    template <class Rule, class Made>
+    static void summarize(const Rule& rule, const Grid& grid, const Made& made) {
+        using Value = typename Rule::Value;
+        constexpr Value most = std::numeric_limits<Value>::max(), least = std::numeric_limits<Value>::lowest();
+        for (int64_t block = 0; block < made.leaves; block++) {
+            Value low = most, high = least;
+            for (int64_t row = block * STRIP; row < made.rows && row < (block + 1) * STRIP; row++) {
+                const Value x = rule.value(grid, row);
+                if (x != x) low = least, high = most;  // NaN: nothing is known
+                low = x < low ? x : low;
+                high = x > high ? x : high;
+            }
+            made.fill(rule.slot(grid), block, low, high);
+        }
+        made.grow(rule.slot(grid));
+    }
+
+    // What a call needs of the workspace.
+    static int64_t bytes(const Call& call) {
+        Arena arena{nullptr};
+        typename K::Shared shared;
+        make_summaries(call, shared, arena, true);
+        return arena.used + 64 + call.threads * desk_bytes();
+    }
     static void run(const Call& call, char* scratch) {
         const int64_t grids = K::grid_count(call);
-        Grid probe;
         if (!grids) return;
+        Arena common{scratch};
+        typename K::Shared shared;
+        make_summaries(call, shared, common, false);
+        char* desks = scratch + round_up(common.used, 64);
+        Grid probe;
         K::enter(call, 0, probe);
-        const int64_t rows = K::count(probe), tiles = (rows + TILE - 1) / TILE;
+        const int64_t rows = K::count(probe), tiles = (rows + TILE - 1) / TILE, size = desk_bytes();
         parallel_tasks(call.threads, grids * tiles, [&](int64_t worker, int64_t task) {
-            Arena arena{scratch + worker * desk_bytes()};
+            Arena arena{desks + worker * size};
             Desk desk = lay_out(arena);
             Grid grid;
             K::enter(call, task / tiles, grid);
+            grid.shared = &shared;
             const int64_t first = (tiles - 1 - task % tiles) * TILE;  // long causal rows first
             tile(grid, desk, first, int(rows - first < TILE ? rows - first : TILE));
         });

@@ -1,0 +1,316 @@
+"""CPU kernels of an emitted module: built once by the system's C++ compiler, kept in a private cache
+folder, called through a plain C ABI.
+
+A variant is one shared library: the module's C++ text with its macros (dtype, widths, types of other
+tensors, instruction set, width of pair integers). Its name is a digest of all that goes into it, so
+libraries are never stale, and processes that build one at once replace it by the same thing.
+
+Environment
+    CXX              the compiler (else g++, clang++, c++)
+    ATTNC_CPU_ISA    generic, avx2, avx512 (without bfloat16 products), avx512_bf16: at most this
+    ATTNC_CACHE      the cache folder
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attnc.runtime.call import Call
+from attnc.runtime.failures import CacheError, CompilerNotFound, UnsupportedError
+
+ELEMENTS = {
+    torch.float32: "float",
+    torch.float64: "double",
+    torch.bfloat16: "bf16",
+    torch.float16: "f16",
+    torch.int64: "int64_t",
+    torch.int32: "int32_t",
+    torch.int16: "int16_t",
+    torch.int8: "int8_t",
+    torch.uint8: "uint8_t",
+}
+AVX2 = ("avx2", "fma", "f16c")
+AVX512 = (*AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
+# level -> (name, what the processor must have)
+LEVELS: dict[int, tuple[str, tuple[str, ...]]] = {
+    0: ("generic", ()),
+    2: ("avx2", AVX2),
+    3: ("avx512", AVX512),
+    4: ("avx512_bf16", (*AVX512, "avx512bf16")),
+}
+FLAGS = (
+    "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
+    "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility-inlines-hidden", "-w",
+)  # fmt: skip
+NEEDS_WIDE = 2
+LARGEST = 2**20  # lengths, positions and numbers up to here fit 32-bit lanes where the table says so
+
+
+class TensorOfCall(ctypes.Structure):
+    """`struct Tensor` of the C ABI: strides in elements."""
+
+    _fields_ = (  # noqa: RUF012
+        ("data", ctypes.c_void_p),
+        ("size", ctypes.c_int64 * 6),
+        ("stride", ctypes.c_int64 * 6),
+    )
+
+
+class CallOfKernel(ctypes.Structure):
+    """`struct Call` of the C ABI."""
+
+    _fields_ = (  # noqa: RUF012
+        ("tensors", ctypes.POINTER(TensorOfCall)),
+        ("integers", ctypes.POINTER(ctypes.c_int64)),
+        ("reals", ctypes.POINTER(ctypes.c_double)),
+        ("threads", ctypes.c_int64),
+        ("seed", ctypes.c_int64),
+        ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_int64),
+        ("too_wide", ctypes.POINTER(ctypes.c_int64)),
+    )
+
+
+# --- The machine -----------------------------------------------------------------------------------
+
+
+def processor_features() -> frozenset[str]:
+    """The instruction sets of this processor, as the kernel of the system lists them, without
+    underscores; empty where they cannot be read."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        if line.startswith("flags"):
+            return frozenset(line.partition(":")[2].replace("_", "").split())
+    return frozenset()
+
+
+def instruction_level() -> int:
+    """The best level that the processor has and ATTNC_CPU_ISA allows."""
+    features = processor_features() if platform.machine() in ("x86_64", "AMD64") else frozenset()
+    best = max(level for level, (_, needs) in LEVELS.items() if features.issuperset(needs))
+    asked = os.environ.get("ATTNC_CPU_ISA", "")
+    if not asked:
+        return best
+    for level, (name, _) in LEVELS.items():
+        if name == asked:
+            if level > best:
+                raise UnsupportedError(f"ATTNC_CPU_ISA={asked} on this processor", "cpu", ("eager",))
+            return level
+    names = ", ".join(name for name, _ in LEVELS.values())
+    raise UnsupportedError(f"ATTNC_CPU_ISA={asked} (known: {names})", "cpu", ("eager",))
+
+
+def find_compiler() -> str:
+    """The C++ compiler to use."""
+    asked = os.environ.get("CXX")
+    for name in (asked,) if asked else ("g++", "clang++", "c++"):
+        found = shutil.which(name)
+        if found:
+            return found
+    raise CompilerNotFound(f"a C++ compiler ({asked or 'g++ or clang++'})", ("eager", "numpy"))
+
+
+def library_folder() -> Path:
+    """The folder of built libraries: private, since code is loaded from it."""
+    base = os.environ.get("ATTNC_CACHE")
+    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnc"
+    folder = home / "cpu"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise CacheError(f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours.") from None
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise CacheError(f"the cache folder is not private to its owner: {folder}")
+    return folder
+
+
+def build_library(source: str, macros: dict[str, str], level: int) -> Path:
+    """The shared library of a C++ text with these macros, compiled unless it is in the cache."""
+    compiler = find_compiler()
+    flags = [*FLAGS, *(f"-m{need}" for need in LEVELS[level][1])]
+    if level >= 3:
+        flags.append("-mprefer-vector-width=512")
+    defines = [f"-D{name}={value}" for name, value in sorted(macros.items())]
+    content = "\0".join((source, compiler, *flags, *defines))
+    digest = hashlib.sha256(content.encode()).hexdigest()[:24]
+    folder = library_folder()
+    library = folder / f"{digest}.so"
+    if library.exists():
+        return library
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".build-") as work:
+            text, built = Path(work) / "kernel.cpp", Path(work) / "kernel.so"
+            text.write_text(source, encoding="utf-8")
+            command = [compiler, *flags, *defines, str(text), "-o", str(built)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{compiler} failed on a kernel:\n{done.stderr[-4000:]}")
+            os.replace(built, library)
+    except OSError as error:
+        raise CacheError(f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours.") from None
+    return library
+
+
+# --- Calls -----------------------------------------------------------------------------------------
+
+_FORKED = False
+
+
+def _after_fork() -> None:
+    """A forked child has no thread of the parent's pool, and waiting for one would never end: its
+    kernels run on one thread."""
+    global _FORKED
+    _FORKED = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+class CpuBackend:
+    """Runs bound calls on the CPU: `backend(call, wanted) -> outputs`."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.table: dict[str, Any] = json.loads(source.partition("\n")[0].removeprefix("// "))
+        self._variants: dict[tuple[Any, ...], Any] = {}
+        self._workspaces = threading.local()
+
+    def __call__(self, call: Call, wanted: frozenset[str]) -> tuple[torch.Tensor | None, ...]:
+        outputs = tuple(
+            call.new_output(output) if output.name in wanted else None
+            for output in call.signature.outputs
+        )
+        integers = self._integers(call)
+        wide = not self.table["narrow"] or any(not -LARGEST <= x <= LARGEST for x in integers)
+        wide = wide or self._far(call)
+        if self._run(call, outputs, integers, wide) == NEEDS_WIDE:
+            self._run(call, outputs, integers, True)
+        return outputs
+
+    def _integers(self, call: Call) -> list[int]:
+        known = call.known
+        return [int(known[name]) for name in self.table["integers"]]
+
+    def _far(self, call: Call) -> bool:
+        """Whether positions leave what 32-bit lanes were proved for."""
+        for shift in (call.offset, call.key_offset):
+            if isinstance(shift, torch.Tensor):
+                if shift.numel() and int(shift.abs().max()) > LARGEST:
+                    return True
+            elif not -LARGEST <= shift <= LARGEST:
+                return True
+        return False
+
+    def _run(
+        self,
+        call: Call,
+        outputs: tuple[torch.Tensor | None, ...],
+        integers: list[int],
+        wide: bool,
+    ) -> int:
+        library = self.variant(call, wide)
+        held: list[Any] = [call.tensors[name] for name in self.table["inputs"]]
+        held += outputs
+        held += [_shift(call.offset), _shift(call.key_offset), _shift(self._key_length(call))]
+        tensors = (TensorOfCall * len(held))()
+        for place, tensor in enumerate(held):
+            if tensor is not None:
+                _describe(tensors[place], tensor)
+        threads = 1 if _FORKED else torch.get_num_threads()
+        too_wide = ctypes.c_int64(0)
+        reals = self.table["reals"]
+        request = CallOfKernel(
+            tensors,
+            (ctypes.c_int64 * max(len(integers), 1))(*integers),
+            (ctypes.c_double * max(len(reals), 1))(*(float(call.known[name]) for name in reals)),
+            threads,
+            _signed(call.seed),
+            None,
+            0,
+            ctypes.pointer(too_wide),
+        )
+        pointer = ctypes.byref(request)
+        needed = library.attnc_workspace(pointer)
+        workspace = self._workspace(needed)
+        request.workspace = (workspace.data_ptr() + 63) // 64 * 64
+        request.workspace_bytes = needed
+        status: int = library.attnc_run(pointer)
+        return status
+
+    def _key_length(self, call: Call) -> Any:
+        if call.key_length is not None:
+            return call.key_length
+        return call.known.get(f"len_{self.table['keys']}", 0)
+
+    def _workspace(self, needed: int) -> torch.Tensor:
+        """Memory for one call of this thread, kept while it is small."""
+        kept: torch.Tensor | None = getattr(self._workspaces, "kept", None)
+        if kept is not None and kept.numel() >= needed + 64:
+            return kept
+        made = torch.empty(needed + 64, dtype=torch.uint8)
+        if needed <= 1 << 24:
+            self._workspaces.kept = made
+        return made
+
+    def variant(self, call: Call, wide: bool = False) -> Any:
+        """The library for the dtypes and widths of a call, built if need be."""
+        table = self.table
+        widths = tuple(call.known[f"len_{axis}"] for axis in table["widths"].values())
+        types = tuple(self._type_name(call, name) for name in table["types"].values())
+        forced = os.environ.get("ATTNC_CPU_ISA", "")
+        key = (call.dtype, widths, types, wide, forced)
+        library = self._variants.get(key)
+        if library is None:
+            level = instruction_level()
+            macros = {"ATTNC_ELEMENT": ELEMENTS[call.dtype], "ATTNC_ISA": str(level)}
+            macros["ATTNC_WIDE"] = str(int(wide))
+            macros |= {macro: str(w) for macro, w in zip(table["widths"], widths, strict=True)}
+            macros |= dict(zip(table["types"], types, strict=True))
+            library = ctypes.CDLL(str(build_library(self.source, macros, level)))
+            library.attnc_workspace.restype = ctypes.c_int64
+            library.attnc_run.restype = ctypes.c_int
+            self._variants[key] = library
+        return library
+
+    def _type_name(self, call: Call, name: str) -> str:
+        tensor = call.tensors.get(name)
+        if tensor is not None:
+            return ELEMENTS[tensor.dtype]
+        return "int64_t"  # an output of integers
+
+
+def _describe(entry: TensorOfCall, tensor: torch.Tensor) -> None:
+    entry.data = tensor.data_ptr()
+    rank = tensor.dim()
+    entry.size[:rank] = tensor.shape
+    entry.stride[:rank] = tensor.stride()
+
+
+def _shift(value: Any) -> torch.Tensor:
+    """An int, or int64 [batch], as something with a stride along the batch."""
+    if isinstance(value, torch.Tensor):
+        return value
+    return torch.tensor(value, dtype=torch.int64).expand(1 << 30)
+
+
+def _signed(seed: int) -> int:
+    """The low 64 bits of the seed as a signed number."""
+    return ctypes.c_int64(seed & (2**64 - 1)).value

@@ -1,0 +1,133 @@
+"""The CPU backend: a Schedule becomes one C++ translation unit.
+
+The text depends on the schedule only: headers, a class of printed algebra for each kernel, and the
+entry points of the C ABI. Widths, dtypes and the instruction set enter as macros when the text is
+compiled (attnc/runtime/cpu_build), which reads what to hand over from the table in the first line.
+
+Does not print scans, steps, repeats, selections, complex numbers, packed or paged addresses:
+UnsupportedError.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from attnc.backends.cpu_map import MapPrinter
+from attnc.backends.cpu_names import Slots
+from attnc.backends.cpu_printer import INSTEAD
+from attnc.backends.cpu_stream import StreamPrinter
+from attnc.backends.triton_sizes import fits_int32
+from attnc.errors import UnsupportedError
+from attnc.expressions.tree import Expr, postorder
+from attnc.resources import read_template, template_environment
+from attnc.schedule import MapKernel, Schedule, StreamKernel
+
+HEADERS = ("call", "integers", "lanes", "functions", "reads", "products", "stream")
+
+
+@dataclass(frozen=True)
+class ModuleText:
+    """What the template prints of a whole translation unit."""
+
+    table: str
+    title: str
+    headers: str
+    kernels: tuple[str, ...]
+    runners: tuple[str, ...]
+    workspaces: tuple[str, ...]
+    tensor_count: int
+    given_count: int
+
+
+def emit(schedule: Schedule) -> str:
+    """The C++ text of a schedule. Raises UnsupportedError for what the backend cannot do."""
+    slots = Slots(schedule)
+    texts, runners = [], []
+    for place, kernel in enumerate(schedule.kernels):
+        name = f"Kernel{place}"
+        if isinstance(kernel, StreamKernel):
+            printed = StreamPrinter(kernel, slots, name, schedule.signature.keys).print()
+            texts.append(_render("stream", printed))
+            runners.append(f"Stream<{name}>")
+        elif isinstance(kernel, MapKernel):
+            texts.append(_render("map", MapPrinter(kernel, slots, name).print()))
+            runners.append(name)
+        else:
+            kind = type(kernel).__name__.removesuffix("Kernels").removesuffix("Kernel").lower()
+            raise UnsupportedError(f"a {kind} kernel", "cpu", INSTEAD)
+    workspaces = tuple(_place_workspaces(schedule, slots))
+    given = len(slots.tensors) - len(schedule.workspaces)
+    module = ModuleText(
+        table=json.dumps(_table(schedule, slots)),
+        title=f"{schedule.name}: CPU kernels",
+        headers=headers(),
+        kernels=tuple(texts),
+        runners=tuple(runners),
+        workspaces=workspaces,
+        tensor_count=len(slots.tensors),
+        given_count=given,
+    )
+    template = template_environment().get_template("cpu/module.cpp.jinja")
+    return template.render(m=module)
+
+
+def headers() -> str:
+    """The headers as one text."""
+    parts = []
+    for name in HEADERS:
+        text = read_template(f"cpu/{name}.hpp")
+        kept = [x for x in text.splitlines() if not x.startswith(("#pragma once", '#include "'))]
+        parts.append("\n".join(kept).strip("\n"))
+    return "\n\n".join(parts)
+
+
+def _render(template: str, printed: object) -> str:
+    return template_environment().get_template(f"cpu/{template}.hpp.jinja").render(k=printed)
+
+
+def _place_workspaces(schedule: Schedule, slots: Slots) -> list[str]:
+    lines = []
+    for workspace in schedule.workspaces:
+        array = workspace.array
+        sizes = []
+        for axis in array.axes:
+            macro = slots.width(axis)
+            splits = {k.split.axis.name for k in schedule.kernels if isinstance(k, StreamKernel) and k.split}
+            length = "int64_t(1)" if axis.name in splits else slots.integer(f"len_{axis.name}")
+            sizes.append(f"int64_t({macro})" if macro else length)
+        place = slots.tensors.index(array.name)
+        kind = slots.types[array.name]
+        lines.append(f"place<{kind}>(arena, tensors[{place}], {{{', '.join(sizes)}}});")
+    return lines
+
+
+def _table(schedule: Schedule, slots: Slots) -> dict[str, object]:
+    """What the call must hand over, in order, and what is fixed when the text is compiled."""
+    signature = schedule.signature
+    return {
+        "name": schedule.name,
+        "inputs": [argument.name for argument in signature.inputs],
+        "outputs": [[argument.name, argument.dtype] for argument in signature.outputs],
+        "integers": slots.integers,
+        "reals": slots.reals,
+        "widths": slots.widths,
+        "types": slots.macros,
+        "keys": signature.keys.name if signature.keys else "",
+        "narrow": fits_int32(schedule) and not _reads_integers_of_pairs(schedule),
+    }
+
+
+def _reads_integers_of_pairs(schedule: Schedule) -> bool:
+    """Whether an integer is read from a tensor for each pair: such numbers have no bound."""
+    for kernel in schedule.kernels:
+        if not isinstance(kernel, StreamKernel):
+            continue
+        for loop in kernel.loops:
+            exprs: list[Expr] = [let.expr for let in (*loop.pair_values, *loop.lifted)]
+            exprs += [e for e in (loop.visible, loop.hidden, loop.exponent) if e is not None]
+            exprs += [c.term for c in loop.contributions]
+            nodes = (node for expr in exprs for node in postorder(expr))
+            if any(node.op in ("read", "floor", "ceil", "round") and node.kind == "int" for node in nodes):
+                return True
+    return False

@@ -1,0 +1,167 @@
+"""What the C++ text of an operator names: identifiers, the slots of the C ABI, and the fields of a
+kernel's `Grid` (what is the same for all pairs of one grid instance).
+
+Nothing from a spec becomes an identifier as it is: names are cut down to ASCII and numbered.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from attnc.errors import InternalError
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import Array, Expr
+from attnc.schedule import Schedule
+
+
+@dataclass
+class Names:
+    """Identifiers that are fresh within one C++ scope."""
+
+    taken: set[str] = field(default_factory=set)
+
+    def fresh(self, wanted: str) -> str:
+        stem = re.sub(r"[^A-Za-z0-9]+", "_", wanted).strip("_")[:40] or "x"
+        name, count = f"{stem}_", 1
+        while name in self.taken:
+            count += 1
+            name = f"{stem}_{count}"
+        self.taken.add(name)
+        return name
+
+
+@dataclass
+class Slots:
+    """The order of everything that a call hands over: tensors, integers, reals, and the macros that
+    are fixed when the text is compiled.
+
+    tensors    inputs, outputs, then `offset`, `key_offset`, `key_length` (int64 [b]), then
+               workspaces, which the C++ side places itself
+    """
+
+    schedule: Schedule
+    tensors: list[str] = field(default_factory=list)
+    integers: list[str] = field(default_factory=list)
+    reals: list[str] = field(default_factory=list)
+    types: dict[str, str] = field(default_factory=dict)  # tensor name -> C++ type name
+    macros: dict[str, str] = field(default_factory=dict)  # type macro -> tensor name
+    widths: dict[str, str] = field(default_factory=dict)  # width macro -> axis name
+
+    def __post_init__(self) -> None:
+        signature = self.schedule.signature
+        for argument in (*signature.inputs, *signature.outputs):
+            self.tensors.append(argument.name)
+            self.types[argument.name] = self._type_of(argument.name, argument.dtype)
+        self.tensors += ["offset", "key_offset", "key_length"]
+        for workspace in self.schedule.workspaces:
+            self.tensors.append(workspace.array.name)
+            kind = "Element" if workspace.dtype == "query" else "Acc"
+            self.types[workspace.array.name] = kind
+        for axis in self.schedule.widths:
+            self.widths[f"ATTNC_WIDTH_{len(self.widths)}"] = axis.name
+
+    def _type_of(self, name: str, dtype: str) -> str:
+        if dtype in ("query", "accumulate"):
+            return "Element" if dtype == "query" else "Acc"
+        if dtype == "bool":
+            return "bool"
+        macro = f"ATTNC_TYPE_{len(self.macros)}"
+        self.macros[macro] = name
+        return macro
+
+    def tensor(self, name: str) -> str:
+        """The C++ expression of a tensor of the call."""
+        return f"call.tensors[{self.tensors.index(name)}]"
+
+    def width(self, axis: Axis) -> str | None:
+        """The macro of a width's length, None for axes of run-time length."""
+        for macro, name in self.widths.items():
+            if name == axis.name:
+                return macro
+        return None
+
+    def integer(self, key: str) -> str:
+        """The C++ expression of an integer of the call: `len_AXIS`, or a param."""
+        if key not in self.integers:
+            self.integers.append(key)
+        return f"call.integers[{self.integers.index(key)}]"
+
+    def real(self, key: str) -> str:
+        if key not in self.reals:
+            self.reals.append(key)
+        return f"Acc(call.reals[{self.reals.index(key)}])"
+
+
+@dataclass
+class GridFields:
+    """The fields of one kernel's Grid, in the order in which `enter` sets them."""
+
+    slots: Slots
+    grid: tuple[Index, ...]
+    names: Names = field(default_factory=Names)
+    declarations: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+
+    def add(self, key: str, kind: str, wanted: str, initial: str) -> str:
+        """The text of a field, made at its first use."""
+        if key not in self.known:
+            name = self.names.fresh(wanted)
+            self.declarations.append(f"{kind} {name};")
+            self.statements.append(f"grid.{name} = {initial};")
+            self.known[key] = f"grid.{name}"
+        return self.known[key]
+
+    def number(self, name: str, kind: str) -> str:
+        if kind == "real":
+            return self.add(f"n {name}", "Acc", name, self.slots.real(name))
+        cast = "bool" if kind == "bool" else "int64_t"
+        return self.add(f"n {name}", cast, name, f"{cast}({self.slots.integer(name)})")
+
+    def length(self, axis: Axis) -> str:
+        macro = self.slots.width(axis)
+        if macro is not None:
+            return f"int64_t({macro})"
+        initial = self.slots.integer(f"len_{axis.name}")
+        return self.add(f"len {axis.name}", "int64_t", f"len {axis.name}", initial)
+
+    def batch(self) -> str:
+        """The row of the batch index of the grid, 0 where there is none."""
+        for index in self.grid:
+            if index.axis.name == "b":
+                return self.row(index)
+        return "0"
+
+    def shift(self, axis: Axis) -> str:
+        """The first position of a shifted axis: an int64 of the call for each batch."""
+        tensor = self.slots.tensor(axis.shifted)
+        initial = f"entry<int64_t>({tensor}, {self.batch()})"
+        return self.add(f"start {axis.name}", "int64_t", f"start {axis.name}", initial)
+
+    def key_length(self, axis: Axis) -> str:
+        """How many rows of the key axis count."""
+        tensor = self.slots.tensor("key_length")
+        initial = f"minimum(entry<int64_t>({tensor}, {self.batch()}), {self.length(axis)})"
+        return self.add(f"valid {axis.name}", "int64_t", f"valid {axis.name}", initial)
+
+    def row(self, index: Index) -> str:
+        """The row of a grid index."""
+        name = self.known.get(f"row {index.number} {index.name}")
+        if name is None:
+            raise InternalError(f"`{index}` is not an index of the grid")
+        return name
+
+    def pointer(self, array: Array) -> str:
+        kind = self.slots.types[array.name]
+        initial = f"(const {kind}*){self.slots.tensor(array.name)}.data"
+        return self.add(f"p {array.name}", f"const {kind}*", f"{array.name} at", initial)
+
+    def stride(self, array: Array, place: int) -> str:
+        initial = f"{self.slots.tensor(array.name)}.stride[{place}]"
+        return self.add(f"s {array.name} {place}", "int64_t", f"{array.name} stride", initial)
+
+
+def straight(index: Index, array: Array, place: int, at: Expr) -> bool:
+    """Whether a dimension of a read is walked by `index` itself, row by row."""
+    return at.op == "index" and at.attr == index and array.axes[place].name == index.axis.name

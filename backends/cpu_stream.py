@@ -1,0 +1,590 @@
+"""Prints a stream kernel as the C++ class that templates/cpu/stream.hpp takes: its values, regions,
+exponent, lifted terms, finish, and where its operands lie.
+
+Does not print packed or paged access, tile lists, carried tiles that are not sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attnc.backends.cpu_names import GridFields, Names, Slots, straight
+from attnc.backends.cpu_printer import (
+    INSTEAD,
+    TYPES,
+    Printer,
+    Scope,
+    combined,
+    identity,
+    unwrapped,
+)
+from attnc.errors import UnsupportedError
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import Expr, postorder
+from attnc.schedule import (
+    STRIDED,
+    Carried,
+    Let,
+    Product,
+    Region,
+    Store,
+    StreamKernel,
+    Summary,
+    WalkedLoop,
+)
+
+KEPT = {"real": "Acc", "int": "Int", "bool": "bool"}
+
+
+@dataclass(frozen=True)
+class KeptText:
+    """Values kept one a position: the fields of a struct of arrays, and the lines that fill it."""
+
+    fields: tuple[str, ...]
+    fill: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoreText:
+    rows: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SummaryText:
+    title: str
+    type: str
+    rows: str
+    slots: str
+    slot: str
+    owner: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoopText:
+    """What the template prints of one walked loop."""
+
+    title: str
+    products: tuple[Product, ...]
+    terms: tuple[Expr, ...]
+    depths: str
+    targets: str
+    mask: str
+    has_exponent: str
+    start: str
+    count: str
+    lefts: tuple[str, ...]
+    rights: tuple[str, ...]
+    operands: tuple[str, ...]
+    walked: KeptText
+    possible: tuple[str, ...]
+    certain: tuple[str, ...]
+    exponent: tuple[str, ...]
+    lift: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StreamText:
+    """What the template prints of a stream kernel."""
+
+    title: str
+    name: str
+    statistics: int
+    tiles: int
+    products_most: int
+    layers_most: int
+    reference: str
+    widths: str
+    tile_widths: str
+    tile_rescaled: str
+    statistic_rescaled: str
+    statistic_units: str
+    store_widths: str
+    combine: tuple[str, ...]
+    fields: tuple[str, ...]
+    grid_count: str
+    enter: tuple[str, ...]
+    start: str
+    count: str
+    held: KeptText
+    summaries: tuple[SummaryText, ...]
+    loops: tuple[LoopText, ...]
+    loop_names: str
+    finish: KeptText
+    stores: tuple[StoreText, ...]
+
+
+class RegionPrinter(Printer):
+    """Prints integers as saturating bounds."""
+
+    def _node(self, node: Expr) -> str:
+        text = super()._node(node)
+        leaf = node.op in ("param", "length", "start", "value", "index", "read")
+        return f"Bound({unwrapped(text)})" if leaf and node.kind == "int" else text
+
+
+@dataclass
+class StreamPrinter:
+    """Prints one stream kernel; `identifier` is the name of its class."""
+
+    kernel: StreamKernel
+    slots: Slots
+    identifier: str
+    keys: Axis | None
+    fields: GridFields = field(init=False)
+    grid: Scope = field(init=False)
+    held_kept: dict[str, str] = field(default_factory=dict)
+    summaries: list[SummaryText] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fields = GridFields(self.slots, self.kernel.grid)
+
+    def print(self) -> StreamText:
+        kernel = self.kernel
+        self._refuse()
+        count = self._enter_grid()
+        held = self._held()
+        loops = tuple(self._loop(loop) for loop in kernel.loops)
+        finish, stores = self._finish()
+        tiles, statistics = self._tiles, self._statistics
+        widths = [self._width(index) for index in self._all_widths()] or ["1"]
+        start = Printer(self.grid).start(kernel.held.axis)
+        return StreamText(
+            title=f"holds {kernel.held.name}, walks {', '.join(p.walked.name for p in kernel.loops)}",
+            name=self.identifier,
+            statistics=len(statistics),
+            tiles=len(tiles),
+            products_most=max([1, *(len(p.products) for p in kernel.loops)]),
+            layers_most=max([1, *(max(len(p.products), len(p.terms)) for p in loops)]),
+            reference=_truth(any(p.exponent is not None for p in kernel.loops)),
+            widths=", ".join(widths),
+            tile_widths=_list([self._width(c.width) for c in tiles], "1"),
+            tile_rescaled=_list([_truth(c.rescaled) for c in tiles], "false"),
+            statistic_rescaled=_list([_truth(c.rescaled) for c in statistics], "false"),
+            statistic_units=_list([identity(c.monoid, "real") for c in statistics], "Acc(0)"),
+            store_widths=_list([self._width(s.width) for s in kernel.stores], "1"),
+            combine=self._combine(),
+            fields=tuple(self.fields.declarations),
+            grid_count=count,
+            enter=tuple(self.fields.statements),
+            start=start,
+            count=self.fields.length(kernel.held.axis)
+            if kernel.held.axis is not self.keys
+            else self.fields.key_length(kernel.held.axis),
+            held=held,
+            summaries=tuple(self.summaries),
+            loops=loops,
+            loop_names=", ".join(f"Loop{place}" for place in range(len(loops))),
+            finish=finish,
+            stores=stores,
+        )
+
+    # --- What is carried ----------------------------------------------------------------------------
+
+    @property
+    def _tiles(self) -> list[Carried]:
+        return [carried for carried in self.kernel.carried if carried.width is not None]
+
+    @property
+    def _statistics(self) -> list[Carried]:
+        return [carried for carried in self.kernel.carried if carried.width is None]
+
+    def _combine(self) -> tuple[str, ...]:
+        lines = [
+            f"if (statistic == {place}) return {combined(carried.monoid, 'a', 'b')};"
+            for place, carried in enumerate(self._statistics)
+        ]
+        return (*lines, "return a + b;")
+
+    def _refuse(self) -> None:
+        loops = self.kernel.loops
+        if self.kernel.access != STRIDED or any(p.access != STRIDED for p in loops):
+            raise UnsupportedError("packed or paged addresses", "cpu", INSTEAD)
+        if any(p.chosen is not None for p in loops):
+            raise UnsupportedError("chosen blocks", "cpu", INSTEAD)
+        if any(carried.monoid != "sum" for carried in self._tiles):
+            raise UnsupportedError("a maximum or product over keys of vectors", "cpu", INSTEAD)
+
+    def _width(self, index: Index | None) -> str:
+        if index is None:
+            return "1"
+        macro = self.slots.width(index.axis)
+        if macro is None:
+            raise UnsupportedError(f"the run-time width `{index.axis.name}`", "cpu", INSTEAD)
+        return macro
+
+    def _all_widths(self) -> list[Index]:
+        found = [p.width for loop in self.kernel.loops for p in loop.products]
+        found += [c.width for c in self._tiles if c.width is not None]
+        return found + [s.width for s in self.kernel.stores if s.width is not None]
+
+    # --- Grid and held values -------------------------------------------------------------------------
+
+    def _enter_grid(self) -> str:
+        """The rows and positions of grid indices, the grid values; gives back the number of
+        instances."""
+        counts, fields = [], self.fields
+        for index in reversed(self.kernel.grid):
+            if index == self.kernel.split:
+                counts.append("int64_t(1)")
+                fields.add(f"row {index.number} {index.name}", "int64_t", f"{index.name} row", "0")
+                continue
+            macro = self.slots.width(index.axis)
+            length = macro or self.slots.integer(f"len_{index.axis.name}")
+            counts.append(length)
+            fields.add(
+                f"row {index.number} {index.name}",
+                "int64_t",
+                f"{index.name} row",
+                f"number % {length}",
+            )
+            fields.statements.append(f"number /= {length};")
+        rows = {index: fields.row(index) for index in self.kernel.grid}
+        scope = Scope(fields, Names(), rows=rows)
+        printer = Printer(scope)
+        positions = {}
+        for index in self.kernel.grid:
+            start = printer.start(index.axis)
+            at = rows[index]
+            positions[index] = at if start == "int64_t(0)" else f"({at} + {start})"
+        scope = scope.extended(positions=positions)
+        for let in self.kernel.grid_values:
+            printer = Printer(scope)
+            text = printer.text(let.expr)
+            name = fields.names.fresh(let.name)
+            fields.declarations.append(f"{TYPES[let.expr.kind]} {name};")
+            fields.statements += [*printer.lines, f"grid.{name} = {unwrapped(text)};"]
+            scope = scope.extended(values={let.name: f"grid.{name}"})
+        self.grid = scope
+        return " * ".join(reversed(counts)) or "1"
+
+    def _held(self) -> KeptText:
+        start = Printer(self.grid).start(self.kernel.held.axis)
+        return self._keep(self.kernel.held, start, self.kernel.held_values, "held", self.held_kept)
+
+    def _keep(
+        self, index: Index, start: str, lets: tuple[Let, ...], owner: str, kept: dict[str, str]
+    ) -> KeptText:
+        """Values of single positions: `kept` gets the text of each as an array's name."""
+        names = Names({"at", "row", "grid", owner, "position_"})
+        scope = self.grid.extended(positions={index: "position_"}, rows={index: "row"})
+        printer = Printer(Scope(**{**vars_of(scope), "names": names}))
+        fields = ["alignas(64) Int position_[N];"]
+        fill = [f"{owner}.position_[at] = Int(position_);"]
+        for let in lets:
+            text = printer.bind(let.name, printer.text(let.expr))
+            printer.scope = printer.scope.extended(values={let.name: text})
+            name = names.fresh(let.name)
+            fields.append(f"alignas(64) {KEPT[let.expr.kind]} {name}[N];")
+            stored = f"keep({text}, grid.too_wide)" if let.expr.kind == "int" else text
+            fill.append(f"{owner}.{name}[at] = {stored};")
+            kept[let.name] = f"{owner}.{name}"
+        head = f"const int64_t position_ = row + {start};"
+        return KeptText(tuple(fields), (head, *printer.lines, *fill))
+
+    # --- Loops ------------------------------------------------------------------------------------------
+
+    def _loop(self, loop: WalkedLoop) -> LoopText:
+        walked_kept: dict[str, str] = {}
+        start = Printer(self.grid).start(loop.walked.axis)
+        walked = self._keep(loop.walked, start, loop.walked_values, "walked", walked_kept)
+        terms = tuple(c for c in loop.contributions if self._carried(c.carried).width is not None)
+        places = {carried.name: str(place) for place, carried in enumerate(self._tiles)}
+        held = self.kernel.held
+        operands = []
+        for term in terms:
+            width = self._carried(term.carried).width
+            if term.operand is None or width is None:
+                raise UnsupportedError("a carried vector without an operand", "cpu", INSTEAD)
+            operands.append(self._rows(term.operand, loop.walked, width))
+        count = self.fields.length(loop.walked.axis)
+        if loop.walked.axis is self.keys:
+            count = self.fields.key_length(loop.walked.axis)
+        return LoopText(
+            title=loop.walked.name,
+            products=loop.products,
+            terms=tuple(term.term for term in terms),
+            depths=_list([self._width(p.width) for p in loop.products], "1"),
+            targets=_list([places[t.carried] for t in terms], "0"),
+            mask=_truth(loop.visible is not None),
+            has_exponent=_truth(loop.exponent is not None),
+            start=start,
+            count=count,
+            lefts=tuple(self._rows(p.left, held, p.width) for p in loop.products),
+            rights=tuple(self._rows(p.right, loop.walked, p.width) for p in loop.products),
+            operands=tuple(operands),
+            walked=walked,
+            possible=self._region(loop.region, loop.region.possible, loop),
+            certain=self._region(loop.region, loop.region.certain, loop),
+            exponent=self._exponent(loop, walked_kept),
+            lift=self._lift(loop, walked_kept),
+        )
+
+    def _carried(self, name: str) -> Carried:
+        return next(carried for carried in self.kernel.carried if carried.name == name)
+
+    def _rows(self, read: Expr, index: Index, width: Index) -> str:
+        """The address of an operand: a read over (grid, index, width)."""
+        if read.op != "read":
+            raise UnsupportedError("a product of computed operands", "cpu", INSTEAD)
+        array, printer = read.array, Printer(self.grid)
+        base, stride, step = [], "0", "0"
+        for place, at in enumerate(read.args):
+            by = self.fields.stride(array, place)
+            if straight(index, array, place, at):
+                stride = by
+            elif straight(width, array, place, at):
+                step = by
+            elif at.free <= frozenset(self.kernel.grid):
+                first = printer.start(array.axes[place])
+                row = printer.text(at)
+                row = row if first == "int64_t(0)" else f"({row} - {first})"
+                base.append(f" + {row} * {by}")
+            else:
+                raise UnsupportedError(f"rows of `{array.name}` out of order", "cpu", INSTEAD)
+        if printer.lines:
+            raise UnsupportedError("a computed head index", "cpu", INSTEAD)
+        kind = self.slots.types[array.name]
+        pointer = self.fields.pointer(array)
+        return f"Rows<{kind}>{{{pointer}{''.join(base)}, {stride}, {step}}}"
+
+    def _region(self, region: Region, expr: Expr, loop: WalkedLoop) -> tuple[str, ...]:
+        values = {name: name for name in ("held_low", "held_high", "walked_low", "walked_high")}
+        names = Names(set(values) | {"grid"})
+        scope = Scope(**{**vars_of(self.grid), "names": names}).extended(values=values)
+        used = {str(node.attr) for node in postorder(expr) if node.op == "value"}
+        lines = []
+        for summary in region.summaries:
+            if not used & {f"{summary.name}_low", f"{summary.name}_high"}:
+                continue
+            place = self._summary(summary)
+            side = "held" if summary.index == self.kernel.held else "walked"
+            start = Printer(self.grid).start(summary.index.axis)
+            found = names.fresh(f"s {summary.name}")
+            lines.append(
+                f"const auto {found} = grid.shared->at{place}.over(Summary{place}::slot(grid), "
+                f"{side}_low.at - {start}, {side}_high.at - {start});"
+            )
+            scope = scope.extended(
+                values={
+                    f"{summary.name}_low": f"{found}.low",
+                    f"{summary.name}_high": f"{found}.high",
+                }
+            )
+        printer = RegionPrinter(scope, lines)
+        text = printer.text(expr)
+        return (*printer.lines, f"return {unwrapped(text)};")
+
+    def _summary(self, summary: Summary) -> int:
+        """The place of a summary, printed at its first use."""
+        for place, known in enumerate(self.summaries):
+            if known.title == summary.name:
+                return place
+        index = summary.index
+        start = Printer(self.grid).start(index.axis)
+        names = Names({"grid", "row", "position_"})
+        scope = Scope(**{**vars_of(self.grid), "names": names}).extended(
+            positions={index: "position_"}, rows={index: "row"}
+        )
+        printer = Printer(scope, [f"const int64_t position_ = row + {start};"])
+        text = printer.text(summary.expr)
+        needed = [one for one in self.kernel.grid if one in summary.expr.free or _shifts(index, one)]
+        slot, slots, owner = "int64_t(0)", "int64_t(1)", []
+        for one in self.kernel.grid:
+            if one in needed:
+                length = self.fields.length(one.axis)
+                slot = f"({slot}) * {length} + {self.fields.row(one)}"
+                slots = f"{slots} * {length}"
+            else:
+                owner.append(f"{self.fields.row(one)} == 0")
+        self.summaries.append(
+            SummaryText(
+                title=summary.name,
+                type="int64_t" if summary.expr.kind == "int" else "Acc",
+                rows=self.fields.length(index.axis),
+                slots=slots,
+                slot=slot,
+                owner=" && ".join(owner) or "true",
+                lines=(*printer.lines, f"return {unwrapped(text)};"),
+            )
+        )
+        return len(self.summaries) - 1
+
+    def _pair_scope(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> Scope:
+        """The scope of pairs: values are loaded where they are used."""
+        held, walked = self.kernel.held, loop.walked
+        names = Names({"grid", "held", "walked", "at", "reference", "product", "peak", "weight", "sums"})
+        values = {name: f"at.held({text})" for name, text in self.held_kept.items()}
+        values |= {name: f"at.walked({text})" for name, text in walked_kept.items()}
+        values |= {p.name: f"product[{place}]" for place, p in enumerate(loop.products)}
+        values["reference"] = "reference"
+        positions = {held: "at.held(held.position_)", walked: "at.walked(walked.position_)"}
+        printer = Printer(self.grid)
+        rows = {
+            index: text if printer.start(index.axis) == "int64_t(0)" else f"({text} - {printer.start(index.axis)})"
+            for index, text in positions.items()
+        }
+        scope = Scope(**{**vars_of(self.grid), "names": names, "lanes": True})
+        return scope.extended(positions=positions, rows=rows, values=values)
+
+    def _mask(self, loop: WalkedLoop, printer: Printer) -> str:
+        """The name of what masks a pair, "" where nothing does; with MASKED false only `hidden`."""
+        hidden = printer.text(loop.hidden) if loop.hidden is not None else ""
+        if loop.visible is None:
+            return printer.bind("shown", f"negated({hidden})") if hidden else ""
+        inner = Printer(printer.scope, [], dict(printer.done), dict(printer.guards))
+        visible = inner.text(loop.visible)
+        shown = printer.scope.names.fresh("shown")
+        printer.lines.append(f"Truth {shown} = {f'spread(negated({hidden}))' if hidden else 'Truth(true)'};")
+        keeps = f"both({shown}, spread({visible}))"
+        printer.lines += ["if constexpr (MASKED) {", *(f"    {x}" for x in inner.lines)]
+        printer.lines += [f"    {shown} = {keeps};", "}"]
+        return shown
+
+    def _exponent(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> tuple[str, ...]:
+        if loop.exponent is None:
+            return ("return Real(0);",)
+        printer = Printer(self._pair_scope(loop, walked_kept))
+        self._pair_values(loop, printer)
+        shown = self._mask(loop, printer)
+        text = f"spread({unwrapped(printer.text(loop.exponent))})"
+        if shown:
+            plain = "MASKED" if loop.hidden is None else "true"
+            printer.lines.append(f"if constexpr ({plain}) return select({shown}, {text}, Real(-INFINITE));")
+        return (*printer.lines, f"return {text};")
+
+    def _pair_values(self, loop: WalkedLoop, printer: Printer) -> None:
+        for let in loop.pair_values:
+            name = printer.bind(let.name, printer.text(let.expr))
+            printer.scope = printer.scope.extended(values={let.name: name})
+
+    def _lift(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> tuple[str, ...]:
+        printer = Printer(self._pair_scope(loop, walked_kept))
+        self._pair_values(loop, printer)
+        shown = self._mask(loop, printer)
+        always = loop.hidden is not None
+        if loop.exponent is not None:
+            text = printer.bind("exponent", f"spread({unwrapped(printer.text(loop.exponent))})")
+            if shown:
+                masked = printer.scope.names.fresh("seen")
+                test = "true" if always else "MASKED"
+                printer.lines.append(f"const Real {masked} = {test} ? select({shown}, {text}, Real(-INFINITE)) : {text};")
+                text = masked
+            printer.lines.append(f"peak = raise(peak, {text});")
+            printer.done[loop.exponent.digest] = text
+        for let in loop.lifted:
+            name = printer.bind(let.name, printer.text(let.expr))
+            printer.scope = printer.scope.extended(values={let.name: name})
+        self._contribute(loop, printer, shown, always)
+        return tuple(printer.lines)
+
+    def _contribute(self, loop: WalkedLoop, printer: Printer, shown: str, always: bool) -> None:
+        statistics = {carried.name: place for place, carried in enumerate(self._statistics)}
+        place = 0
+        for contribution in loop.contributions:
+            carried = self._carried(contribution.carried)
+            unit = identity(carried.monoid, "real")
+            expr = contribution.term
+            term = f"spread({unwrapped(printer._as('real', printer.text(expr), expr))})"
+            if shown:
+                test = "" if always else "!MASKED ? " + term + " : "
+                term = f"{test}select({shown}, {term}, Real({unit}))"
+            if carried.width is None:
+                at = f"sums[{statistics[carried.name]}]"
+                name = printer.bind("term", term)
+                printer.lines.append(f"{at} = {combined(carried.monoid, at, name)};")
+            else:
+                printer.lines.append(f"weight[{place}] = {term};")
+                place += 1
+
+    # --- After the loops ----------------------------------------------------------------------------------
+
+    def _finish(self) -> tuple[KeptText, tuple[StoreText, ...]]:
+        names = Names({"grid", "held", "at", "reference", "statistic", "tiles", "finish", "tile", "column"})
+        held = self.kernel.held
+        start = Printer(self.grid).start(held.axis)
+        position = "at.held(held.position_)"
+        base = Scope(**{**vars_of(self.grid), "names": names, "lanes": True}).extended(
+            positions={held: position},
+            rows={held: position if start == "int64_t(0)" else f"({position} - {start})"},
+            values={name: f"at.held({text})" for name, text in self.held_kept.items()},
+        )
+        values = {"reference": "reference"}
+        values |= {c.name: f"statistic[{place}]" for place, c in enumerate(self._statistics)}
+        widths = {}
+        for place, carried in enumerate(self._tiles):
+            values[carried.name] = f"load(tiles[{place}] + ({{row}}) * TILE + at.lane)"
+            assert carried.width is not None
+            widths[carried.name] = carried.width
+        printer = Printer(base.extended(values=values, widths=widths))
+        fields, fill, kept = [], [], {}
+        wanted = {
+            str(node.attr) for s in self.kernel.stores for node in postorder(s.expr) if node.op == "value"
+        }
+        lets = [(let.name, let.expr.kind, let.expr) for let in self.kernel.finish]
+        for name, kind, expr in lets:
+            text = printer.bind(name, f"spread({unwrapped(printer.text(expr))})")
+            printer.scope = printer.scope.extended(values={name: text})
+        own = [*(name for name, _, _ in lets), "reference", *(c.name for c in self._statistics)]
+        kinds = {name: kind for name, kind, _ in lets}
+        for name in own:
+            if name not in wanted:
+                continue
+            array = names.fresh(f"kept {name}")
+            kind = kinds.get(name, "real")
+            fields.append(f"alignas(64) {KEPT[kind]} {array}[TILE];")
+            fill.append(f"keep_lanes(finish.{array} + at.lane, {printer.scope.values[name]});")
+            kept[name] = f"at.held(finish.{array})"
+        text = KeptText(tuple(fields), (*printer.lines, *fill))
+        return text, tuple(self._store(store, base.extended(values=kept)) for store in self.kernel.stores)
+
+    def _store(self, store: Store, scope: Scope) -> StoreText:
+        rows, values, widths = {}, {}, {}
+        if store.width is not None:
+            rows[store.width] = "int64_t(column)"
+        for place, carried in enumerate(self._tiles):
+            values[carried.name] = f"tile[{place}]"
+        for index in {c.width for c in self._tiles if c.width is not None}:
+            rows[index] = "int64_t(column)"
+        positions = {}
+        for index, row in rows.items():
+            start = Printer(scope).start(index.axis)
+            positions[index] = row if start == "int64_t(0)" else f"({row} + {start})"
+        printer = Printer(scope.extended(rows=rows, positions=positions, values=values, widths=widths))
+        text = printer._as("real", printer.text(store.expr), store.expr)
+        lines = (*printer.lines, f"return spread({unwrapped(text)});")
+        return StoreText(self._target(store), lines)
+
+    def _target(self, store: Store) -> str:
+        """The rows of the array that a store writes."""
+        base, stride, step = [], "0", "0"
+        for place, index in enumerate(store.array.indices):
+            by = self.fields.stride(store.array, place)
+            if index == self.kernel.held:
+                stride = by
+            elif index == store.width:
+                step = by
+            else:
+                base.append(f" + {self.fields.row(index)} * {by}")
+        kind, pointer = self.slots.types[store.array.name], self.fields.pointer(store.array)
+        shifted = f"{pointer} ? {pointer}{''.join(base)} : nullptr"
+        return f"Rows<{kind}>{{{shifted}, {stride}, {step}}}"
+
+
+def vars_of(scope: Scope) -> dict[str, object]:
+    """The fields of a scope by name."""
+    return {name: getattr(scope, name) for name in Scope.__dataclass_fields__}
+
+
+def _shifts(index: Index, one: Index) -> bool:
+    """Whether positions of `index` depend on the batch, which `one` is."""
+    return bool(index.axis.shifted) and one.axis.name == "b"
+
+
+def _truth(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _list(items: list[str], empty: str) -> str:
+    return ", ".join(items) or empty

@@ -1,0 +1,204 @@
+// What printed algebra says beside arithmetic: logic, choices, reads of tensors, random numbers. Each
+// takes scalars and lanes alike.
+#pragma once
+#include "lanes.hpp"
+
+namespace attnc {
+
+// ---- a scalar as lanes, lanes as they are
+
+ATTNC_INLINE Real spread(Real x) { return x; }
+ATTNC_INLINE Real spread(Acc x) { return Real(x); }
+ATTNC_INLINE Integer spread(Integer x) { return x; }
+ATTNC_INLINE Integer spread(int64_t x) { return Integer(x); }
+ATTNC_INLINE Truth spread(Truth x) { return x; }
+ATTNC_INLINE Truth spread(bool x) { return Truth(x); }
+
+ATTNC_INLINE bool both(bool a, bool b) { return a && b; }
+ATTNC_INLINE Truth both(Truth a, Truth b) { return a & b; }
+ATTNC_INLINE bool either(bool a, bool b) { return a || b; }
+ATTNC_INLINE Truth either(Truth a, Truth b) { return a | b; }
+ATTNC_INLINE bool negated(bool a) { return !a; }
+ATTNC_INLINE Truth negated(Truth a) { return ~a; }
+template <class A, class B>
+ATTNC_INLINE auto choose(Truth c, A a, B b) { return select(c, spread(a), spread(b)); }
+template <class A, class B>
+ATTNC_INLINE auto choose(bool c, A a, B b) {
+    if constexpr (std::is_same_v<A, B>) return c ? a : b;
+    else if constexpr (std::is_same_v<A, Bound> || std::is_same_v<B, Bound>) return c ? Bound(a) : Bound(b);
+    else return c ? spread(a) : spread(b);
+}
+
+ATTNC_INLINE Acc number(Acc x) { return x; }
+ATTNC_INLINE Real number(Real x) { return x; }
+ATTNC_INLINE Acc number(int64_t x) { return Acc(x); }
+ATTNC_INLINE Real number(Integer x) { return to_real(x); }
+ATTNC_INLINE Acc number(Bound x) { return Acc(x.at); }
+ATTNC_INLINE Acc number(bool x) { return x ? Acc(1) : Acc(0); }
+ATTNC_INLINE Real number(Truth x) { return to_real(x); }
+ATTNC_INLINE int64_t whole_number(int64_t x) { return x; }
+ATTNC_INLINE Integer whole_number(Integer x) { return x; }
+ATTNC_INLINE int64_t whole_number(bool x) { return x; }
+ATTNC_INLINE Integer whole_number(Truth x) { return to_int(x); }
+ATTNC_INLINE int64_t whole_number(Acc x) { return whole(std::trunc(x)); }
+ATTNC_INLINE Real floor_real(Real x) {
+    for (int l = 0; l < LANES; l++) x.v[l] = std::floor(x.v[l]);
+    return x;
+}
+ATTNC_INLINE Acc floor_real(Acc x) { return std::floor(x); }
+
+// An integer into an array of lanes; one that 32-bit arithmetic may not carry is reported.
+ATTNC_INLINE Int keep(int64_t x, int64_t* too_wide) {
+    if constexpr (sizeof(Int) == 4)
+        if (x > (int64_t(1) << 21) || x < -(int64_t(1) << 21)) *too_wide = 1;
+    return Int(x);
+}
+
+ATTNC_INLINE void keep_lanes(Acc* at, Real x) { store(at, x); }
+ATTNC_INLINE void keep_lanes(Int* at, Integer x) { std::memcpy(at, &x.v, sizeof x.v); }
+ATTNC_INLINE void keep_lanes(bool* at, Truth x) {
+    for (int l = 0; l < LANES; l++) at[l] = x.at(l);
+}
+
+// ---- addresses: row * stride, in 64 bits
+
+struct Offsets {
+    int64_t v[LANES];
+    friend ATTNC_INLINE Offsets operator+(Offsets a, const Offsets& b) {
+        for (int l = 0; l < LANES; l++) a.v[l] += b.v[l];
+        return a;
+    }
+    friend ATTNC_INLINE Offsets operator+(Offsets a, int64_t b) {
+        for (int l = 0; l < LANES; l++) a.v[l] += b;
+        return a;
+    }
+    friend ATTNC_INLINE Offsets operator+(int64_t a, const Offsets& b) { return b + a; }
+};
+template <class T>
+ATTNC_INLINE T entry(const Tensor& tensor, int64_t at) {
+    return static_cast<const T*>(tensor.data)[at * tensor.stride[0]];
+}
+ATTNC_INLINE int64_t times(int64_t row, int64_t stride) { return row * stride; }
+ATTNC_INLINE Offsets times(Integer row, int64_t stride) {
+    Offsets out;
+    for (int l = 0; l < LANES; l++) out.v[l] = int64_t(row.v[l]) * stride;
+    return out;
+}
+template <class T>
+ATTNC_INLINE auto fetched(T x) {  // as printed algebra sees it: Acc, int64_t or bool
+    if constexpr (std::is_same_v<T, bool>) return x;
+    else if constexpr (std::is_integral_v<T>) return int64_t(x);
+    else return Acc(widen(x));
+}
+// The entry at base + offset where `inside` holds, else 0; nothing is touched outside.
+template <class T>
+ATTNC_INLINE auto fetch(const T* base, bool inside, int64_t offset) {
+    return inside ? fetched(base[offset]) : decltype(fetched(T{}))(0);
+}
+template <class T>
+ATTNC_INLINE auto fetch(const T* base, Truth inside, int64_t offset) {
+    return choose(inside, inside.any() ? fetched(base[offset]) : decltype(fetched(T{}))(0), decltype(fetched(T{}))(0));
+}
+template <class T>
+ATTNC_INLINE auto fetch(const T* base, Truth inside, const Offsets& at) {
+    using Scalar = decltype(fetched(T{}));
+#if ATTNC_ISA >= 3
+    if constexpr (SINGLE && std::is_same_v<T, float>) {
+        const __m512i low = _mm512_loadu_si512(at.v), high = _mm512_loadu_si512(at.v + 8);
+        const __m256 zero = _mm256_setzero_ps();
+        const __m256 a = _mm512_mask_i64gather_ps(zero, __mmask8(inside.v), low, base, 4);
+        const __m256 b = _mm512_mask_i64gather_ps(zero, __mmask8(inside.v >> 8), high, base, 4);
+        return Real((AccVector)_mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1), 0);
+    } else
+#endif
+    if constexpr (std::is_same_v<Scalar, bool>) {
+        Truth out(false);
+        for (int l = 0; l < LANES; l++)
+            if (inside.at(l)) out.put(l, base[at.v[l]]);
+        return out;
+    } else {
+        decltype(spread(Scalar(0))) out(Scalar(0));
+        for (int l = 0; l < LANES; l++)
+            if (inside.at(l)) out.v[l] = fetched(base[at.v[l]]);
+        return out;
+    }
+}
+template <class T>
+ATTNC_INLINE auto fetch(const T* base, bool inside, const Offsets& at) {
+    return fetch(base, Truth(inside), at);
+}
+
+// ---- Philox4x32-10 (Salmon et al., SC 2011): counter (j // 4, i, h, b), word j % 4
+
+inline Acc random_at(int64_t seed, int64_t ordinal, int64_t b, int64_t h, int64_t i, int64_t j) {
+    const uint64_t mixed = uint64_t(seed) + uint64_t(ordinal);
+    uint32_t k0 = uint32_t(mixed), k1 = uint32_t(mixed >> 32);
+    uint32_t c[4] = {uint32_t(floor_div(j, 4)), uint32_t(i), uint32_t(h), uint32_t(b)};
+    for (int round = 0; round < 10; round++) {
+        const uint64_t left = uint64_t(0xD2511F53u) * c[0], right = uint64_t(0xCD9E8D57u) * c[2];
+        const uint32_t c0 = uint32_t(right >> 32) ^ c[1] ^ k0, c2 = uint32_t(left >> 32) ^ c[3] ^ k1;
+        c[0] = c0, c[1] = uint32_t(right), c[2] = c2, c[3] = uint32_t(left);
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    return Acc(c[floor_mod(j, 4)] >> 8) * Acc(5.9604644775390625e-8);
+}
+ATTNC_INLINE int64_t lane_of(int64_t x, int) { return x; }
+ATTNC_INLINE int64_t lane_of(Integer x, int lane) { return x.v[lane]; }
+template <class B, class H, class I, class J>
+ATTNC_INLINE auto random(int64_t seed, int64_t ordinal, B b, H h, I i, J j) {
+    if constexpr (std::is_same_v<B, int64_t> && std::is_same_v<H, int64_t> && std::is_same_v<I, int64_t> && std::is_same_v<J, int64_t>) {
+        return random_at(seed, ordinal, b, h, i, j);
+    } else {
+        Real out;
+        for (int l = 0; l < LANES; l++)
+            out.v[l] = random_at(seed, ordinal, lane_of(b, l), lane_of(h, l), lane_of(i, l), lane_of(j, l));
+        return out;
+    }
+}
+
+// ---- summaries: bounds of a value over rows, blocks of STRIP rows under a binary tree
+
+template <class T>
+struct Summary {
+    T* low;   // [slots][2 * leaves], the root at 1
+    T* high;
+    int64_t leaves, rows;
+    static int64_t leaves_of(int64_t rows) {
+        int64_t n = 1;
+        while (n * 16 < rows) n *= 2;
+        return n;
+    }
+    void fill(int64_t slot, int64_t block, T least, T most) const {
+        low[slot * 2 * leaves + leaves + block] = least;
+        high[slot * 2 * leaves + leaves + block] = most;
+    }
+    void grow(int64_t slot) const {
+        T* l = low + slot * 2 * leaves;
+        T* h = high + slot * 2 * leaves;
+        for (int64_t k = leaves - 1; k >= 1; k--) {
+            l[k] = l[2 * k] < l[2 * k + 1] ? l[2 * k] : l[2 * k + 1];
+            h[k] = h[2 * k] > h[2 * k + 1] ? h[2 * k] : h[2 * k + 1];
+        }
+    }
+    struct Bounds {
+        T low, high;
+    };
+    Bounds over(int64_t slot, int64_t first, int64_t last) const {  // rows, inclusive
+        const T* l = low + slot * 2 * leaves;
+        const T* h = high + slot * 2 * leaves;
+        int64_t a = first / 16 + leaves, b = last / 16 + leaves;
+        Bounds out{l[a], h[a]};
+        const auto meet = [&](int64_t k) {
+            out.low = l[k] < out.low ? l[k] : out.low;
+            out.high = h[k] > out.high ? h[k] : out.high;
+        };
+        meet(b);
+        for (; a + 1 < b; a /= 2, b /= 2) {  // what lies strictly between
+            if (!(a & 1)) meet(a + 1);
+            if (b & 1) meet(b - 1);
+        }
+        return out;
+    }
+};
+
+}  // namespace attnc
