@@ -5,9 +5,9 @@ researcher would write by hand: products that are matrix products run in the inp
 exponentials (softmax) and all that is divided by them in float32, the result of a softmax goes back
 to the input dtype before it meets the values. States are float32.
 
-Derivatives. Where the incoming gradient is exactly zero and a local slope is not finite, the product
-is zero: so the branch of a `where` that is not taken, and a masked key, contribute nothing even
-where they are inf or NaN. Everywhere else derivatives are PyTorch's, to any order.
+Derivatives. Where the incoming gradient is exactly zero and a local slope is not finite, their
+product is zero: so the branch of a `where` that is not taken, and a masked key, contribute nothing
+even where they are inf or NaN. Everywhere else derivatives are PyTorch's, to any order.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 Value = Any  # a Real, a tensor, or a Python number
+
+broadcast: Any = torch.broadcast_tensors  # without types in torch
 
 
 def absorbed(gradient: Tensor, slope: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ class Product(torch.autograd.Function):
         ctx.save_for_forward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         a, b = ctx.saved_tensors
         needs = ctx.needs_input_grad
         return (
@@ -52,7 +54,7 @@ class Product(torch.autograd.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:
         a, b = ctx.saved_tensors
         left = torch.zeros_like(a * b) if da is None else absorbed(da, b)
         return left if db is None else left + absorbed(db, a)
@@ -78,7 +80,7 @@ class Quotient(torch.autograd.Function):
         return over, -multiplied(divided(a, b), over)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         left, right = Quotient.slopes(*ctx.saved_tensors)
         needs = ctx.needs_input_grad
         return (
@@ -87,7 +89,7 @@ class Quotient(torch.autograd.Function):
         )
 
     @staticmethod
-    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:
         left, right = Quotient.slopes(*ctx.saved_tensors)
         result = torch.zeros_like(left) if da is None else absorbed(da, left)
         return result if db is None else result + absorbed(db, right)
@@ -109,33 +111,35 @@ class Chained(torch.autograd.Function):
         ctx.name, ctx.by = inputs[1:]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
         (x,) = ctx.saved_tensors
         return absorbed(gradient, FUNCTIONS[ctx.name][1](x, ctx.by).conj()), None, None
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
         (x,) = ctx.saved_tensors
         return absorbed(dx, FUNCTIONS[ctx.name][1](x, ctx.by))
 
 
-def chained(name: str, x: Tensor, by: float = 0.0) -> Tensor:
-    result: Tensor = Chained.apply(x, name, by)
+def _apply(function: Any, *args: Any) -> Tensor:
+    result: Tensor = function.apply(*args)
     return result
+
+
+def chained(name: str, x: Tensor, by: float = 0.0) -> Tensor:
+    return _apply(Chained, x, name, by)
 
 
 def multiplied(a: Tensor, b: Tensor) -> Tensor:
     dtype = torch.result_type(a, b)
-    a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
-    result: Tensor = Product.apply(a, b)
-    return result
+    a, b = broadcast(a.to(dtype), b.to(dtype))
+    return _apply(Product, a, b)
 
 
 def divided(a: Tensor, b: Tensor) -> Tensor:
     dtype = torch.result_type(a, b)
-    a, b = torch.broadcast_tensors(a.to(dtype), b.to(dtype))
-    result: Tensor = Quotient.apply(a, b)
-    return result
+    a, b = broadcast(a.to(dtype), b.to(dtype))
+    return _apply(Quotient, a, b)
 
 
 def _power_slope(x: Tensor, by: float) -> Tensor:
@@ -205,10 +209,12 @@ class Real:
         return Real(-self.mantissa, self.exponent)
 
     def __sub__(self, other: Value) -> Real:
-        return self + (-other)
+        difference: Real = self + (-other)
+        return difference
 
     def __rsub__(self, other: Value) -> Real:
-        return -self + other
+        negative: Real = -self + other
+        return negative
 
     def __pow__(self, by: Value) -> Real:
         if isinstance(by, Real):
@@ -251,7 +257,7 @@ class Real:
         """A change of shape, of both tensors."""
         mantissa, exponent = self.mantissa, self.exponent
         if exponent is not None:
-            mantissa, exponent = torch.broadcast_tensors(mantissa, exponent)
+            mantissa, exponent = broadcast(mantissa, exponent)
             exponent = change(exponent)
         return Real(change(mantissa), exponent)
 
@@ -313,7 +319,7 @@ def aligned(*values: Real) -> tuple[list[Tensor], Tensor | None]:
         tops = [torch.where(live(value), _exponent(value), -math.inf) for value in values]
         top = tops[0]
         for each in tops[1:]:
-            top = torch.maximum(*torch.broadcast_tensors(top, each))
+            top = torch.maximum(*broadcast(top, each))
         top = torch.where(torch.isfinite(top), top, 0.0)
     return [shifted(value, top) for value in values], top
 

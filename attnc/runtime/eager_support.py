@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnc.runtime.eager_numbers import Real, Value, as_real, live, plain, shifted
+from attnc.runtime.eager_numbers import Real, Value, as_real, broadcast, live, plain, shifted
 
 
 def spread(x: Value, sizes: Sequence[int]) -> Value:
@@ -62,7 +62,9 @@ def stacked(rows: list[Value], dim: int, sizes: Sequence[int], dtype: torch.dtyp
     if all(row.exponent is None for row in whole):
         return Real(torch.stack([row.mantissa for row in whole], dim))
     zero = [torch.zeros_like(row.mantissa.real) for row in whole]
-    exponents = [z if row.exponent is None else row.exponent for row, z in zip(whole, zero)]
+    exponents = [
+        z if row.exponent is None else row.exponent for row, z in zip(whole, zero, strict=True)
+    ]
     return Real(torch.stack([row.mantissa for row in whole], dim), torch.stack(exponents, dim))
 
 
@@ -74,7 +76,7 @@ def _masked(x: Value, condition: Value) -> tuple[Real, Tensor]:
     value = as_real(x)
     parts = [value.mantissa] if value.exponent is None else [value.mantissa, value.exponent]
     condition = torch.as_tensor(condition, device=value.mantissa.device)
-    *parts, condition = torch.broadcast_tensors(*parts, condition)
+    *parts, condition = broadcast(*parts, condition)
     return Real(*parts), condition
 
 
@@ -82,7 +84,7 @@ def total(x: Value, dim: tuple[int, ...], where: Value = True) -> Value:
     """The sum over dimensions."""
     if not isinstance(x, Real):
         condition = torch.as_tensor(where, device=x.device)
-        x, condition = torch.broadcast_tensors(x, condition)
+        x, condition = broadcast(x, condition)
         return torch.where(condition, x, torch.zeros_like(x)).sum(dim)
     x, condition = _masked(x, where)
     mantissa = torch.where(condition, x.mantissa, torch.zeros_like(x.mantissa))
@@ -119,7 +121,7 @@ def product(x: Value, dim: tuple[int, ...], where: Value = True) -> Value:
     """The product over dimensions; what the factors are large by goes to the exponent."""
     if not isinstance(x, Real):
         condition = torch.as_tensor(where, device=x.device)
-        x, condition = torch.broadcast_tensors(x, condition)
+        x, condition = broadcast(x, condition)
         x = torch.where(condition, x, torch.ones_like(x))
         return _folded(x, dim).prod(-1)
     x, condition = _masked(x, where)
@@ -152,7 +154,7 @@ def smallest(x: Value, dim: tuple[int, ...], where: Value = True) -> Value:
 def _extreme(x: Value, dim: tuple[int, ...], condition: Value, none: float) -> Value:
     if not isinstance(x, Real):
         allowed = torch.as_tensor(condition, device=x.device)
-        x, allowed = torch.broadcast_tensors(x, allowed)
+        x, allowed = broadcast(x, allowed)
         flat = _folded(torch.where(allowed, x, torch.iinfo(torch.int64).min), dim)
         if flat.shape[-1] == 0:
             return torch.full(flat.shape[:-1], torch.iinfo(torch.int64).min, device=x.device)
@@ -204,6 +206,7 @@ def contract(
         condition = _onto(where[1], where[0], names) if where else torch.as_tensor(True)
         x, condition = _masked(x, condition.to(x.mantissa.device))
         dim = tuple(at for at, letter in enumerate(names) if letter not in output)
+        assert x.exponent is not None
         top = _top(x, condition, dim) if dim else x.exponent.detach()
         kept = Real(
             torch.where(condition, x.mantissa, torch.zeros_like(x.mantissa)),
@@ -239,7 +242,7 @@ def _multiplied_out(
         summed += "".join(c for c in condition[0] if c not in output + summed)
     names = output + summed
     result: Real | None = None
-    for own, each in zip(letters, reals):
+    for own, each in zip(letters, reals, strict=True):
         part = each.each(lambda x, own=own: _onto(x, own, names))  # type: ignore[misc]
         result = part if result is None else result * part
     assert result is not None
@@ -256,7 +259,7 @@ def _order(key: Value, condition: Value, descending: bool) -> tuple[Tensor, Tens
     with torch.no_grad():
         parts = _keys(key)
         allowed = torch.as_tensor(condition, device=parts[0].device)
-        *parts, allowed = torch.broadcast_tensors(*parts, allowed)
+        *parts, allowed = broadcast(*parts, allowed)
         order = torch.arange(allowed.shape[-1], device=allowed.device).expand(allowed.shape)
         for part in reversed(parts):
             order = _resorted(part, order, descending)
@@ -287,7 +290,7 @@ def among_largest(key: Value, count: Value, dim: tuple[int, ...], where: Value =
     has the other dimensions and one of size 1."""
     flat, mask, shape = _flat(key, where, dim)
     order, allowed = _order(flat, mask, True)
-    chosen = (order.argsort(-1) < count) & allowed
+    chosen: Tensor = (order.argsort(-1) < count) & allowed
     return chosen.reshape(*chosen.shape[:-1], *shape)
 
 
@@ -318,10 +321,10 @@ def _flat(key: Value, condition: Value, dim: tuple[int, ...]) -> tuple[Value, Va
     tensor = real.mantissa if real is not None else key
     allowed = torch.as_tensor(condition, device=tensor.device)
     if real is not None and real.exponent is not None:
-        tensor, exponent, allowed = torch.broadcast_tensors(tensor, real.exponent, allowed)
+        tensor, exponent, allowed = broadcast(tensor, real.exponent, allowed)
         flat: Value = Real(_folded(tensor, dim), _folded(exponent, dim))
     else:
-        tensor, allowed = torch.broadcast_tensors(tensor, allowed)
+        tensor, allowed = broadcast(tensor, allowed)
         flat = _folded(tensor, dim) if real is None else Real(_folded(tensor, dim))
     return flat, _folded(allowed, dim), [tensor.shape[place] for place in dim]
 
@@ -335,12 +338,12 @@ def at(x: Value, *rows: Value) -> Value:
     tensor = x.mantissa if isinstance(x, Real) else x
     places = [torch.as_tensor(row, device=tensor.device) for row in rows]
     if 0 in tensor.shape:
-        shape = torch.broadcast_shapes(*(place.shape for place in places))
+        shape = broadcast(*places)[0].shape
         empty = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
         return Real(empty) if isinstance(x, Real) else empty
     if isinstance(x, Real) and x.exponent is not None:
-        tensor = torch.broadcast_tensors(x.mantissa, x.exponent)[0]
-    clipped = tuple(p.clamp(0, n - 1) for p, n in zip(places, tensor.shape))
+        tensor = broadcast(x.mantissa, x.exponent)[0]
+    clipped = tuple(p.clamp(0, n - 1) for p, n in zip(places, tensor.shape, strict=True))
     return x[clipped]
 
 
@@ -357,7 +360,7 @@ def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]])
     with torch.no_grad():
         a, b = (as_real(end).plain() for end in (low, high))
         first, last = difference(a), difference(b)
-        a, b, first, last = torch.broadcast_tensors(a, b, first, last)
+        a, b, first, last = broadcast(a, b, first, last)
         falls = first >= last
         bit = torch.finfo(a.dtype).eps / 2 * torch.maximum(a.abs(), b.abs())
         while bool((b - a > bit).any()):
@@ -409,7 +412,7 @@ def random(seed: int, ordinal: int, b: Value, h: Value, i: Value, j: Value, like
     """Philox4x32-10 (Salmon et al., SC 2011): counter (j // 4, i, h, b), key seed + ordinal, word
     j % 4, its upper 24 bits times 2**-24."""
     at = [torch.as_tensor(x, dtype=torch.int64, device=like.device) for x in (b, h, i, j)]
-    b, h, i, j = torch.broadcast_tensors(*at)
+    b, h, i, j = broadcast(*at)
     c = [x & 0xFFFFFFFF for x in (torch.div(j, 4, rounding_mode="floor"), i, h, b)]
     mixed = (seed + ordinal) % 2**64
     k0, k1 = mixed & 0xFFFFFFFF, mixed >> 32
@@ -429,7 +432,9 @@ def random(seed: int, ordinal: int, b: Value, h: Value, i: Value, j: Value, like
 
 def per_batch(*given: Any) -> bool:
     """Whether an offset or a key length is given for each batch entry."""
-    return any(isinstance(x, Tensor) and x.ndim > 0 or isinstance(x, (list, tuple)) for x in given)
+    return any(
+        (isinstance(x, Tensor) and x.ndim > 0) or isinstance(x, (list, tuple)) for x in given
+    )
 
 
 def over_batch(
@@ -441,8 +446,9 @@ def over_batch(
     others: dict[str, Any],
 ) -> dict[str, Tensor]:
     """The form for one batch entry after the other: `batched` and `results` are the batch axes of
-    the tensors and of what comes out; `shifts` are offsets and key lengths, one or one per entry."""
-    count = next(x.shape[batched[n]] for n, x in tensors.items() if x is not None and n in batched)
+    the tensors and of what comes out; `shifts` are offsets and key lengths, one or one each."""
+    given = {name: x for name, x in tensors.items() if x is not None}
+    count = next(x.shape[batched[name]] for name, x in given.items() if name in batched)
     parts = []
     for entry in range(count):
         one = {

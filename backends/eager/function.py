@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from attnc.backends.eager.prepare import Equations, all_blocks, all_definitions
 from attnc.backends.eager.printer import Names, Printer, Text
+
 from attnc.errors import InternalError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, postorder
@@ -34,10 +35,7 @@ class FunctionPrinter:
         self.printed: set[str] = set(inputs)
         self.recorded: dict[str, list[Definition]] = {}
         self.differentiated = {
-            node.array.name
-            for expr in self._all()
-            for node in postorder(expr)
-            if node.op == "grad"
+            node.array.name for expr in self._all() for node in postorder(expr) if node.op == "grad"
         }
 
     def _all(self) -> list[Expr]:
@@ -82,24 +80,31 @@ class FunctionPrinter:
         p.depth += 1
         arrays = [i.array for i in spec.inputs] + [s.array for s in self.states.values()]
         outputs = [spec.root.result, *spec.root.emits, *spec.root.offered]
-        tensors = ", ".join(f"{_quoted(self.arguments[a.name])}: {self.arguments[a.name]}" for a in arrays)
+        tensors = ", ".join(
+            f"{_quoted(self.arguments[a.name])}: {self.arguments[a.name]}" for a in arrays
+        )
         batched = ", ".join(
             f"{_quoted(self.arguments[a.name])}: {at}" for a in arrays if (at := _batch(a)) >= 0
         )
         named = [("out", spec.root.result.array), *self._emitted()]
         results = ", ".join(f"{_quoted(name)}: {_batch(a)}" for name, a in named)
-        numbers = [f"{_quoted(self.arguments[n.name])}: {self.arguments[n.name]}" for n in spec.numbers]
+        numbers = [
+            f"{_quoted(self.arguments[n.name])}: {self.arguments[n.name]}" for n in spec.numbers
+        ]
         others = ", ".join([*numbers, '"seed": seed', '"emit": emit'])
         if any(_batch(each.array) < 0 for each in outputs) or self._mixes_batch():
-            p.line(
-                'raise NotImplementedError("offsets per batch where entries of a batch meet")'
-            )
+            p.line('raise NotImplementedError("offsets per batch where entries of a batch meet")')
         else:
-            p.line('shifts = {"offset": offset, "key_offset": key_offset, "key_length": key_length}')
+            p.line(
+                'shifts = {"offset": offset, "key_offset": key_offset, "key_length": key_length}'
+            )
             p.line(f"tensors = {{{tensors}}}")
             p.line(f"batched, results = {{{batched}}}, {{{results}}}")
             p.line(f"return over_batch(eager, tensors, batched, results, shifts, {{{others}}})")
         p.depth -= 1
+
+    def _entry(self, name: str) -> str:
+        return f"{_quoted(self.arguments[name])}: {self.arguments[name]}"
 
     def _mixes_batch(self) -> bool:
         for node in postorder(*self._all()):
@@ -277,7 +282,9 @@ class FunctionPrinter:
         return self.equations.prepared(definition)
 
     def _read_by(self, expr: Expr) -> list[str]:
-        return list(dict.fromkeys(n.array.name for n in postorder(expr) if n.op in ("read", "grad")))
+        return list(
+            dict.fromkeys(n.array.name for n in postorder(expr) if n.op in ("read", "grad"))
+        )
 
     def _below(self, name: str) -> list[str]:
         block = self._steps_of(name)
@@ -341,7 +348,11 @@ class FunctionPrinter:
         count = self._host(repeat.count)
         row = self.names.fresh(repeat.index.name)
         first = p.starts.get(repeat.index.axis.name)
-        p.line(f"for {row} in range({count}):" if first is None else f"for {row} in range({first}, {first} + {count}):")
+        p.line(
+            f"for {row} in range({count}):"
+            if first is None
+            else f"for {row} in range({first}, {first} + {count}):"
+        )
         p.depth += 1
         p.fixed[repeat.index] = row
         for line in repeat.statements:
@@ -369,7 +380,11 @@ class FunctionPrinter:
         at = self.names.fresh(f"{row.name}_at")
         first = p.starts.get(row.axis.name)
         count = p.lengths[row.axis.name]
-        p.line(f"for {at} in range({count}):" if first is None else f"for {at} in range({first}, {first} + {count}):")
+        p.line(
+            f"for {at} in range({count}):"
+            if first is None
+            else f"for {at} in range({first}, {first} + {count}):"
+        )
         p.depth += 1
         p.fixed[row] = at
         p.product_type = "wide"
@@ -474,6 +489,10 @@ class FunctionPrinter:
         scores = {s.score.name for b in all_blocks(self.spec.root) for s in b.sources if s.score}
         fill = 'float("-inf")' if array.name in scores or short(array.name) == "score" else "0"
         return f"padded({code}, {shifted.index(True)}, all_keys, {fill})"
+
+
+def _span(first: str | None, count: str) -> str:
+    return count if first is None else f"{first}, {first} + {count}"
 
 
 def short(name: str) -> str:

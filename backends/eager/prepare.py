@@ -1,5 +1,5 @@
-"""A Spec as the eager form prints it: borders and invisible keys are conditions, and what moves with
-a state is written out in the step.
+"""A Spec as the eager form prints it: borders and invisible keys are conditions, and what moves
+with a state is written out in the step.
 
     does      e else d  ->  where(every read of e is inside, e, d)
               a mask    ->  the mask and no score of -inf, but for the score and what it is made of

@@ -1,5 +1,5 @@
-"""Prints expressions as torch code: every value is a tensor over named indices, laid out in one order
-of dimensions for a definition, so that values meet by broadcasting."""
+"""Prints expressions as torch code: every value is a tensor over named indices, laid out in one
+order of dimensions for a definition, so that values meet by broadcasting."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ CALLS = {
 }  # fmt: skip
 FOLDS = {"sum": "total", "prod": "product", "max": "largest", "min": "smallest"}
 # Names that the printed function uses for itself.
-RESERVED = frozenset(
-    """Real abs absolute among_largest as_real at bool constant contract dict divided_down emit
-    enumerate exp finished first_entry first_extreme float function int key_length key_offset
-    largest log maximum measured minimum narrow offset out over over_batch padded part per_batch
-    plain product random range ranked real remainder root rounded seed sign slope_by smallest
-    spread sqrt stacked stop to_complex torch total tracked tuple where wide eager""".split()
-)
+RESERVED = frozenset((
+    "Real", "abs", "absolute", "all_keys", "among_largest", "as_real", "at", "batched", "bool",
+    "constant", "contract", "dict", "divided_down", "eager", "emit", "exp", "finished",
+    "first_entry", "first_extreme", "float", "function", "grad_mode", "int", "key_length",
+    "key_offset", "largest", "log", "max", "maximum", "measured", "min", "minimum", "narrow",
+    "offset", "out", "over", "over_batch", "padded", "part", "per_batch", "plain", "product",
+    "random", "range", "ranked", "real", "remainder", "results", "root", "rounded", "seed",
+    "shifts", "sign", "slope_by", "smallest", "spread", "sqrt", "stacked", "stop", "tensors",
+    "to_complex", "torch", "total", "tracked", "tuple", "where", "wide",
+))  # fmt: skip
 LONG = 60  # characters of an expression that is worth a line of its own
 
 

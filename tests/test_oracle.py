@@ -1,0 +1,157 @@
+"""The NumPy oracle: its numbers, its folds, its errors, and operators built by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from attnc.backends.numpy_oracle import fold as folds
+from attnc.backends.numpy_oracle import grid as g
+from attnc.backends.numpy_oracle.grid import Grid
+
+from attnc import philox
+from attnc.expressions.index import Axis, Index
+
+A, B = Index("a", Axis("a"), 1), Index("b", Axis("b"), 2)
+SIZES = {A: 3, B: 4}
+size = SIZES.__getitem__
+
+
+# --- Philox --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "counter, key, words",
+    [  # the known answers of Random123 for philox4x32-10
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        (
+            (0xFFFFFFFF,) * 4,
+            (0xFFFFFFFF,) * 2,
+            (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD),
+        ),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_philox_known_answers(counter, key, words):
+    assert tuple(int(word) for word in philox.philox(counter, key)) == words
+
+
+def test_uniform_promises():
+    words = philox.philox((2, 7, 1, 3), (43, 0))  # j = 9: counter 9 // 4, word 9 % 4
+    got = philox.uniform(seed=40, ordinal=3, b=3, h=1, i=7, j=9)
+    assert got == (int(words[1]) >> 8) * 2.0**-24
+    many = philox.uniform(1, 0, 0, 0, np.arange(200)[:, None], np.arange(-100, 100))
+    assert many.shape == (200, 200) and many.min() >= 0 and many.max() < 1
+    assert abs(many.mean() - 0.5) < 0.01
+    assert np.array_equal(many.astype(np.float32).astype(np.float64), many)
+
+
+# --- Numbers with unbounded exponents ------------------------------------------------------------
+
+
+def real(values):
+    return g.real((A,), np.asarray(values, dtype=np.float64))
+
+
+def test_no_stabilizer_is_needed():
+    x = real([1000.0, -1000.0, 0.0])
+    e = g.exp(x)
+    sigmoid = g.divide(e, g.add(e, g.constant(1.0)))
+    assert g.settle(sigmoid).tolist() == [1.0, 0.0, 0.5]
+    assert g.settle(g.log(e)).tolist() == [1000.0, -1000.0, 0.0]
+    square = g.multiply(e, e)
+    assert g.settle(g.log(square)).tolist() == [2000.0, -2000.0, 0.0]
+    assert g.settle(g.divide(square, square)).tolist() == [1.0, 1.0, 1.0]
+    assert g.settle(g.log(g.sqrt(e))).tolist() == [500.0, -500.0, 0.0]
+
+
+def test_mantissas_do_not_leave_float64():
+    x = real([1e200, -1e-200, 3.0])
+    cube = g.multiply(g.multiply(x, x), x)
+    back = g.divide(g.divide(cube, x), x)
+    np.testing.assert_allclose(g.settle(back), [1e200, -1e-200, 3.0], rtol=1e-12)
+    third = g.power(g.power(x, g.constant(15)), g.divide(g.constant(1.0), g.constant(15.0)))
+    np.testing.assert_allclose(g.settle(third)[[0, 2]], [1e200, 3.0], rtol=1e-11)
+
+
+def test_what_is_not_finite_stays():
+    x = real([np.inf, np.nan, 0.0])
+    e = g.exp(real([1000.0, 1000.0, 1000.0]))
+    assert g.settle(g.add(x, e))[0] == np.inf
+    assert np.isnan(g.settle(g.multiply(x, e))[1])
+    assert g.settle(g.divide(g.multiply(x, e), e))[2] == 0
+    assert g.settle(g.exp(real([-np.inf, np.inf, np.nan])))[:2].tolist() == [0, np.inf]
+    with np.errstate(all="ignore"):
+        assert np.isnan(g.settle(g.divide(real([0.0] * 3), real([0.0] * 3)))).all()
+
+
+def test_comparisons_are_exact():
+    a, b = g.exp(real([1000.0, -2000.0, 5.0])), g.exp(real([999.0, -1000.0, 5.0]))
+    assert g.compare(np.greater, a, b).mantissa.tolist() == [True, False, False]
+    assert g.compare(np.equal, a, b).mantissa.tolist() == [False, False, True]
+    assert g.compare(np.greater, b, g.constant(0.0)).mantissa.all()
+    assert g.settle(g.log(g.larger(a, b))).tolist() == [1000.0, -1000.0, 5.0]
+    assert np.isnan(g.settle(g.larger(real([np.nan] * 3), real([1.0] * 3)))).all()
+
+
+# --- Folds and selections ------------------------------------------------------------------------
+
+
+def over_b(values):
+    return Grid((B,), np.asarray(values))
+
+
+def test_folds_over_nothing():
+    nothing = over_b([False] * 4)
+    x = over_b([1.0, 2.0, 3.0, 4.0])
+    found = {m: float(folds.fold(m, nothing, [x], (B,), size).mantissa) for m in folds.FOLDS}
+    assert found == {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}
+
+
+def test_masked_points_are_selected_away():
+    mask = over_b([True, False, True, False])
+    x = over_b([1.0, np.nan, 3.0, np.inf])
+    y = Grid((A, B), np.ones((3, 4)))
+    assert float(folds.fold("sum", mask, [x], (B,), size).mantissa) == 4.0
+    assert folds.fold("sum", mask, [x, y], (B,), size).mantissa.tolist() == [4.0] * 3
+    assert float(folds.fold("prod", mask, [x], (B,), size).mantissa) == 3.0
+    assert float(folds.fold("max", mask, [x], (B,), size).mantissa) == 3.0
+    assert float(folds.fold("min", mask, [x], (B,), size).mantissa) == 1.0
+
+
+def test_sums_of_exponentials():
+    e = g.exp(g.real((B,), np.array([1000.0, 999.0, -1000.0, 5.0])))
+    true = over_b([True] * 4)
+    log = g.settle(g.log(folds.fold("sum", true, [e], (B,), size)))
+    assert abs(log - (1000 + np.log(1 + np.exp(-1)))) < 1e-12
+    scaled = folds.fold("sum", true, [e, g.real((B,), np.full(4, 2.0))], (B,), size)
+    assert abs(g.settle(g.log(scaled)) - log - np.log(2)) < 1e-12
+    assert g.settle(g.log(folds.fold("max", true, [e], (B,), size))) == 1000
+    assert g.settle(g.log(folds.fold("min", true, [e], (B,), size))) == -1000
+    assert g.settle(g.log(folds.fold("prod", true, [e], (B,), size))) == 1004
+
+
+def test_a_fold_over_an_index_that_nothing_depends_on():
+    one = g.constant(1)
+    assert int(folds.fold("sum", folds.TRUE, [one], (B,), size).mantissa) == 4
+    whole = folds.fold("sum", folds.TRUE, [g.constant(2.0), g.constant(3.0)], (A, B), size)
+    assert float(whole.mantissa) == 72.0
+
+
+def test_topk_rank_and_argmax_order_equals_by_index():
+    key = over_b([2.0, 5.0, 5.0, 5.0])
+    some = over_b([True, True, False, True])
+    two, five = g.constant(2), g.constant(5)
+    top = folds.topk(folds.TRUE, key, two, (B,), size)
+    assert top.mantissa.tolist() == [False, True, True, False]
+    top = folds.topk(some, key, two, (B,), size)
+    assert top.mantissa.tolist() == [False, True, False, True]
+    assert folds.topk(some, key, five, (B,), size).mantissa.tolist() == some.mantissa.tolist()
+    assert folds.rank(folds.TRUE, key, (B,), size).mantissa.tolist() == [0, 1, 2, 3]
+    assert folds.rank(some, key, (B,), size).mantissa.tolist() == [0, 1, 2, 2]
+    row, found = folds.extreme_row(some, key, B, size, True)
+    assert int(row.mantissa) == 1 and bool(found.mantissa)
+    assert not folds.extreme_row(over_b([False] * 4), key, B, size, True)[1].mantissa
