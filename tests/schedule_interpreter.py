@@ -62,6 +62,9 @@ class Interpreter:
                 (self.lengths[argument.axis],) = sizes
         self.arrays = {n: np.asarray(a) for n, a in self.arrays.items()}
         for kernel in self.schedule.kernels:
+            if isinstance(kernel, StreamKernel) and kernel.split is not None:
+                self.lengths[kernel.split.axis] = self.splits
+        for kernel in self.schedule.kernels:
             if isinstance(kernel, StreamKernel):
                 self._stream(kernel)
             elif isinstance(kernel, MapKernel):
@@ -84,8 +87,6 @@ class Interpreter:
         )
 
     def size(self, index: Index) -> int:
-        if index.axis.name == "split":
-            return self.splits
         return self._environment({}, {}).length(index.axis)
 
     def first(self, index: Index) -> int:

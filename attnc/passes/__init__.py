@@ -6,6 +6,6 @@ PIPELINE      what a Graph goes through, in order
 
 from __future__ import annotations
 
-from attnc.passes.pipeline import lower
+from attnc.passes.pipeline import lower, prepare
 
-__all__ = ["lower"]
+__all__ = ["lower", "prepare"]

@@ -78,16 +78,16 @@ class Hoister:
             self.known[key] = value(name, expr.kind, expr.free)
         return self.known[key]
 
-    def share(self, exprs: Iterable[Expr]) -> tuple[Expr, ...]:
-        """The expressions with pair subtrees that are used more than once as values."""
+    def share(self, exprs: Iterable[Expr], level: Level = "pair") -> tuple[Expr, ...]:
+        """The expressions with subtrees of a level that are used more than once as values."""
         roots = tuple(exprs)
         uses = _uses(roots)
         done: dict[bytes, Expr] = {}
         for node in postorder(*roots):
             changed = node.with_args(tuple(done[arg.digest] for arg in node.args))
             often = uses[node.digest] > 1 and node.op not in CHEAP
-            if often and self.frame.level(node) == "pair":
-                changed = self.let("pair", name_of(changed, "pair"), changed)
+            if often and self.frame.level(node) == level:
+                changed = self.let(level, name_of(changed, level), changed)
             done[node.digest] = changed
         return tuple(done[root.digest] for root in roots)
 

@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from attnc.build import build
 from attnc.expressions.index import Axis
+from attnc.expressions.tree import Array
 from attnc.graph import Graph
+from attnc.passes import partial
+from attnc.passes.partial import Form, Pieces, uses
 from attnc.passes.simplify import simplify
 from attnc.passes.stream import stream
-from attnc.schedule import MapKernel, Schedule, StreamKernel
+from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel
+from attnc.signature import LengthArgument, Signature, TensorArgument
 from attnc.signature_of import signature_of
 from attnc.spec import Spec
 
-GRAPH_PASSES = (simplify,)
+GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (simplify,)
 
 
-def lower(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
+def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedule:
     """The Schedule of an operator: its result, then the emits asked for.
+
+    form    whole: the operator; split: the same, keys in shares; partial, merge, finish: operators
+            on what is carried (see passes/partial)
 
     Raises UnsupportedError for what kernels cannot run yet (the oracles can)."""
     graph = prepare(spec, emit)
-    lowering = stream(graph)
-    kernels = (*lowering.preparations.kernels, *lowering.kernels)
+    pieces = _FORMS[form](graph)
+    lowering = pieces.lowering
+    prepared = tuple(lowering.preparations.kernels) if form in _WALKING else ()
+    kernels = (*prepared, *pieces.kernels)
+    signature = _signature(signature_of(spec, graph), pieces, form)
+    spaces = (*lowering.preparations.workspaces, *lowering.workspaces)
     return Schedule(
-        spec.name,
-        signature_of(spec, graph),
+        spec.name if form in ("whole", "split") else f"{spec.name}_{form}",
+        signature,
         kernels,
-        (*lowering.preparations.workspaces, *lowering.workspaces),
+        spaces if form in _WALKING else (),
         widths_of_kernels(kernels),
         tuple(lowering.notes),
     )
@@ -41,7 +53,62 @@ def prepare(spec: Spec, emit: Sequence[str] = ()) -> Graph:
     return graph
 
 
-def widths_of_kernels(kernels: Sequence[object]) -> tuple[Axis, ...]:
+def _whole(graph: Graph) -> Pieces:
+    lowering = stream(graph)
+    return Pieces(lowering, tuple(lowering.kernels))
+
+
+_WALKING = ("whole", "split", "partial")
+_FORMS: dict[str, Callable[[Graph], Pieces]] = {
+    "whole": _whole,
+    "split": partial.split,
+    "partial": partial.partial,
+    "merge": partial.merge,
+    "finish": partial.finish,
+}
+
+
+def _signature(whole: Signature, pieces: Pieces, form: Form) -> Signature:
+    """The signature of a form: carried values are tensors in the accumulation type."""
+    if form in ("whole", "split"):
+        return whole
+    own = whole.inputs if form == "partial" else _needed(whole, pieces)
+    given = tuple(TensorArgument(a, "accumulate", "input", True) for a in pieces.inputs)
+    made = tuple(TensorArgument(a, "accumulate", "output") for a in pieces.outputs)
+    inputs = (*given, *own)
+    return replace(
+        whole,
+        name=f"{whole.name}_{form}",
+        inputs=inputs,
+        outputs=whole.outputs if form == "finish" else made,
+        lengths=lengths_of(argument.array for argument in inputs),
+    )
+
+
+def _needed(whole: Signature, pieces: Pieces) -> tuple[TensorArgument, ...]:
+    """The operator's inputs that the kernels read, or that alone measure a length they use."""
+    read, lengths = uses(pieces.kernels)
+    measured = {axis for array in pieces.inputs for axis in array.axes}
+    names = set(read)
+    for tensor in whole.inputs:
+        missing = (lengths - measured) & set(tensor.array.axes)
+        if missing:
+            names.add(tensor.name)
+            measured |= missing
+    return tuple(tensor for tensor in whole.inputs if tensor.name in names)
+
+
+def lengths_of(arrays: Iterable[Array]) -> tuple[LengthArgument, ...]:
+    """The axes that the arrays measure, with all the places."""
+    sites: dict[Axis, list[tuple[str, int]]] = {}
+    for array in arrays:
+        for place, axis in enumerate(array.axes):
+            if axis.length is None and axis.form in ("measured", "coarse"):
+                sites.setdefault(axis, []).append((array.name, place))
+    return tuple(LengthArgument(axis, tuple(places)) for axis, places in sites.items())
+
+
+def widths_of_kernels(kernels: Sequence[Kernel]) -> tuple[Axis, ...]:
     """The axes of widths, each once, in order."""
     found: dict[Axis, None] = {}
     for kernel in kernels:
