@@ -68,18 +68,26 @@ class Stages:
 
 def lower(spec: Spec) -> Stages:
     """Spec -> Graph -> Schedule: the result, and lse where there is a score."""
-    from attnc.build import build
     from attnc.passes import lower as lower_spec
+    from attnc.passes import prepare
 
     emits = tuple(
         one.array.name for one in spec.root.offered if short_name(one.array.name) == "lse"
     )
-    graph = None
+    graph = prepare(spec, emits)
     try:
-        graph = build(spec, emits)
-        return Stages(spec, graph, lower_spec(spec, emit=emits), None)
+        return Stages(spec, graph, lower_spec(spec, emits), None)
     except UnsupportedError as refusal:
         return Stages(spec, graph, None, refusal)
+
+
+def lower_reference(spec: Spec) -> Stages:
+    """The stages of an operator that only its references run."""
+    from attnc.build import build
+
+    emits = tuple(one.array.name for one in (*spec.root.emits, *spec.root.offered))
+    refusal = UnsupportedError("an operator without kernels", "kernel", ("eager", "numpy"))
+    return Stages(spec, build(spec, emits), None, refusal)
 
 
 def short_name(name: str) -> str:

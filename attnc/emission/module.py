@@ -18,11 +18,21 @@ from attnc.signature import Signature
 
 if TYPE_CHECKING:
     from attnc.compiler import Stages
+    from attnc.schedule import Schedule
 
 SUPPORT = (
     "failures", "call", "operator", "eager_numbers", "eager_support", "cpu_build", "triton_plan",
     "triton_launch", "selfcheck",
 )  # fmt: skip
+REFERENCE_SUPPORT = ("failures", "call", "operator", "eager_numbers", "eager_support")
+KERNEL_LINES = (
+    'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
+    "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",
+)
+SCRIPT_LINES = (
+    'if __name__ == "__main__":',
+    "    raise SystemExit(check_module(operator, reference))",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,35 +53,44 @@ class ModuleText:
 
 
 def print_module(stages: Stages) -> str:
-    """The text of the module of an operator. Raises AttncError for names that Python cannot
-    carry."""
-    from attnc.backends import cpu, eager, triton
+    """The text of the module of an operator; without a schedule, of its dense formula alone.
+
+    Raises AttncError for names that Python cannot carry."""
+    from attnc.backends import eager
+    from attnc.signature_of import signature_of
 
     spec, schedule = stages.spec, stages.schedule
-    if schedule is None:
-        assert stages.refusal is not None
-        raise stages.refusal
-    signature = schedule.signature
+    signature = schedule.signature if schedule else signature_of(spec, stages.graph)
     check_names(signature)
     parts = {
         "signature": print_signature(spec, signature),
         "eager": eager.emit_eager(spec).strip("\n"),
-        "cpu_source": cpu.emit(schedule).strip("\n"),
-        "triton_source": triton.emit(schedule).strip("\n"),
+        **_kernel_texts(schedule),
     }
     digest = hashlib.sha256("\0".join((attnc.__version__, *parts.values())).encode()).hexdigest()
-    positional = ", ".join(t.name for t in signature.inputs if t.positional)
     text = ModuleText(
         name=spec.name,
         version=attnc.__version__,
         spec_text=_quoted(spec.source.text),
-        call_example=positional,
-        support=bundle_runtime(SUPPORT),
+        call_example=", ".join(t.name for t in signature.inputs if t.positional),
+        support=bundle_runtime(SUPPORT if schedule else REFERENCE_SUPPORT),
         banner=BANNER,
-        assembly=_print_assembly(signature, digest, _renamed(eager.argument_names(spec))),
+        assembly=_print_assembly(
+            signature, digest, _renamed(eager.argument_names(spec)), schedule is not None
+        ),
         **parts,
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
+
+
+def _kernel_texts(schedule: Schedule | None) -> dict[str, str]:
+    """The texts of the kernels by hole; empty without a schedule."""
+    from attnc.backends import cpu, triton
+
+    if schedule is None:
+        return {"cpu_source": "", "triton_source": ""}
+    texts = {"cpu_source": cpu.emit(schedule), "triton_source": triton.emit(schedule)}
+    return {name: text.strip("\n") for name, text in texts.items()}
 
 
 def check_names(signature: Signature) -> None:
@@ -99,7 +118,9 @@ def _renamed(names: dict[str, str]) -> dict[str, str]:
     return {name: other for name, other in names.items() if name != other}
 
 
-def _print_assembly(signature: Signature, digest: str, eager_names: dict[str, str]) -> str:
+def _print_assembly(
+    signature: Signature, digest: str, eager_names: dict[str, str], kernels: bool
+) -> str:
     inputs = [t.name for t in signature.inputs if t.positional]
     optional = [f"{t.name}=None" for t in signature.inputs if not t.positional and t.optional]
     needed = [t.name for t in signature.inputs if not t.positional and not t.optional]
@@ -113,19 +134,16 @@ def _print_assembly(signature: Signature, digest: str, eager_names: dict[str, st
     passed = ", ".join([*inputs, *(f"{name}={name}" for name in names)])
     lines = [
         f"DIGEST = {digest[:40]!r}",
-        'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
-        "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",
         f"reference = EagerOperator(SIGNATURE, eager, {eager_names!r})",
+        *(KERNEL_LINES if kernels else ["operator = reference"]),
         "",
         "",
         f"def {signature.name}({head}):",
         *(f"    {line}".rstrip() for line in _docstring(signature)),
         f"    return operator({passed})",
-        "",
-        "",
-        'if __name__ == "__main__":',
-        "    raise SystemExit(check_module(operator, reference))",
     ]
+    if kernels:
+        lines += ["", "", *SCRIPT_LINES]
     return "\n".join(lines)
 
 

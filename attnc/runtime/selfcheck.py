@@ -42,7 +42,7 @@ def check_module(operator: Any, reference: Any) -> int:
             failed += not ratio <= ALLOWED_RATIO
             verdict = "ok" if ratio <= ALLOWED_RATIO else "FAILED"
             sizes = "rows {}, keys {}, width {}".format(*shape)
-            print(f"{operator.signature.name} {sizes}, {dtype}: {ratio:.2f} of torch's error, {verdict}")
+            print(f"{sizes}, {dtype}: {ratio:.2f} of the error of torch, {verdict}")
     print(f"{checked - failed} passed, {failed} failed")
     return 1 if failed or not checked else 0
 
@@ -87,8 +87,9 @@ def _tensor(tensor: TensorSlot, known: dict[str, Any], generator: torch.Generato
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def error_ratio(operator: Any, reference: Any, arguments: dict[str, Any], dtype: torch.dtype) ->
-float:
+def error_ratio(
+    operator: Any, reference: Any, arguments: dict[str, Any], dtype: torch.dtype
+) -> float:
     """The operator's relative error over that of the dense formula in the same dtype."""
     query = {tensor.name for tensor in operator.signature.inputs if tensor.dtype == "query"}
     other = torch.float64 if dtype is torch.float64 else torch.float32

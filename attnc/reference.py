@@ -1,0 +1,59 @@
+"""The references of an operator as callables: the float64 oracle, and the dense formula in
+torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from attnc.spec import Spec
+
+
+def eager_operator(spec: Spec) -> Any:
+    """The dense formula in torch behind the operator's signature (runs every spec,
+    differentiable)."""
+    return reference_module(spec).reference
+
+
+def reference_module(spec: Spec) -> Any:
+    """The module of an operator without kernels."""
+    from attnc.compiler import load_module, lower_reference
+    from attnc.emission.module import print_module
+
+    return load_module(print_module(lower_reference(spec)), f"{spec.name}_reference")
+
+
+def run_reference(spec: Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The oracle's answer to a call of the operator: a NumPy array, or a tuple with the emits asked
+    for."""
+    import torch
+
+    from attnc.backends.numpy_oracle import evaluate
+
+    module = reference_module(spec)
+    emit = tuple(kwargs.pop("emit", ()))
+    states = {
+        s.array.name: kwargs.pop(s.array.name) for s in spec.root.states if s.array.name in kwargs
+    }
+    tensors, numbers, extras = module.bind_arguments(module.SIGNATURE, args, kwargs)
+    torched = {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in tensors.items()
+    }
+    module.check_call(module.SIGNATURE, torched, numbers, extras)
+    exact = {name: _exact(value) for name, value in torched.items()}
+    shifts = {name: _exact(value) for name, value in extras.items()}
+    results = evaluate(
+        spec, exact, numbers, emit=emit, states={n: _exact(s) for n, s in states.items()}, **shifts
+    )
+    return tuple(results[name] for name in ("out", *emit)) if emit else results["out"]
+
+
+def _exact(value: Any) -> Any:
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach().cpu()
+    return (value.double() if value.is_floating_point() else value).numpy()
