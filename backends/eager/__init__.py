@@ -2,12 +2,12 @@
 
     emit_eager(spec)  ->  the text of `eager(q, k, v, *, ...)`
 
-The text needs the names of attnc/runtime/eager_numbers.py and eager_support.py around it, which
-an emitted module carries along. The function takes the operator's tensors and numbers by name (a
-Python keyword or a name that the code uses itself gets an underscore: see `argument_names`),
-`offset`, `key_offset`, `key_length`, `seed` and `emit`, and initial states by name; it returns
-"out" and the emits by name. In float64 its autograd is the reference of all derivatives; in a lower
-dtype its run is the yardstick of error (attnc/runtime/eager_numbers.py says what that is).
+The text needs the names of SUPPORT around it, which an emitted module carries along. The function
+takes the operator's tensors and numbers by name (a Python keyword or a name that the code uses
+itself gets an underscore: see `argument_names`), `offset`, `key_offset`, `key_length`, `seed` and
+`emit`, and initial states by name; it returns "out" and the emits by name. In float64 its autograd
+is the reference of all derivatives; in a lower dtype its run is the yardstick of error
+(attnc/runtime/eager_numbers.py says what that is).
 
 It reads the Spec and shares nothing with the passes, nor with the NumPy oracle. It does not check
 that reads are inside their arrays: the oracle and the call do.
@@ -19,7 +19,8 @@ from attnc.backends.eager.function import FunctionPrinter
 
 from attnc.spec import Spec
 
-SUPPORT = ("eager_numbers", "eager_support")  # files of attnc/runtime that the text needs
+# Files of attnc/runtime that the text needs around it, in this order.
+SUPPORT = ("eager_slopes", "eager_numbers", "eager_support", "eager_calls")
 
 
 def emit_eager(spec: Spec) -> str:

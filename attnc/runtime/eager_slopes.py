@@ -1,0 +1,160 @@
+"""Derivatives that masked points cannot spoil.
+
+Where the incoming gradient is exactly zero and a local slope is not finite, their product is zero:
+so the branch of a `where` that is not taken, and a masked key, contribute nothing even where they
+are inf or NaN. Everywhere else derivatives are PyTorch's, to any order, forward and backward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+broadcast: Any = torch.broadcast_tensors  # without types in torch
+
+
+def absorbed(gradient: Tensor, slope: Tensor) -> Tensor:
+    """gradient * slope, 0 where the gradient is 0 and the slope is not finite."""
+    lost = (gradient == 0) & ~torch.isfinite(slope)
+    return gradient * torch.where(lost, torch.zeros_like(slope), slope)
+
+
+class Product(torch.autograd.Function):
+    """a * b of one shape."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        return (
+            absorbed(gradient, b.conj()) if needs[0] else None,
+            absorbed(gradient, a.conj()) if needs[1] else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:
+        a, b = ctx.saved_tensors
+        left = torch.zeros_like(a * b) if da is None else absorbed(da, b)
+        return left if db is None else left + absorbed(db, a)
+
+
+class Quotient(torch.autograd.Function):
+    """a / b of one shape."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a / b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def slopes(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        over = chained("reciprocal", b)
+        return over, -multiplied(divided(a, b), over)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = Quotient.slopes(*ctx.saved_tensors)
+        needs = ctx.needs_input_grad
+        return (
+            absorbed(gradient, left.conj()) if needs[0] else None,
+            absorbed(gradient, right.conj()) if needs[1] else None,
+        )
+
+    @staticmethod
+    def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:
+        left, right = Quotient.slopes(*ctx.saved_tensors)
+        result = torch.zeros_like(left) if da is None else absorbed(da, left)
+        return result if db is None else result + absorbed(db, right)
+
+
+class Chained(torch.autograd.Function):
+    """A function of one tensor by name; its slope is written with safe functions again."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, name: str, by: float) -> Tensor:
+        return FUNCTIONS[name][0](x, by)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, str, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.save_for_forward(inputs[0])
+        ctx.name, ctx.by = inputs[1:]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
+        (x,) = ctx.saved_tensors
+        return absorbed(gradient, FUNCTIONS[ctx.name][1](x, ctx.by).conj()), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return absorbed(dx, FUNCTIONS[ctx.name][1](x, ctx.by))
+
+
+def _apply(function: Any, *args: Any) -> Tensor:
+    result: Tensor = function.apply(*args)
+    return result
+
+
+def chained(name: str, x: Tensor, by: float = 0.0) -> Tensor:
+    return _apply(Chained, x, name, by)
+
+
+def multiplied(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.result_type(a, b)
+    a, b = broadcast(a.to(dtype), b.to(dtype))
+    return _apply(Product, a, b)
+
+
+def divided(a: Tensor, b: Tensor) -> Tensor:
+    dtype = torch.result_type(a, b)
+    a, b = broadcast(a.to(dtype), b.to(dtype))
+    return _apply(Quotient, a, b)
+
+
+def _power_slope(x: Tensor, by: float) -> Tensor:
+    if by == 0:
+        return torch.zeros_like(x)
+    return by * (chained("power", x, by - 1) if by != 1 else torch.ones_like(x))
+
+
+# name -> the function and its slope
+FUNCTIONS: dict[
+    str, tuple[Callable[[Tensor, float], Tensor], Callable[[Tensor, float], Tensor]]
+] = {
+    "reciprocal": (lambda x, _: 1 / x, lambda x, _: -chained("power", x, -2.0)),
+    "power": (lambda x, by: x**by, _power_slope),
+    "exp": (lambda x, _: torch.exp(x), lambda x, _: chained("exp", x)),
+    "log": (lambda x, _: torch.log(x), lambda x, _: chained("reciprocal", x)),
+    "sqrt": (lambda x, _: torch.sqrt(x), lambda x, _: chained("power", x, -0.5) / 2),
+    "sin": (lambda x, _: torch.sin(x), lambda x, _: chained("cos", x)),
+    "cos": (lambda x, _: torch.cos(x), lambda x, _: -chained("sin", x)),
+    "tanh": (lambda x, _: torch.tanh(x), lambda x, _: 1 - chained("tanh", x) ** 2),
+    "erf": (
+        lambda x, _: torch.erf(x),
+        lambda x, _: 2 / math.sqrt(math.pi) * chained("exp", -x * x),
+    ),
+}
