@@ -1,0 +1,128 @@
+"""attnc show: any stage as text; the mask, its tiles and the graph as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from attnc.cli.common import FILE, console, read_source, with_statics
+
+if TYPE_CHECKING:
+    from attnc.compiler import Stages
+    from attnc.spec import Spec
+
+STAGES = ("syntax", "spec", "graph", "schedule", "source", "cpu", "triton", "eager", "explain")
+
+
+@click.command("show")
+@click.argument("path", type=FILE)
+@click.option("--emit", "stage", type=click.Choice(STAGES), help="Print this stage.")
+@click.option(
+    "--mask", is_flag=True, help="Draw the mask and its tiles (terminal, or -o FILE.png)."
+)
+@click.option("--graph", "graph", is_flag=True, help="Draw the graph (-o FILE.svg or FILE.png).")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
+@click.option("--rows", type=int, default=64, show_default=True, help="Rows of the drawn mask.")
+@click.option("--keys", type=int, default=None, help="Keys of the drawn mask (as many as rows).")
+@click.option("--tile", type=int, default=16, show_default=True, help="Rows and keys of a tile.")
+@click.option("--seed", type=int, default=0, help="Seed of the inputs a mask may read.")
+@with_statics
+def command(
+    path: Path,
+    stage: str | None,
+    mask: bool,
+    graph: bool,
+    output: Path | None,
+    rows: int,
+    keys: int | None,
+    tile: int,
+    seed: int,
+    assignments: dict[str, int | float | bool],
+) -> None:
+    """Show what the compiler makes of the operator in PATH: by default what `explain` says."""
+    from attnc.front import read_spec
+
+    source = read_source(path)
+    if stage == "syntax":
+        from attnc.parser import parse
+        from attnc.syntax import print_tree
+
+        _deliver(print_tree(parse(source)), output)
+        return
+    statics, params = _split(assignments, source.text)
+    spec = read_spec(source, statics=statics)
+    if mask:
+        from attnc.pictures import draw_spec_mask
+
+        draw_spec_mask(spec, params, rows, keys or rows, tile, seed, output, console())
+        return
+    if graph:
+        from attnc.pictures import draw_graph
+
+        written = draw_graph(spec, output or Path(f"{spec.name}.svg"))
+        click.echo(f"wrote {written}")
+        return
+    _deliver(stage_text(spec, stage or "explain"), output)
+
+
+def _split(
+    assignments: dict[str, int | float | bool], text: str
+) -> tuple[dict[str, int | float | bool], dict[str, int | float | bool]]:
+    """Statics and params of `--set`: a static is declared as such in the text."""
+    import re
+
+    declared = " ".join(re.findall(r"^\s*static\s(.*)$", text, re.MULTILINE))
+    statics = {n: v for n, v in assignments.items() if re.search(rf"\b{re.escape(n)}\b", declared)}
+    return statics, {n: v for n, v in assignments.items() if n not in statics}
+
+
+def stage_text(spec: Spec, stage: str) -> str:
+    """The printed form of a stage after the syntax."""
+    from attnc import compiler
+
+    if stage == "spec":
+        from attnc.spec_text import print_spec
+
+        return print_spec(spec)
+    if stage == "eager":
+        from attnc.backends.eager import emit_eager
+
+        return emit_eager(spec)
+    stages = compiler.lower(spec)
+    if stage == "graph":
+        from attnc.graph_text import print_graph
+
+        return print_graph(stages.graph)
+    if stage == "explain":
+        from attnc.explanation import explain
+
+        return explain(spec, stages, "auto")
+    if stages.schedule is None:
+        assert stages.refusal is not None
+        raise stages.refusal
+    return _kernel_text(stages, stage)
+
+
+def _kernel_text(stages: Stages, stage: str) -> str:
+    from attnc import compiler
+    from attnc.backends import cpu, triton
+    from attnc.schedule_text import print_schedule
+
+    assert stages.schedule is not None
+    if stage == "schedule":
+        return print_schedule(stages.schedule)
+    if stage == "cpu":
+        return cpu.emit(stages.schedule)
+    if stage == "triton":
+        return triton.emit(stages.schedule)
+    return compiler.emit_module(stages.spec, stages)
+
+
+def _deliver(text: str, output: Path | None) -> None:
+    if output is None:
+        click.echo(text)
+        return
+    output.write_text(text, encoding="utf-8")
+    click.echo(f"wrote {output}")

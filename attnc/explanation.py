@@ -1,0 +1,82 @@
+"""What `op.explain()` says: which path a call takes, what was derived from the text, and its
+cost."""
+
+from __future__ import annotations
+
+from attnc.compiler import Stages
+from attnc.expressions.text import expression_text
+from attnc.schedule import Kernel, MapKernel, Region, StreamKernel, WalkedLoop
+from attnc.spec import Spec
+
+PATHS = {
+    "auto": "C++ kernels for tensors on the CPU, Triton kernels for tensors on a GPU",
+    "cpu": "C++ kernels, tensors on the CPU",
+    "triton": "Triton kernels, tensors on a GPU",
+    "eager": "dense torch, memory grows with rows times keys",
+    "numpy": "the float64 oracle, dense and slow",
+}
+
+
+def explain(spec: Spec, stages: Stages, backend: str) -> str:
+    """The explanation as text, one fact a line."""
+    lines = [f"{spec.name}: {PATHS[backend]}"]
+    if stages.schedule is None:
+        lines.append(f"  no kernel: {stages.refusal}")
+        return "\n".join(lines)
+    for kernel in stages.schedule.kernels:
+        lines += [f"  {line}" for line in _kernel(kernel)]
+    for workspace in stages.schedule.workspaces:
+        axes = ", ".join(axis.name for axis in workspace.array.axes)
+        kind = "the dtype of the query" if workspace.dtype == "query" else "the accumulation type"
+        lines.append(f"  workspace {workspace.array.name}[{axes}] in {kind}")
+    lines += [f"  {note}" for note in stages.schedule.notes]
+    lines += [f"  the call tests: {one.message}" for one in stages.schedule.signature.requirements]
+    return "\n".join(lines)
+
+
+def _kernel(kernel: Kernel) -> list[str]:
+    if isinstance(kernel, MapKernel):
+        names = ", ".join(store.array.name for store in kernel.stores)
+        over = ", ".join(index.name for index in kernel.over)
+        return [f"map kernel {kernel.name}: {names} for each ({over}), once, before the loop"]
+    if not isinstance(kernel, StreamKernel):
+        return [f"{type(kernel).__name__}"]
+    outputs = ", ".join(store.array.name for store in kernel.stores)
+    lines = [f"stream kernel {kernel.name}: holds tiles of {kernel.held.name}, stores {outputs}"]
+    for carried in kernel.carried:
+        over = f" over {carried.width.name}" if carried.width else ", one number a row"
+        how = ", relative to the running reference" if carried.rescaled else ""
+        lines.append(f"  carries {carried.name}: a {carried.monoid}{over}{how}")
+    for loop in kernel.loops:
+        lines += [f"  {line}" for line in _loop(loop)]
+    return lines
+
+
+def _loop(loop: WalkedLoop) -> list[str]:
+    products = ", ".join(
+        f"{p.name} = sum over {p.width.name} of {expression_text(p.left, 60)} * "
+        f"{expression_text(p.right, 60)}"
+        for p in loop.products
+    )
+    lines = [f"walks {loop.walked.name}: matrix products {products or 'none'}"]
+    if loop.exponent is not None:
+        exponent = expression_text(loop.exponent, 120)
+        lines.append(f"  reference: the running maximum of {exponent} (base 2)")
+    else:
+        lines.append("  no reference: no exponential of a pair needs one")
+    inner = [let for let in loop.pair_values if let.expr.op == "fold"]
+    lines += [f"  {let.name} is no matrix product: an inner loop for each pair" for let in inner]
+    lines.append(f"  tiles: {_region(loop.region, loop.visible is not None)}")
+    return lines
+
+
+def _region(region: Region, masked: bool) -> str:
+    if not masked:
+        return "all, without a mask"
+    if region.segments:
+        count = len(region.segments)
+        return f"{count} span{'s' if count > 1 else ''} in closed form on the GPU, bisection on the CPU"
+    if region.summaries:
+        tables = ", ".join(expression_text(summary.expr, 60) for summary in region.summaries)
+        return f"judged at run time by bounds of {tables} over tiles"
+    return "judged at run time by interval arithmetic on the mask's formula"

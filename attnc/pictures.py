@@ -1,0 +1,159 @@
+"""Pictures of an operator: its mask with the tiles that kernels visit, and its graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnc.errors import AttncError
+from attnc.expressions.evaluate import Environment, evaluate
+from attnc.schedule import Region, Summary, WalkedLoop
+from attnc.spec import Spec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def draw_spec_mask(
+    spec: Spec,
+    params: Mapping[str, Any],
+    rows: int,
+    keys: int,
+    tile: int,
+    seed: int,
+    output: Path | None,
+    console: Console,
+) -> None:
+    """Draws the mask of the first head for random inputs: PNG to `output`, or in the terminal."""
+    from attnc.draw import draw_mask
+
+    visible, states, title = mask_and_tiles(spec, params, rows, keys, tile, seed)
+    draw_mask(visible, states, output if output is not None else console, tile=tile, title=title)
+
+
+def mask_and_tiles(
+    spec: Spec, params: Mapping[str, Any], rows: int, keys: int, tile: int, seed: int
+) -> tuple[NDArray[Any], NDArray[Any], str]:
+    """The visible set (rows, keys), the state of each tile (0 skipped, 1 mixed, 2 full), a
+    title."""
+    from attnc.cases import Shape, draw_case
+    from attnc.compiler import lower
+
+    stages = lower(spec)
+    if stages.schedule is None:
+        assert stages.refusal is not None
+        raise stages.refusal
+    kernel = stages.schedule.kernels[-1]
+    loops: tuple[WalkedLoop, ...] = getattr(kernel, "loops", ())
+    if not loops:
+        raise AttncError(f"{spec.name} has no loop over keys to draw")
+    shape = Shape(rows, keys, width=4, value_width=4, batch=1, key_heads=1, group=1)
+    case = draw_case(spec, shape, seed, params)
+    environment = case_environment(spec, case.tensors, case.numbers)
+    loop, held = loops[0], kernel.held  # type: ignore[union-attr]
+    indices = {index: 0 for index in kernel.grid}  # type: ignore[union-attr]
+    spans = environment.length(held.axis), environment.length(loop.walked.axis)
+    visible = np.ones(spans, bool)
+    if loop.visible is not None:
+        grid = {held: np.arange(spans[0])[:, None], loop.walked: np.arange(spans[1])[None, :]}
+        seen = evaluate(loop.visible, _with(environment, indices={**indices, **grid}))
+        visible = np.broadcast_to(seen, spans).copy()
+    lets = _grid_values(kernel, _with(environment, indices=indices))
+    states = tile_states(loop.region, held, loop.walked, _with(lets, indices=indices), spans, tile)
+    return visible, states, f"{spec.name}: {case}"
+
+
+def case_environment(
+    spec: Spec, tensors: Mapping[str, NDArray[Any]], numbers: Mapping[str, Any]
+) -> Environment:
+    """Lengths, numbers and arrays of a case, as expressions see them."""
+    lengths = {
+        axis: size
+        for given in spec.inputs
+        if given.name in tensors
+        for axis, size in zip(given.array.axes, tensors[given.name].shape, strict=True)
+    }
+    environment = Environment(params=dict(numbers), lengths=lengths, arrays=dict(tensors))
+    for number in spec.numbers:
+        if number.name not in numbers and number.default is not None:
+            params = {
+                **environment.params,
+                number.name: evaluate(number.default, environment).item(),
+            }
+            environment = Environment(params=params, lengths=lengths, arrays=dict(tensors))
+    missing = {
+        given.name: np.full(
+            [environment.length(axis) for axis in given.array.axes],
+            evaluate(given.default, environment),
+        )
+        for given in spec.inputs
+        if given.name not in tensors and given.default is not None
+    }
+    return _with(environment, arrays={**tensors, **missing})
+
+
+def _with(environment: Environment, **changes: Any) -> Environment:
+    from dataclasses import replace
+
+    return replace(environment, **changes)
+
+
+def _grid_values(kernel: Any, environment: Environment) -> Environment:
+    """The environment with the kernel's values per head."""
+    for let in kernel.grid_values:
+        values = {**environment.values, let.name: evaluate(let.expr, environment)}
+        environment = _with(environment, values=values)
+    return environment
+
+
+def tile_states(
+    region: Region,
+    held: Any,
+    walked: Any,
+    environment: Environment,
+    spans: tuple[int, int],
+    tile: int,
+) -> NDArray[Any]:
+    """0, 1 or 2 for each tile: skipped, mixed, full, as the region's predicate says."""
+    counts = tuple(-(-span // tile) for span in spans)
+    states = np.zeros(counts, np.int64)
+    for a in range(counts[0]):
+        for b in range(counts[1]):
+            low = (a * tile, b * tile)
+            high = (min(low[0] + tile, spans[0]) - 1, min(low[1] + tile, spans[1]) - 1)
+            bounds = dict(zip(("held_low", "walked_low"), low, strict=True))
+            bounds |= dict(zip(("held_high", "walked_high"), high, strict=True))
+            for summary in region.summaries:
+                bounds |= _summary(summary, held, environment, low, high)
+            here = _with(environment, values={**environment.values, **bounds})
+            if bool(evaluate(region.possible, here)):
+                states[a, b] = 2 if bool(evaluate(region.certain, here)) else 1
+    return states
+
+
+def _summary(
+    summary: Summary,
+    held: Any,
+    environment: Environment,
+    low: tuple[int, int],
+    high: tuple[int, int],
+) -> dict[str, Any]:
+    side = 0 if summary.index == held else 1
+    at = np.arange(low[side], high[side] + 1)
+    indices = {**environment.indices, summary.index: at}
+    values = np.broadcast_to(evaluate(summary.expr, _with(environment, indices=indices)), at.shape)
+    return {f"{summary.name}_low": values.min(), f"{summary.name}_high": values.max()}
+
+
+def draw_graph(spec: Spec, output: Path) -> Path:
+    """Draws the Graph in layers, operands above their users, to an SVG or PNG file."""
+    from attnc.compiler import lower
+    from attnc.draw import draw_network
+
+    graph = lower(spec).graph
+    draw_network(graph, output)
+    return output
