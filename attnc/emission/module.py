@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from attnc.compiler import Stages
     from attnc.schedule import Schedule
 
-SUPPORT = (
-    "failures", "call", "operator", "eager_numbers", "eager_support", "cpu_build", "triton_plan",
-    "triton_launch", "selfcheck",
+REFERENCE_SUPPORT = (
+    "failures", "call", "operator", "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
-REFERENCE_SUPPORT = ("failures", "call", "operator", "eager_numbers", "eager_support")
+SUPPORT = (*REFERENCE_SUPPORT, "cpu_build", "triton_plan", "triton_launch", "selfcheck")
 KERNEL_LINES = (
     'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
     "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",
