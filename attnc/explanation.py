@@ -75,7 +75,8 @@ def _region(region: Region, masked: bool) -> str:
         return "all, without a mask"
     if region.segments:
         count = len(region.segments)
-        return f"{count} span{'s' if count > 1 else ''} in closed form on the GPU, bisection on the CPU"
+        spans = f"{count} span" + "s" * (count > 1)
+        return f"{spans} in closed form on the GPU, bisection on the CPU"
     if region.summaries:
         tables = ", ".join(expression_text(summary.expr, 60) for summary in region.summaries)
         return f"judged at run time by bounds of {tables} over tiles"
