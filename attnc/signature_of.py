@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Kind, postorder
+from attnc.expressions.tree import Array, Kind, postorder
 from attnc.graph import Graph
 from attnc.signature import (
     Dtype,
@@ -46,7 +48,7 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         inputs,
         outputs,
         numbers,
-        lengths_of(spec),
+        lengths_of(tensor.array for tensor in spec.inputs),
         _shifted(spec, "offset"),
         _shifted(spec, "key_offset"),
         tuple(Requirement(check.condition, check.message) for check in spec.checks),
@@ -65,13 +67,13 @@ def _output_dtype(kind: Kind, place: int) -> Dtype:
     return "accumulate" if place else "query"
 
 
-def lengths_of(spec: Spec) -> tuple[LengthArgument, ...]:
-    """The axes that tensors measure, in order of their first tensor, with all the places."""
+def lengths_of(arrays: Iterable[Array]) -> tuple[LengthArgument, ...]:
+    """The axes that the arrays measure, in order of the first array, with all the places."""
     sites: dict[Axis, list[tuple[str, int]]] = {}
-    for tensor in spec.inputs:
-        for place, axis in enumerate(tensor.array.axes):
+    for array in arrays:
+        for place, axis in enumerate(array.axes):
             if axis.length is None and axis.form in ("measured", "coarse"):
-                sites.setdefault(axis, []).append((tensor.name, place))
+                sites.setdefault(axis, []).append((array.name, place))
     return tuple(LengthArgument(axis, tuple(places)) for axis, places in sites.items())
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from attnc.build import build
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Array
 from attnc.graph import Graph
 from attnc.passes import partial
+from attnc.passes.fuse import fuse
 from attnc.passes.partial import Form, Pieces, uses
 from attnc.passes.simplify import simplify
 from attnc.passes.stream import stream
 from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel
-from attnc.signature import LengthArgument, Signature, TensorArgument
-from attnc.signature_of import signature_of
+from attnc.signature import Signature, TensorArgument
+from attnc.signature_of import lengths_of, signature_of
 from attnc.spec import Spec
+from attnc.verify import verify_graph, verify_schedule
 
+T = TypeVar("T")
 GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (simplify,)
+SCHEDULE_PASSES: tuple[Callable[[Schedule], Schedule], ...] = (fuse,)
 
 
 def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedule:
@@ -35,7 +39,7 @@ def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedul
     kernels = (*prepared, *pieces.kernels)
     signature = _signature(signature_of(spec, graph), pieces, form)
     spaces = (*lowering.preparations.workspaces, *lowering.workspaces)
-    return Schedule(
+    schedule = Schedule(
         spec.name if form in ("whole", "split") else f"{spec.name}_{form}",
         signature,
         kernels,
@@ -43,13 +47,23 @@ def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedul
         widths_of_kernels(kernels),
         tuple(lowering.notes),
     )
+    for schedule_pass in SCHEDULE_PASSES:
+        schedule = _verified(verify_schedule, schedule_pass(_verified(verify_schedule, schedule)))
+    return schedule
+
+
+def _verified(verify: Callable[[T], None], stage: T) -> T:
+    """The stage, held to its invariants unless Python runs with -O."""
+    if __debug__:
+        verify(stage)
+    return stage
 
 
 def prepare(spec: Spec, emit: Sequence[str] = ()) -> Graph:
     """The Graph after every pass that leaves it a Graph."""
-    graph = build(spec, emit)
+    graph = _verified(verify_graph, build(spec, emit))
     for graph_pass in GRAPH_PASSES:
-        graph = graph_pass(graph)
+        graph = _verified(verify_graph, graph_pass(graph))
     return graph
 
 
@@ -96,16 +110,6 @@ def _needed(whole: Signature, pieces: Pieces) -> tuple[TensorArgument, ...]:
             names.add(tensor.name)
             measured |= missing
     return tuple(tensor for tensor in whole.inputs if tensor.name in names)
-
-
-def lengths_of(arrays: Iterable[Array]) -> tuple[LengthArgument, ...]:
-    """The axes that the arrays measure, with all the places."""
-    sites: dict[Axis, list[tuple[str, int]]] = {}
-    for array in arrays:
-        for place, axis in enumerate(array.axes):
-            if axis.length is None and axis.form in ("measured", "coarse"):
-                sites.setdefault(axis, []).append((array.name, place))
-    return tuple(LengthArgument(axis, tuple(places)) for axis, places in sites.items())
 
 
 def widths_of_kernels(kernels: Sequence[Kernel]) -> tuple[Axis, ...]:

@@ -1,0 +1,119 @@
+"""Fewer kernels: neighbours over the same indices become one, and stores that nobody reads go.
+
+does      drops workspaces that no kernel reads, with the kernels that write nothing else; joins
+          adjacent maps over the same indices
+needs     kernels in an order that runs
+does not  change a formula
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from attnc.expressions.tree import Expr, postorder, rewrite, value
+from attnc.schedule import Kernel, Let, MapKernel, Schedule, Store, StreamKernel
+
+
+def fuse(schedule: Schedule) -> Schedule:
+    """The schedule with as few kernels as these rules give; results are the same."""
+    kernels = _joined(_needed(schedule))
+    written = {store.array.name for kernel in kernels for store in _stores(kernel)}
+    spaces = tuple(s for s in schedule.workspaces if s.array.name in written)
+    return replace(schedule, kernels=kernels, workspaces=spaces)
+
+
+def _stores(kernel: Kernel) -> tuple[Store, ...]:
+    return kernel.stores if isinstance(kernel, (MapKernel, StreamKernel)) else ()
+
+
+def _needed(schedule: Schedule) -> tuple[Kernel, ...]:
+    """Without stores that nothing reads and the call does not ask for."""
+    wanted = {argument.array.name for argument in schedule.signature.outputs}
+    kept: list[Kernel] = []
+    for kernel in reversed(schedule.kernels):
+        if isinstance(kernel, (MapKernel, StreamKernel)):
+            stores = tuple(s for s in kernel.stores if s.array.name in wanted)
+            if not stores:
+                continue
+            if stores != kernel.stores:
+                kernel = replace(kernel, stores=stores)
+        wanted |= arrays_read(kernel)
+        kept.append(kernel)
+    return tuple(reversed(kept))
+
+
+def _joined(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    found: list[Kernel] = []
+    for kernel in kernels:
+        before = found[-1] if found else None
+        if isinstance(kernel, MapKernel) and isinstance(before, MapKernel) and _fit(before, kernel):
+            found[-1] = _join(before, kernel)
+        else:
+            found.append(kernel)
+    return tuple(found)
+
+
+def _fit(first: MapKernel, second: MapKernel) -> bool:
+    """Over the same indices and widths, the second not reading what the first writes."""
+    writes = {store.array.name for store in first.stores}
+    widths = {store.width for store in (*first.stores, *second.stores)} - {None}
+    return first.over == second.over and len(widths) <= 1 and not (writes & arrays_read(second))
+
+
+def _join(first: MapKernel, second: MapKernel) -> MapKernel:
+    """One map of both; values of one name are told apart, equal ones are one."""
+    known = {let.expr.digest: let.name for let in first.values}
+    taken = {let.name for let in first.values}
+    renamed: dict[str, str] = {}
+    values = list(first.values)
+    for let in second.values:
+        expr = _renamed(let.expr, renamed)
+        if expr.digest in known:
+            renamed[let.name] = known[expr.digest]
+            continue
+        name, count = let.name, 1
+        while name in taken:
+            count += 1
+            name = f"{let.name}_{count}"
+        taken.add(name)
+        renamed[let.name] = name
+        values.append(Let(name, expr))
+    stores = tuple(replace(s, expr=_renamed(s.expr, renamed)) for s in second.stores)
+    return MapKernel(first.name, first.over, tuple(values), (*first.stores, *stores))
+
+
+def _renamed(expr: Expr, names: dict[str, str]) -> Expr:
+    def change(node: Expr) -> Expr:
+        name = names.get(str(node.attr)) if node.op == "value" else None
+        return value(name, node.kind, node.free) if name else node
+
+    return rewrite(expr, change) if names else expr
+
+
+def arrays_read(kernel: Kernel) -> set[str]:
+    """The names of the arrays that a map or a stream kernel reads."""
+    return {node.array.name for node in postorder(*_exprs(kernel)) if node.op == "read"}
+
+
+def _exprs(kernel: Kernel) -> Iterable[Expr]:
+    if isinstance(kernel, MapKernel):
+        yield from (let.expr for let in kernel.values)
+        yield from (store.expr for store in kernel.stores)
+    if not isinstance(kernel, StreamKernel):
+        return
+    for lets in (kernel.grid_values, kernel.held_values, kernel.finish):
+        yield from (let.expr for let in lets)
+    yield from (store.expr for store in kernel.stores)
+    for loop in kernel.loops:
+        for lets in (loop.walked_values, loop.pair_values, loop.lifted):
+            yield from (let.expr for let in lets)
+        yield from (side for product in loop.products for side in (product.left, product.right))
+        yield from (s.expr for s in loop.region.summaries)
+        for contribution in loop.contributions:
+            yield contribution.term
+            if contribution.operand is not None:
+                yield contribution.operand
+        for expr in (loop.visible, loop.exponent, loop.hidden):
+            if expr is not None:
+                yield expr

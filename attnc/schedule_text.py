@@ -1,0 +1,168 @@
+"""A Schedule as text: what `attnc show --emit schedule` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from attnc.expressions.index import Index
+from attnc.expressions.text import expression_text
+from attnc.expressions.tree import Array, Expr
+from attnc.schedule import (
+    Access,
+    Carried,
+    Contribution,
+    Kernel,
+    Let,
+    MapKernel,
+    Paged,
+    Product,
+    Region,
+    RepeatKernels,
+    ScanKernel,
+    Schedule,
+    StepKernel,
+    Store,
+    StreamKernel,
+    Strided,
+    WalkedLoop,
+)
+
+
+def schedule_text(schedule: Schedule) -> str:
+    """The text of a schedule: notes, workspaces, kernels in order."""
+    lines = [f"schedule {schedule.name}"]
+    lines.extend(f"  # {note}" for note in schedule.notes)
+    lines.extend(f"  workspace {_left(s.array)}: {s.dtype}" for s in schedule.workspaces)
+    for kernel in schedule.kernels:
+        lines.extend(f"  {line}" for line in _kernel(kernel))
+    return "\n".join(lines) + "\n"
+
+
+def _kernel(kernel: Kernel) -> Iterator[str]:
+    if isinstance(kernel, StreamKernel):
+        yield from _stream(kernel)
+    elif isinstance(kernel, MapKernel):
+        yield f"map {kernel.name} over {_indices(kernel.over)}"
+        yield from _lets(kernel.values)
+        yield from _stores(kernel.stores)
+    elif isinstance(kernel, RepeatKernels):
+        yield f"repeat {kernel.index} < {_text(kernel.count)}"
+        for inner in kernel.kernels:
+            yield from (f"  {line}" for line in _kernel(inner))
+    elif isinstance(kernel, ScanKernel):
+        yield from _scan(kernel)
+    else:
+        yield from _step(kernel)
+
+
+def _stream(kernel: StreamKernel) -> Iterator[str]:
+    yield f"stream {kernel.name}: hold {kernel.held}, for each {_indices(kernel.grid)}"
+    if kernel.split is not None:
+        yield f"  share {kernel.split} of the walked tiles"
+    yield from _access(kernel.access, kernel.held)
+    yield from _lets(kernel.grid_values)
+    yield from _lets(kernel.held_values)
+    yield from (f"  carry {_carried(carried)}" for carried in kernel.carried)
+    for loop in kernel.loops:
+        yield from (f"  {line}" for line in _loop(loop))
+    yield from _lets(kernel.finish)
+    yield from _stores(kernel.stores)
+
+
+def _carried(carried: Carried) -> str:
+    width = f"[{carried.width}]" if carried.width else ""
+    relative = ", relative to the reference" if carried.rescaled else ""
+    return f"{carried.name}{width}: {carried.monoid}{relative}"
+
+
+def _loop(loop: WalkedLoop) -> Iterator[str]:
+    yield f"walk {loop.walked}"
+    yield from _access(loop.access, loop.walked)
+    yield from (f"  {line}" for line in _region(loop.region))
+    yield from _lets(loop.walked_values)
+    yield from (f"  {_product(product)}" for product in loop.products)
+    yield from _lets(loop.pair_values)
+    if loop.visible is not None:
+        yield f"  visible {_text(loop.visible)}"
+    if loop.hidden is not None:
+        yield f"  hidden {_text(loop.hidden)}"
+    if loop.exponent is not None:
+        yield f"  reference = max({_text(loop.exponent)})"
+    yield from _lets(loop.lifted)
+    yield from (f"  {_contribution(one)}" for one in loop.contributions)
+
+
+def _region(region: Region) -> Iterator[str]:
+    yield from (f"summary {s.name} of {_text(s.expr)}" for s in region.summaries)
+    for segment in region.segments:
+        span = f"{_text(segment.start)} .. {_text(segment.stop)}"
+        yield f"tiles {span}, whole {_text(segment.full_start)} .. {_text(segment.full_stop)}"
+    if not region.segments and region.possible.attr is not True:
+        yield f"tiles where {_text(region.possible)}"
+    if not region.segments and region.certain.op != "number":
+        yield f"whole where {_text(region.certain)}"
+
+
+def _product(product: Product) -> str:
+    left, right = _text(product.left), _text(product.right)
+    return f"{product.name} = sum({product.width}: {left} * {right})"
+
+
+def _contribution(one: Contribution) -> str:
+    times = f" * {_text(one.operand)}" if one.operand is not None else ""
+    return f"{one.carried} <- {_text(one.term)}{times}"
+
+
+def _scan(kernel: ScanKernel) -> Iterator[str]:
+    loop = kernel.loop
+    yield f"scan {kernel.name} along {loop.time} in chunks, for each {_indices(kernel.grid)}"
+    yield from _lets(kernel.grid_values)
+    for state, first in zip(loop.states, loop.initial, strict=True):
+        yield f"  state {_left(state)} = {_text(first)}"
+    for statement in loop.inside:
+        is_let = isinstance(statement, Let)
+        yield f"  {_let(statement) if is_let else _product(statement)}"  # type: ignore[arg-type]
+    for state, after in zip(loop.states, loop.advance, strict=True):
+        yield f"  {_left(state)} <- {_text(after)}"
+    yield from _stores(kernel.stores)
+
+
+def _step(kernel: StepKernel) -> Iterator[str]:
+    yield f"step {kernel.name} for each {_indices(kernel.grid)}"
+    yield from _lets(kernel.values)
+    for state, after in zip(kernel.states, kernel.next, strict=True):
+        yield f"  {_left(state)} <- {_text(after)}"
+    yield from _stores(kernel.stores)
+
+
+def _access(access: Access, index: Index) -> Iterator[str]:
+    if isinstance(access, Strided):
+        return
+    if isinstance(access, Paged):
+        yield f"  {index} in pages of {_text(access.page)} by {access.table.name}"
+    else:
+        yield f"  {index} packed by {access.starts.name}"
+
+
+def _lets(lets: Iterable[Let]) -> Iterator[str]:
+    return (f"  {_let(let)}" for let in lets)
+
+
+def _let(let: Let) -> str:
+    return f"{let.name} = {_text(let.expr)}"
+
+
+def _stores(stores: Iterable[Store]) -> Iterator[str]:
+    return (f"  store {_left(store.array)} = {_text(store.expr)}" for store in stores)
+
+
+def _left(array: Array) -> str:
+    return f"{array.name}[{_indices(array.indices)}]" if array.indices else array.name
+
+
+def _indices(indices: Iterable[Index]) -> str:
+    return ", ".join(map(str, indices))
+
+
+def _text(expr: Expr) -> str:
+    return expression_text(expr, limit=600)

@@ -1,0 +1,289 @@
+"""Invariants of Graphs and Schedules, by name. A broken one is a bug of the pass that ran before.
+
+Graph
+    closed        an output is over its array's indices only; no `default`, no tile value is in it
+    apart         a fold binds an index that no fold around it binds, and that is not free outside
+    known         reads are of inputs, iterated arrays and states, at one place for each axis
+    kinds         conditions are bools; operands have the kinds that the operation takes
+
+Schedule
+    defined       a value is named before it is used, and once
+    levels        the free indices of a statement are those of its field
+    stored        a workspace is written before it is read, by indices of the kernel
+    carried       contributions go to carried values, with an operand where these have a width
+    reference     only a kernel with an exponent has a reference, or rescaled values
+    plain         operands of products and contributions are plain reads
+    measured      every length that is used can be measured on an input, or is a planner's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from attnc.errors import InternalError
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import COMPARISON, LOGIC, Expr, postorder
+from attnc.graph import Graph
+from attnc.schedule import (
+    Kernel,
+    Let,
+    MapKernel,
+    RepeatKernels,
+    ScanKernel,
+    Schedule,
+    StepKernel,
+    Store,
+    StreamKernel,
+    WalkedLoop,
+)
+
+TILE_BOUNDS = frozenset(("held_low", "held_high", "walked_low", "walked_high"))
+REFERENCE = "reference"
+
+
+def broken(invariant: str, what: str) -> InternalError:
+    return InternalError(f"invariant `{invariant}`: {what}")
+
+
+# --- Graph ----------------------------------------------------------------------------------------
+
+
+def verify_graph(graph: Graph) -> None:
+    """Raises InternalError for the first invariant that the graph breaks."""
+    known = {a.name for loop in graph.iterations for a in loop.arrays}
+    known |= {a.name for step in graph.recurrences for a in step.states}
+    for output in graph.outputs:
+        extra = output.expr.free - set(output.array.indices)
+        if extra:
+            raise broken("closed", f"{output.array.name} depends on {_names(extra)}")
+    for root in graph.roots:
+        _verify_scopes(root)
+        for node in postorder(root):
+            _verify_node(node, known)
+
+
+def _verify_node(node: Expr, known: set[str]) -> None:
+    if node.op in ("default", "value"):
+        raise broken("closed", f"`{node.op}` in a graph")
+    if node.op == "read" and node.array.role == "definition" and node.array.name not in known:
+        raise broken("known", f"{node.array.name} is an equation that was not put in")
+    if node.op in LOGIC and any(arg.kind != "bool" for arg in node.args):
+        raise broken("kinds", f"`{node.op}` of {[arg.kind for arg in node.args]}")
+    if node.op == "where" and node.args[0].kind != "bool":
+        raise broken("kinds", f"`where` asks a {node.args[0].kind}")
+    if node.op == "fold" and node.args[0].kind != "bool":
+        raise broken("kinds", f"a fold's condition is a {node.args[0].kind}")
+    if node.op in COMPARISON and len({arg.kind for arg in node.args} - {"int", "real"}) > 1:
+        raise broken("kinds", f"`{node.op}` of {[arg.kind for arg in node.args]}")
+    if node.op == "read" and any(arg.kind != "int" for arg in node.args):
+        raise broken("kinds", f"{node.array.name} is read at a place that is no int")
+
+
+def _verify_scopes(root: Expr) -> None:
+    """No fold binds what is bound or free around it."""
+    below: dict[bytes, frozenset[Index]] = {}
+    for node in postorder(root):
+        inner = frozenset().union(*(below[arg.digest] for arg in node.args[:2]))
+        rest = frozenset().union(*(below[arg.digest] for arg in node.args[2:]))
+        again = inner & set(node.bound)
+        if again:
+            raise broken("apart", f"{_names(again)} is bound twice, one fold within the other")
+        below[node.digest] = inner | rest | frozenset(node.bound)
+    captured = below[root.digest] & root.free
+    if captured:
+        raise broken("apart", f"{_names(captured)} is bound and free")
+
+
+# --- Schedule -------------------------------------------------------------------------------------
+
+
+def verify_schedule(schedule: Schedule) -> None:
+    """Raises InternalError for the first invariant that the schedule breaks."""
+    arrays = {argument.array.name for argument in schedule.signature.inputs}
+    spaces = {space.array.name for space in schedule.workspaces}
+    outputs = {argument.array.name for argument in schedule.signature.outputs}
+    measured = {argument.axis for argument in schedule.signature.lengths}
+    verifier = _Verifier(arrays, spaces, outputs, measured)
+    for kernel in schedule.kernels:
+        verifier.kernel(kernel)
+    missing = outputs - verifier.written
+    if missing:
+        raise broken("stored", f"nothing writes {', '.join(sorted(missing))}")
+
+
+@dataclass
+class _Verifier:
+    arrays: set[str]
+    spaces: set[str]
+    outputs: set[str]
+    measured: set[Axis]
+    written: set[str] = field(default_factory=set)
+
+    def kernel(self, kernel: Kernel) -> None:
+        if isinstance(kernel, StreamKernel):
+            self.stream(kernel)
+        elif isinstance(kernel, MapKernel):
+            self.map(kernel)
+        elif isinstance(kernel, RepeatKernels):
+            self.expr(kernel.count, "count", {}, frozenset())
+            for inner in kernel.kernels:
+                self.kernel(inner)
+        elif isinstance(kernel, ScanKernel):
+            self.scan(kernel)
+        else:
+            self.step(kernel)
+
+    # ------------------------------------------------------------------------- expressions
+
+    def expr(self, expr: Expr, where: str, values: dict[str, Expr], free: frozenset[Index]) -> None:
+        """One expression: over `free` only, of values and arrays that are there."""
+        extra = expr.free - free
+        if extra:
+            raise broken("levels", f"{where} depends on {_names(extra)}")
+        for node in postorder(expr):
+            if node.op == "value" and str(node.attr) not in values:
+                raise broken("defined", f"{where} uses {node.attr}, which is not there yet")
+            if node.op == "read" and node.array.name not in self.arrays | self.written:
+                raise broken("stored", f"{where} reads {node.array.name}, which is not there yet")
+            if node.op == "length" and isinstance(node.attr, Axis):
+                self._measured(node.attr, where)
+
+    def _measured(self, axis: Axis, where: str) -> None:
+        if axis.form in ("measured", "coarse") and axis not in self.measured:
+            raise broken("measured", f"{where} asks for the length of {axis.name}")
+
+    def lets(
+        self, lets: Iterable[Let], where: str, values: dict[str, Expr], free: frozenset[Index]
+    ) -> None:
+        for let in lets:
+            self.expr(let.expr, f"{where} `{let.name}`", values, free)
+            self.name(let.name, let.expr, values)
+
+    def name(self, name: str, expr: Expr, values: dict[str, Expr]) -> None:
+        if name in values or name == REFERENCE:
+            raise broken("defined", f"{name} is defined twice")
+        values[name] = expr
+
+    def store(self, store: Store, values: dict[str, Expr], over: tuple[Index, ...]) -> None:
+        name = store.array.name
+        widths = (store.width,) if store.width else ()
+        if set(store.array.indices) - {*over, *widths}:
+            raise broken("stored", f"{name} is not over indices of its kernel")
+        if name not in self.outputs | self.spaces:
+            raise broken("stored", f"{name} is neither an output nor a workspace")
+        self.expr(store.expr, f"store {name}", values, frozenset((*over, *widths)))
+
+    # ------------------------------------------------------------------------------ kernels
+
+    def map(self, kernel: MapKernel) -> None:
+        values: dict[str, Expr] = {}
+        self.lets(kernel.values, f"{kernel.name}: value", values, frozenset(kernel.over))
+        for store in kernel.stores:
+            self.store(store, values, kernel.over)
+        self.written |= {store.array.name for store in kernel.stores}
+
+    def stream(self, kernel: StreamKernel) -> None:
+        values: dict[str, Expr] = {}
+        grid = frozenset(kernel.grid)
+        rows = grid | {kernel.held}
+        if kernel.split is not None and kernel.split not in grid:
+            raise broken("levels", f"{kernel.name}: the split is no grid index")
+        self.lets(kernel.grid_values, f"{kernel.name}: grid value", values, grid)
+        self.lets(kernel.held_values, f"{kernel.name}: held value", values, rows)
+        carried = {one.name: one for one in kernel.carried}
+        tracked = any(loop.exponent is not None for loop in kernel.loops)
+        if not tracked and any(one.rescaled for one in kernel.carried):
+            raise broken("reference", f"{kernel.name} rescales, and has no exponent")
+        for loop in kernel.loops:
+            self.loop(kernel, loop, dict(values))
+        for one in kernel.carried:
+            self.name(one.name, Expr("number", (), 0.0), values)
+        if tracked:
+            values[REFERENCE] = Expr("number", (), 0.0)
+        self.lets(kernel.finish, f"{kernel.name}: finish", values, rows)
+        for store in kernel.stores:
+            self.store(store, values, (*kernel.grid, kernel.held))
+        self.written |= {store.array.name for store in kernel.stores}
+        assert len(carried) == len(kernel.carried)
+
+    def loop(self, kernel: StreamKernel, loop: WalkedLoop, values: dict[str, Expr]) -> None:
+        grid, where = frozenset(kernel.grid), f"{kernel.name}: loop over {loop.walked}"
+        walked = grid | {loop.walked}
+        pair = walked | {kernel.held}
+        bounds = {name: Expr("number", (), 0) for name in TILE_BOUNDS}
+        for summary in loop.region.summaries:
+            self.expr(summary.expr, f"{where}: summary", values, grid | {summary.index})
+            bounds |= {f"{summary.name}_{end}": summary.expr for end in ("low", "high")}
+        for region in (loop.region.possible, loop.region.certain):
+            self.expr(region, f"{where}: region", {**values, **bounds}, grid)
+        self.lets(loop.walked_values, f"{where}: walked value", values, walked)
+        if loop.visible is not None:
+            self.expr(loop.visible, f"{where}: visible", values, pair)
+        for product in loop.products:
+            self.operand(product.left, product.width, {kernel.held}, where, grid)
+            self.operand(product.right, product.width, {loop.walked}, where, grid)
+            self.name(product.name, product.left, values)
+        self.lets(loop.pair_values, f"{where}: pair value", values, pair)
+        for expr in (loop.hidden, loop.exponent):
+            if expr is not None:
+                self.expr(expr, where, values, pair)
+        lifted = {**values, **({REFERENCE: loop.exponent} if loop.exponent else {})}
+        self.lets(loop.lifted, f"{where}: lifted", lifted, pair)
+        for contribution in loop.contributions:
+            found = [one for one in kernel.carried if one.name == contribution.carried]
+            if len(found) != 1:
+                raise broken("carried", f"{where}: {contribution.carried} is not carried")
+            self.expr(contribution.term, f"{where}: term", lifted, pair)
+            if (found[0].width is None) != (contribution.operand is None):
+                raise broken("carried", f"{where}: {contribution.carried} and its operand")
+            if contribution.operand is not None and found[0].width is not None:
+                self.operand(contribution.operand, found[0].width, {loop.walked}, where, grid)
+
+    def operand(
+        self, expr: Expr, width: Index, along: set[Index], where: str, grid: frozenset[Index]
+    ) -> None:
+        if expr.op != "read" or width not in expr.free:
+            raise broken("plain", f"{where}: an operand is no read along {width}")
+        straight = {place.attr for place in expr.args if place.op == "index"}
+        for place in expr.args:
+            if place.free - grid and place.attr not in straight:
+                raise broken("plain", f"{where}: {expr.array.name} is not read straight")
+        self.expr(expr, f"{where}: operand", {}, grid | {width} | frozenset(along))
+
+    def scan(self, kernel: ScanKernel) -> None:
+        values: dict[str, Expr] = {}
+        grid, loop = frozenset(kernel.grid), kernel.loop
+        self.lets(kernel.grid_values, f"{kernel.name}: grid value", values, grid)
+        self.arrays |= {state.name for state in loop.states}
+        pair = grid | {loop.time, loop.inner}
+        widths = frozenset(i for state in loop.states for i in state.indices)
+        for state, first in zip(loop.states, loop.initial, strict=True):
+            self.expr(first, f"{kernel.name}: first {state.name}", values, frozenset(state.indices))
+        for statement in loop.inside:
+            if isinstance(statement, Let):
+                self.lets((statement,), f"{kernel.name}: inside", values, pair | widths)
+            else:
+                self.name(statement.name, statement.left, values)
+        for state, after in zip(loop.states, loop.advance, strict=True):
+            free = frozenset(state.indices) | grid
+            self.expr(after, f"{kernel.name}: {state.name} after a chunk", values, free)
+        for store in kernel.stores:
+            self.store(store, values, (*kernel.grid, loop.time))
+        self.written |= {store.array.name for store in kernel.stores}
+
+    def step(self, kernel: StepKernel) -> None:
+        values: dict[str, Expr] = {}
+        grid = frozenset(kernel.grid)
+        widths = frozenset(i for state in kernel.states for i in state.indices)
+        self.arrays |= {state.name for state in kernel.states}
+        self.lets(kernel.values, f"{kernel.name}: value", values, grid | widths)
+        for state, after in zip(kernel.states, kernel.next, strict=True):
+            self.expr(after, f"{kernel.name}: next {state.name}", values, grid | widths)
+        for store in kernel.stores:
+            self.store(store, values, (*kernel.grid, *sorted(widths, key=str)))
+        self.written |= {store.array.name for store in kernel.stores}
+
+
+def _names(indices: Iterable[Index]) -> str:
+    return ", ".join(sorted(map(str, indices)))
