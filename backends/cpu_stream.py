@@ -121,6 +121,7 @@ class RegionPrinter(Printer):
     def _node(self, node: Expr) -> str:
         text = super()._node(node)
         leaf = node.op in ("param", "length", "start", "value", "index", "read")
+        leaf = leaf and not text.endswith(("_low", "_high"))
         return f"Bound({unwrapped(text)})" if leaf and node.kind == "int" else text
 
 
@@ -150,6 +151,7 @@ class StreamPrinter:
         tiles, statistics = self._tiles, self._statistics
         widths = [self._width(index) for index in self._all_widths()] or ["1"]
         start = Printer(self.grid).start(kernel.held.axis)
+        rows = self.fields.length(kernel.held.axis)
         return StreamText(
             title=f"holds {kernel.held.name}, walks {', '.join(p.walked.name for p in kernel.loops)}",
             name=self.identifier,
@@ -169,9 +171,7 @@ class StreamPrinter:
             grid_count=count,
             enter=tuple(self.fields.statements),
             start=start,
-            count=self.fields.length(kernel.held.axis)
-            if kernel.held.axis is not self.keys
-            else self.fields.key_length(kernel.held.axis),
+            count=rows,
             held=held,
             summaries=tuple(self.summaries),
             loops=loops,

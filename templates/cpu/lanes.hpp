@@ -131,21 +131,24 @@ ATTNC_INLINE Real select(Truth c, Real a, Real b) {
     if constexpr (SINGLE) return Real((AccVector)_mm512_mask_mov_ps((__m512)b.v, c.v, (__m512)a.v), 0);
     else return Real((AccVector)_mm512_mask_mov_pd((__m512d)b.v, __mmask8(c.v), (__m512d)a.v), 0);
 }
-ATTNC_INLINE Integer select(Truth c, Integer a, Integer b) {
-    Integer out;
-    if constexpr (sizeof(IntVector) == 128) {
-        __m512i x[2], y[2];
+template <class V>
+ATTNC_INLINE V select_bits(int c, V a, V b) {
+    __m512i x[2], y[2];
+    if constexpr (sizeof(V) == 128) {
         std::memcpy(x, &a, 128);
         std::memcpy(y, &b, 128);
-        x[0] = _mm512_mask_mov_epi64(y[0], __mmask8(c.v), x[0]);
-        x[1] = _mm512_mask_mov_epi64(y[1], __mmask8(c.v >> 8), x[1]);
-        std::memcpy(&out, x, 128);
-    } else if constexpr (sizeof(Int) == 8) {
-        out.v = (IntVector)_mm512_mask_mov_epi64((__m512i)b.v, __mmask8(c.v), (__m512i)a.v);
+        x[0] = _mm512_mask_mov_epi64(y[0], __mmask8(c), x[0]);
+        x[1] = _mm512_mask_mov_epi64(y[1], __mmask8(c >> 8), x[1]);
+        std::memcpy(&a, x, 128);
+        return a;
+    } else if constexpr (sizeof(a[0]) == 8) {
+        return (V)_mm512_mask_mov_epi64((__m512i)b, __mmask8(c), (__m512i)a);
     } else {
-        out.v = (IntVector)_mm512_mask_mov_epi32((__m512i)b.v, c.v, (__m512i)a.v);
+        return (V)_mm512_mask_mov_epi32((__m512i)b, __mmask16(c), (__m512i)a);
     }
-    return out;
+}
+ATTNC_INLINE Integer select(Truth c, Integer a, Integer b) {
+    return Integer(select_bits(c.v, a.v, b.v), 0);
 }
 #else
 ATTNC_INLINE Real select(Truth c, Real a, Real b) { return Real(c.v ? a.v : b.v, 0); }
