@@ -1,0 +1,1 @@
+"""Timing operators against PyTorch's attention in one run (attnc bench)."""
