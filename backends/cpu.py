@@ -23,7 +23,7 @@ from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
 from attnc.schedule import MapKernel, Schedule, StreamKernel
 
-HEADERS = ("call", "integers", "lanes", "functions", "reads", "products", "stream")
+HEADERS = ("call", "integers", "lanes", "functions", "reads", "products", "stream", "few")
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def emit(schedule: Schedule) -> str:
         if isinstance(kernel, StreamKernel):
             printed = StreamPrinter(kernel, slots, name, schedule.signature.keys).print()
             texts.append(_render("stream", printed))
-            runners.append(f"Stream<{name}>")
+            runners.append(f"Either<{name}>")
         elif isinstance(kernel, MapKernel):
             texts.append(_render("map", MapPrinter(kernel, slots, name).print()))
             runners.append(name)

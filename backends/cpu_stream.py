@@ -74,6 +74,7 @@ class LoopText:
     has_exponent: str
     start: str
     count: str
+    length: str
     lefts: tuple[str, ...]
     rights: tuple[str, ...]
     operands: tuple[str, ...]
@@ -311,6 +312,7 @@ class StreamPrinter:
             has_exponent=_truth(loop.exponent is not None),
             start=start,
             count=count,
+            length=self.fields.length(loop.walked.axis),
             lefts=tuple(self._rows(p.left, held, p.width) for p in loop.products),
             rights=tuple(self._rows(p.right, loop.walked, p.width) for p in loop.products),
             operands=tuple(operands),
