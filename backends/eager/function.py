@@ -3,6 +3,7 @@ they need one another, repeats and steps as loops, the result and the emits."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from attnc.backends.eager.head import HeadPrinter, quoted, short
@@ -13,6 +14,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, postorder
 from attnc.spec import Block, Definition, Repeat
 
+WORD = re.compile(r"[A-Za-z_]\w*")
 DTYPES = {"bool": "torch.bool", "int": "torch.int64", "real": "wide", "complex": "torch.complex128"}
 
 
@@ -31,7 +33,7 @@ class FunctionPrinter(HeadPrinter):
         for name in self._needed([self.spec.root.result]):
             self._ensure(name)
         self._results()
-        return "\n".join(p.lines) + "\n"
+        return "\n".join(_without_unused(p.lines)) + "\n"
 
     # --- equations ----------------------------------------------------------------------------
 
@@ -266,3 +268,19 @@ class FunctionPrinter(HeadPrinter):
 
 def _span(first: str | None, count: str) -> str:
     return count if first is None else f"{first}, {first} + {count}"
+
+
+def _without_unused(lines: list[str]) -> list[str]:
+    """The lines without lengths, first positions and positions that nothing uses: those of the
+    first assignments, up to the empty line."""
+    end = lines.index("") if "" in lines else 0
+    kept: list[str] = []
+    used = set(WORD.findall("\n".join(lines[end:])))
+    for line in reversed(lines[:end]):
+        name = line.strip().partition(" = ")[0]
+        plain = line.startswith("    ") and not line.startswith("     ") and name.isidentifier()
+        if plain and name not in used and not line.strip().startswith("return"):
+            continue
+        used |= set(WORD.findall(line))
+        kept.append(line)
+    return [*reversed(kept), *lines[end:]]
