@@ -2,27 +2,36 @@
 are expanded.
 
 What stays symbolic is what the text named: every equation, score, mask and weight is an `Array`
-with a `Definition`,
-and expressions read it by its Array. Vectors are scalar trees with one more free index (see
-expressions/tree.py).
-The Spec is the meaning; the NumPy oracle and the eager form are read straight off it.
+with a `Definition`, and expressions read it by its Array. Vectors are scalar trees with one more
+free index (see expressions/tree.py). The Spec is the meaning; the NumPy oracle and the eager form
+are read straight off it.
 
 Conventions
 - Domains are explicit. A fold over the keys of a bound row carries the row's mask in its condition,
-and `weight`
-  and `score` are only read where the mask holds, or through `where(mask, ..., 0 or -inf)`.
-- Outer axes (b, h, hk) are ordinary indices of every Array, in the order b, h (or hk), others, then
-inner ones. A read on
-  hk from a place where h is bound has the position `h // (len(h) // len(hk))` written out.
+  and `weight` and `score` are only read where the mask holds, or through `where(mask, ..., 0 or
+  -inf)`. A source with a score has a mask, `true` where none is written.
+- A key whose score is -inf counts as masked, but no condition says so: whoever evaluates a read of
+  a source's mask takes it as `mask and score > -inf`, except in what the score itself depends on.
+- Outer axes (b, h, hk) are ordinary indices of every Array that depends on them, in the order b, h
+  (or hk), others, then inner ones. A read on hk from a place where h is bound has the position
+  `h // (len(h) // len(hk))` written out.
 - Positions, not rows: an index of a shifted axis ranges over start .. start + length.
+- Kinds meet by casts: operands of one operation are of one kind, `to_real` and `to_complex` stand
+  where the text leaves them out. Statics whose value is known are numbers.
+- Clause arrays are named after their keys (`j.mask`, `j.score`, `j.weight`; in a block `near` they
+  are `near.j.mask` ...), locals of an expanded def after it (`sinkhorn.f`). The operator's result
+  is `out`.
+- Lines of `update` have the time row (the last of `Block.rows`) free besides the indices of the
+  array that they assign; other rows are dimensions of states.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from attnc.errors import Diagnostic
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, Expr, Kind
+from attnc.expressions.tree import TRUE, Array, Expr, Kind
 from attnc.source import Source, Span
 
 
@@ -55,11 +64,15 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """`array[indices] = expr`: an equation, a clause's array, one line of an update."""
+    """`array[indices] = expr`: an equation, a clause's array, one line of an update.
+
+    domain    where the equation is defined, if not everywhere: nobody may ask for other entries
+    """
 
     array: Array
     expr: Expr
     span: Span | None = None
+    domain: Expr = TRUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,7 @@ class Block:
     emits         written emits, by name
     offered       the unwritten emits (lse, max, argmax, entropy, colsum, weight, score), made on
                   request only
+    reads_old     read is written before update: result and emits see the states of the last row
     """
 
     name: str
@@ -121,6 +135,7 @@ class Block:
     emits: tuple[Definition, ...]
     offered: tuple[Definition, ...]
     span: Span | None = None
+    reads_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +160,7 @@ class Spec:
     root: Block
     checks: tuple[Check, ...] = ()
     definitions: dict[str, Definition] = field(default_factory=dict, compare=False)
+    warnings: tuple[Diagnostic, ...] = ()
 
     def definition(self, array: Array) -> Definition | None:
         """The equation of an array: None for inputs, states, locals and arrays assigned in a

@@ -1,0 +1,215 @@
+"""Names are evaluated when they are first read: equations, repeats, blocks, and what a def assigns.
+
+What is finished is appended to the statements of its body, so these stand in an order in which
+each reads what is before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnc import syntax
+from attnc.check import messages as m
+from attnc.check.arrays import fill_at, length_of
+from attnc.check.binders import binder_axis
+from attnc.check.bodies import (
+    ArrayEntity,
+    BlockEntity,
+    Body,
+    EquationEntity,
+    RepeatEntity,
+    RepeatGroup,
+    is_outer,
+)
+from attnc.check.checker import Checker
+from attnc.check.equations import (
+    assign,
+    body_environment,
+    domain_of_needs,
+    equation,
+    finish,
+    left_side,
+    settle,
+)
+from attnc.check.outer_axes import outer_indices
+from attnc.check.solving import solve_value
+from attnc.check.values import Environment, Value, bound_at
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Array, Expr
+from attnc.spec import Definition, Repeat
+
+
+def demand(checker: Checker, entity: ArrayEntity) -> Array | None:
+    """The array of a name, evaluated now if it was not; None after an error."""
+    if entity.state == "done":
+        return entity.array
+    if entity.state == "failed":
+        return None
+    if entity.state == "active":
+        return _cycle(checker, entity)
+    entity.state = "active"
+    checker.active.append(entity)
+    try:
+        fine = _evaluate(checker, entity)
+    finally:
+        checker.active.pop()
+    entity.state = "done" if fine and entity.array is not None else "failed"
+    return entity.array if entity.state == "done" else None
+
+
+def _cycle(checker: Checker, entity: ArrayEntity) -> None:
+    """The message for an equation that reads itself, over whatever names."""
+    names = [each.name for each in checker.active]
+    place = max(index for index, each in enumerate(checker.active) if each is entity)
+    cycle = checker.active[place:]
+    hidden = [each for each in cycle if each.what == "mask"]
+    others = [each for each in cycle if each.what != "mask"]
+    if hidden and others:
+        row = checker.active[place].body.row_names
+        return checker.report(
+            m.mask_of_itself(others[0].span, others[0].name, row[-1] if row else "i")
+        )
+    return checker.report(m.equation_cycle(entity.span, [*names[place:], entity.name]))
+
+
+def _evaluate(checker: Checker, entity: ArrayEntity) -> bool:
+    body = entity.body
+    if isinstance(entity, EquationEntity):
+        with checker.into(body.statements):
+            return _equation(checker, body, entity)
+    if isinstance(entity, RepeatEntity):
+        assert entity.group is not None
+        return _repeat(checker, body, entity.group)
+    if isinstance(entity, BlockEntity):
+        return checker.block(entity)
+    return False
+
+
+def _equation(checker: Checker, body: Body, entity: EquationEntity) -> bool:
+    env = body_environment(checker, body, entity.name)
+    node = entity.node
+    if isinstance(node, syntax.Solve):
+        value = solve_value(checker, node, env)
+        if value is None:
+            return False
+        title = body.prefix + entity.name
+        found: Definition | None = finish(
+            checker, value, (), env, entity, title, "definition", entity.span
+        )
+    else:
+        assert node is not None
+        found = equation(checker, body, node.name, node.binders, node.expr, env, entity)
+    if found is None:
+        return False
+    checker.define(found)
+    return True
+
+
+# --------------------------------------------------------------------------------------- repeats
+
+
+def _repeat(checker: Checker, body: Body, group: RepeatGroup) -> bool:
+    """The first equations of the arrays of a repeat, then the repeat, as one."""
+    entities = _entities(body, group)
+    for entity in entities.values():
+        entity.state = "active"
+    with checker.into(body.statements):
+        outer = outer_indices(checker, body, (*group.first, group.node))
+        fine = all([_first(checker, body, entities, node, outer) for node in group.first])
+        opened = repeat_index(checker, group.node, body_environment(checker, body, "repeat"))
+        if opened is None or not fine:
+            return _settled(entities, False)
+        env, index, count = opened
+        lines: list[Definition] = []
+        for line in group.node.statements:
+            if isinstance(line, syntax.Define):
+                found = _line(checker, body, entities, line, outer, env)
+                fine = fine and found is not None
+                if found is not None:
+                    lines.append(found)
+        if fine:
+            repeat = Repeat(index, count, tuple(lines), group.node.span)
+            checker.sinks[-1].append(repeat)
+    return _settled(entities, fine)
+
+
+def _entities(body: Body, group: RepeatGroup) -> dict[str, RepeatEntity]:
+    return {
+        entity.name: entity
+        for entity in body.entities.values()
+        if isinstance(entity, RepeatEntity) and entity.group is group
+    }
+
+
+def _settled(entities: dict[str, RepeatEntity], fine: bool) -> bool:
+    for entity in entities.values():
+        entity.state = "done" if fine and entity.array is not None else "failed"
+    return fine
+
+
+def repeat_index(
+    checker: Checker, node: syntax.Repeat, env: Environment
+) -> tuple[Environment, Index, Expr] | None:
+    """Binds the index of a repeat; its count must not depend on a param."""
+    binder = node.binder
+    if binder.form != "below" or binder.bound is None:
+        return checker.report(m.repeat_count(binder.span))
+    axis = binder_axis(checker, binder, env)
+    if axis is None:
+        return None
+    count = length_of(axis)
+    if checker.names_param(count):
+        return checker.report(m.param_as_shape(binder.bound.span, binder.bound.span.text,
+                                               "is the count of a repeat"))
+    index = checker.fresh(binder.name.name, axis)
+    bound = bound_at(index, checker.next_serial())
+    return env.bind({binder.name.name: bound}), index, count
+
+
+def _first(
+    checker: Checker,
+    body: Body,
+    entities: dict[str, RepeatEntity],
+    node: syntax.Define,
+    outer: Sequence[Index],
+) -> bool:
+    env = body_environment(checker, body, node.name.name)
+    found = _line(checker, body, entities, node, outer, env)
+    if found is None:
+        return False
+    checker.sinks[-1].append(found)
+    return True
+
+
+def _line(
+    checker: Checker,
+    body: Body,
+    entities: dict[str, RepeatEntity],
+    node: syntax.Define,
+    outer: Sequence[Index],
+    env: Environment,
+) -> Definition | None:
+    """One equation of an array of a repeat; the first one fixes the array's axes."""
+    entity = entities[node.name.name]
+    sides = left_side(checker, body, node.binders, env)
+    value = None if sides is None else checker.evaluate(node.expr, sides[0])
+    if sides is None or value is None:
+        return None
+    indices = [index for index in sides[1] if not is_outer(index.axis)]
+    if entity.array is None:
+        value = settle(checker, fill_at(checker, value, sides[1], env.facts))
+        lead = [i for i in checker.outer_in_order() if i in outer or i in sides[1]]
+        dims = (*lead, *indices, *value.over)
+        title = body.prefix + node.name.name
+        entity.array = checker.array(title, dims, value.kind, "definition", node.name.span)
+        entity.state = "done"
+        return Definition(entity.array, value.expr, node.span, domain_of_needs(value))
+    array = entity.array
+    kept = [i for i in array.indices if not is_outer(i.axis)][: len(indices)]
+    if [i.axis for i in kept] != [i.axis for i in indices]:
+        return checker.report(m.left_side_differs(node.name.span, node.name.name))
+    placed = assign(checker, value, array, kept, env.facts, node.span, node.name.name)
+    if placed is None:
+        return None
+    placed = settle(checker, placed)
+    return Definition(array, placed.expr, node.span, domain_of_needs(placed))

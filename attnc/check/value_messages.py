@@ -1,0 +1,261 @@
+"""What the checker says about values: kinds, shapes, stages and domains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnc.errors import Wording, message
+
+# ---------------------------------------------------------------------------------------- kinds
+
+
+@message("kind")
+def truth_in_arithmetic(sign: str) -> Wording:
+    return Wording(f"`{sign}` wants numbers; this is true or false.", "Choose: where(c, 1, 0).")
+
+
+@message("kind")
+def truth_compared(sign: str) -> Wording:
+    return Wording(
+        f"`{sign}` compares a truth with something else.",
+        "Truths compare with == and != among themselves; a number is where(c, 1, 0).",
+    )
+
+
+@message("kind")
+def complex_order(sign: str) -> Wording:
+    return Wording(f"complex numbers have no order for `{sign}`.", "Compare re(x), im(x) or abs(x).")
+
+
+@message("kind")
+def condition_wanted(where: str, kind: str) -> Wording:
+    return Wording(f"`{where}` wants true or false; this is {_a(kind)}.", "Compare it: x != 0.")
+
+
+@message("kind")
+def mask_not_truth(text: str, kind: str) -> Wording:
+    return Wording(
+        f"mask wants true or false; `{text}` is {_a(kind)}.", f"Compare it: {text} != 0."
+    )
+
+
+@message("kind")
+def clause_not_real(clause: str, kind: str) -> Wording:
+    hint = "Which keys are seen is said in mask." if kind == "bool" else "Take re(x) or abs(x)."
+    return Wording(f"{clause} wants a real number for each pair; this is {_a(kind)}.", hint)
+
+
+@message("kind")
+def branches_differ(yes: str, no: str) -> Wording:
+    return Wording(
+        f"the two values are {_a(yes)} and {_a(no)}.", "Both are truths, or both are numbers."
+    )
+
+
+@message("kind")
+def whole_numbers_wanted(sign: str) -> Wording:
+    return Wording(f"`{sign}` is for whole numbers.", "For reals: floor(a / b).")
+
+
+@message("kind")
+def number_wanted(function: str, kind: str) -> Wording:
+    return Wording(f"`{function}` cannot take {_a(kind)}.")
+
+
+@message("kind")
+def index_not_whole(text: str, kind: str) -> Wording:
+    return Wording(
+        f"`{text}` is a subscript and {_a(kind)}.", f"Subscripts are whole: floor({text}), `//`."
+    )
+
+
+@message("kind")
+def count_not_whole(text: str) -> Wording:
+    return Wording(f"topk takes a whole number of entries; `{text}` is none.", "floor(...)")
+
+
+@message("kind")
+def key_not_ordered(function: str, kind: str) -> Wording:
+    return Wording(f"`{function}` orders numbers; this is {_a(kind)}.", "where(c, 1, 0), re(x).")
+
+
+@message("kind")
+def truth_folded(function: str) -> Wording:
+    return Wording(
+        f"`{function}` folds numbers; this is true or false.",
+        f"Count with {function}(j: where(c, 1, 0)), or ask any(j: c), all(j: c).",
+    )
+
+
+@message("kind")
+def default_kind(name: str, kind: str, text: str) -> Wording:
+    return Wording(f"the default of `{name}` is to be {_a(kind)}; `{text}` is not.")
+
+
+@message("kind")
+def static_kind(name: str, kind: str, came: str) -> Wording:
+    return Wording(f"the static `{name}` is {_a(kind)}; {came} was given.")
+
+
+@message("kind")
+def state_kind(name: str, kind: str, came: str) -> Wording:
+    return Wording(f"`{name}` is {_a(kind)}; this is {_a(came)}.", "int widens to real, no more.")
+
+
+@message("kind")
+def argument_kind(name: str, kind: str, came: str) -> Wording:
+    return Wording(f"`{name}` is {_a(kind)}; the call gives {_a(came)}.")
+
+
+@message("kind")
+def complex_number(name: str) -> Wording:
+    return Wording(f"`{name}`: a param is no complex number.", "Give two reals, or an input.")
+
+
+@message("kind")
+def read_not_number(*_: str) -> Wording:
+    return Wording("what an operator reads out is a number; this is true or false.", "emit it.")
+
+
+@message("kind")
+def division_by_zero(sign: str) -> Wording:
+    return Wording(f"`{sign}` by zero.")
+
+
+@message("kind")
+def gradient_of(text: str) -> Wording:
+    return Wording(f"grad takes the derivative of one real number; `{text}` is none.", "miss @ miss")
+
+
+@message("kind")
+def gradient_by(text: str) -> Wording:
+    return Wording(f"grad is by a state or a local of the step; `{text}` is neither.")
+
+
+@message("kind")
+def number_argument(name: str) -> Wording:
+    return Wording(f"`{name}` is a number for the whole call; this depends on an index.")
+
+
+# --------------------------------------------------------------------------------------- shapes
+
+
+@message("shape")
+def axes_do_not_meet(sign: str, left: str, right: str) -> Wording:
+    return Wording(
+        f"`{sign}` joins {left} and {right}.",
+        "One's axes must be the other's, or within them; see outer(x, y).",
+    )
+
+
+@message("shape")
+def clause_vector(clause: str, pair: str, what: str) -> Wording:
+    return Wording(
+        f"{clause} must be one number per ({pair}); this is {what}.", "Fold it: dot(a, b)."
+    )
+
+
+@message("shape")
+def vector_wanted(sign: str) -> Wording:
+    return Wording(f"`{sign}` sums over an axis; this is one number.", "Multiply numbers with `*`.")
+
+
+@message("shape")
+def contraction(left: str, right: str) -> Wording:
+    return Wording(
+        f"`@` meets {left} on its left and {right} on its right.",
+        "It sums over the last axis of the left and the first of the right: they must be one.",
+    )
+
+
+@message("shape")
+def condition_is_vector(axes: str) -> Wording:
+    return Wording(f"a condition is one truth; this is one for each {axes}.", "any(...), all(...)")
+
+
+@message("shape")
+def key_is_vector(function: str, what: str) -> Wording:
+    return Wording(f"`{function}` orders numbers; this is {what}.", "Fold it: dot(a, b).")
+
+
+@message("shape")
+def axes_of_left_side(name: str, what: str, axes: str) -> Wording:
+    return Wording(f"`{name}` has {axes}; this is {what}.", "Fold the rest, or declare its axes.")
+
+
+@message("shape")
+def solve_number(text: str, what: str) -> Wording:
+    return Wording(f"solve is about one real number; `{text}` is {what}.")
+
+
+@message("shape")
+def single_index_wanted(function: str) -> Wording:
+    return Wording(f"`{function}` gives one index, so it binds one.")
+
+
+@message("shape")
+def union_in_selection(function: str) -> Wording:
+    return Wording(f"`{function}` orders one axis, not a union of sources.", "One for each source.")
+
+
+@message("shape")
+def tuple_outside() -> Wording:
+    return Wording("`(a, b)` stands in brackets only: coordinates on a product axis.", "x[(y, x)]")
+
+
+@message("shape")
+def range_outside() -> Wording:
+    return Wording("`a .. b` stands after `in` only.", "0 <= x < n, or x in 0 .. n.")
+
+
+@message("shape")
+def range_wanted() -> Wording:
+    return Wording("`in` asks for a range here.", "x in 0 .. n; one of a selection is chosen[x].")
+
+
+@message("shape")
+def number_with_axes(name: str, stage: str) -> Wording:
+    return Wording(f"`{name}` is a {stage}: one number.", f"A tensor is `input {name}: real[...]`.")
+
+
+# --------------------------------------------------------------------------------------- stages
+
+
+@message("stage")
+def param_as_shape(name: str, what: str) -> Wording:
+    return Wording(
+        f"`{name}` {what} and is a param.", "Declare it static: one kernel per value."
+    )
+
+
+@message("legality")
+def solve_without_unknown(name: str) -> Wording:
+    return Wording(f"neither side of the equation has `{name}`.", "solve x in a .. b: f(x) == c")
+
+
+# -------------------------------------------------------------------------------------- domains
+
+
+@message("domain")
+def read_outside(text: str, position: str, place: str, mask: bool) -> Wording:
+    hide = "; or hide those keys in mask" if mask else ""
+    return Wording(
+        f"{text} reads {position} at {place}.", f"Say what stands there: `{text} else 0`{hide}."
+    )
+
+
+@message("legality", "warning")
+def score_as_mask() -> Wording:
+    return Wording(
+        "where(c, s, 0) leaves the key visible with score 0.", "To hide it, write c in mask."
+    )
+
+
+def _a(kind: str) -> str:
+    """The kind with its article."""
+    words = {"bool": "true or false", "int": "an int", "real": "a real", "complex": "a complex"}
+    return words.get(kind, kind)
+
+
+__all__ = [name for name in dir() if not name.startswith("_")]
+_ = Sequence
