@@ -118,6 +118,40 @@ class Contribution:
     operand: Expr | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """`name` = a carried row statistic as it stands before the pair's key in the order of the walk,
+    the keys of the same tile included: a scan inside the loop (what is left of a stick). The pair
+    then adds its Contribution, whose term must not use `name`."""
+
+    name: str
+    carried: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """`array[..., at] += term` for each visible pair: the gradient of a table that pairs look up.
+
+    `array` is a workspace over grid, `tile` (one slice for each held tile: no atomics) and the axis
+    of `at`; a later map sums the slices in order."""
+
+    array: Array
+    tile: Index
+    at: Expr
+    term: Expr
+
+
+@dataclass(frozen=True, slots=True)
+class TriangularSolve:
+    """`name` = X of (1 + matrix) X = right, within a chunk: `matrix` over (time, inner), taken below
+    the diagonal only; `right` and the result over (inner, width)."""
+
+    name: str
+    matrix: Expr
+    right: Expr
+    width: Index
+
+
 # --- Regions --------------------------------------------------------------------------------------
 
 
@@ -181,6 +215,12 @@ class WalkedLoop:
     moves the reference), lifted (may use `reference`), contributions. A pair is masked where
     `visible` is false, where the walked position is not valid, or where `hidden` (over pair values)
     is true; None for `visible` is true, for `hidden` false.
+
+    around      indices that the walk is repeated for, outermost first, carrying on (the query heads
+                of a key head, where keys are held); walked values and operands may be over them
+    backward    walked from the last tile to the first
+    running     values that depend on the keys before, in the order of the walk
+    scatters    sums into tables
     """
 
     walked: Index
@@ -195,6 +235,10 @@ class WalkedLoop:
     hidden: Expr | None = None
     access: Access = STRIDED
     chosen: TileList | None = None
+    around: tuple[Index, ...] = ()
+    backward: bool = False
+    running: tuple[Running, ...] = ()
+    scatters: tuple[Scatter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,7 +314,7 @@ class ScanLoop:
     inner: Index
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
-    inside: tuple[Let | Product, ...]
+    inside: tuple[Let | Product | TriangularSolve, ...]
     advance: tuple[Expr, ...]
 
 
@@ -299,6 +343,20 @@ class StepKernel:
 
 
 @dataclass(frozen=True, slots=True)
+class SelectKernel:
+    """`array[over, candidate]` = whether the candidate is among the `count` greatest by `key` of
+    those that meet `condition`, the lowest index first among equals."""
+
+    name: str
+    over: tuple[Index, ...]
+    candidate: Index
+    condition: Expr
+    key: Expr
+    count: Expr
+    array: Array
+
+
+@dataclass(frozen=True, slots=True)
 class RepeatKernels:
     """The kernels in order, once for each value of `index` (alternating row and column passes,
     solver rounds)."""
@@ -308,7 +366,7 @@ class RepeatKernels:
     kernels: tuple[Kernel, ...]
 
 
-Kernel = StreamKernel | MapKernel | ScanKernel | StepKernel | RepeatKernels
+Kernel = StreamKernel | MapKernel | ScanKernel | StepKernel | SelectKernel | RepeatKernels
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,12 @@ from attnc.schedule import (
     RepeatKernels,
     ScanKernel,
     Schedule,
+    SelectKernel,
     StepKernel,
     Store,
     StreamKernel,
     Strided,
+    TriangularSolve,
     WalkedLoop,
 )
 
@@ -51,6 +53,10 @@ def _kernel(kernel: Kernel) -> Iterator[str]:
             yield from (f"  {line}" for line in _kernel(inner))
     elif isinstance(kernel, ScanKernel):
         yield from _scan(kernel)
+    elif isinstance(kernel, SelectKernel):
+        yield f"select {kernel.name} over {_indices(kernel.over)}"
+        given = f"if {_text(kernel.condition)}: {_text(kernel.key)}, {_text(kernel.count)}"
+        yield f"  {_left(kernel.array)} = topk({kernel.candidate} {given})"
     else:
         yield from _step(kernel)
 
@@ -76,11 +82,15 @@ def _carried(carried: Carried) -> str:
 
 
 def _loop(loop: WalkedLoop) -> Iterator[str]:
-    yield f"walk {loop.walked}"
+    around = f" for each {_indices(loop.around)}" if loop.around else ""
+    yield f"walk {loop.walked}{' backward' if loop.backward else ''}{around}"
+    if loop.chosen is not None:
+        yield f"  tiles chosen by {loop.chosen.chosen.name}"
     yield from _access(loop.access, loop.walked)
     yield from (f"  {line}" for line in _region(loop.region))
     yield from _lets(loop.walked_values)
     yield from (f"  {_product(product)}" for product in loop.products)
+    yield from (f"  {r.name} = {r.carried} before" for r in loop.running)
     yield from _lets(loop.pair_values)
     if loop.visible is not None:
         yield f"  visible {_text(loop.visible)}"
@@ -90,6 +100,8 @@ def _loop(loop: WalkedLoop) -> Iterator[str]:
         yield f"  reference = max({_text(loop.exponent)})"
     yield from _lets(loop.lifted)
     yield from (f"  {_contribution(one)}" for one in loop.contributions)
+    for scatter in loop.scatters:
+        yield f"  {scatter.array.name}[{_text(scatter.at)}] <- {_text(scatter.term)}"
 
 
 def _region(region: Region) -> Iterator[str]:
@@ -120,11 +132,18 @@ def _scan(kernel: ScanKernel) -> Iterator[str]:
     for state, first in zip(loop.states, loop.initial, strict=True):
         yield f"  state {_left(state)} = {_text(first)}"
     for statement in loop.inside:
-        is_let = isinstance(statement, Let)
-        yield f"  {_let(statement) if is_let else _product(statement)}"  # type: ignore[arg-type]
+        yield f"  {_statement(statement)}"
     for state, after in zip(loop.states, loop.advance, strict=True):
         yield f"  {_left(state)} <- {_text(after)}"
     yield from _stores(kernel.stores)
+
+
+def _statement(statement: Let | Product | TriangularSolve) -> str:
+    if isinstance(statement, Let):
+        return _let(statement)
+    if isinstance(statement, Product):
+        return _product(statement)
+    return f"{statement.name} = solve(1 + {_text(statement.matrix)}, {_text(statement.right)})"
 
 
 def _step(kernel: StepKernel) -> Iterator[str]:

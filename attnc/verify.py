@@ -29,9 +29,12 @@ from attnc.schedule import (
     Kernel,
     Let,
     MapKernel,
+    Product,
     RepeatKernels,
     ScanKernel,
+    Scatter,
     Schedule,
+    SelectKernel,
     StepKernel,
     Store,
     StreamKernel,
@@ -131,6 +134,8 @@ class _Verifier:
                 self.kernel(inner)
         elif isinstance(kernel, ScanKernel):
             self.scan(kernel)
+        elif isinstance(kernel, SelectKernel):
+            self.select(kernel)
         else:
             self.step(kernel)
 
@@ -208,15 +213,19 @@ class _Verifier:
         assert len(carried) == len(kernel.carried)
 
     def loop(self, kernel: StreamKernel, loop: WalkedLoop, values: dict[str, Expr]) -> None:
-        grid, where = frozenset(kernel.grid), f"{kernel.name}: loop over {loop.walked}"
+        where = f"{kernel.name}: loop over {loop.walked}"
+        grid = frozenset((*kernel.grid, *loop.around))
         walked = grid | {loop.walked}
         pair = walked | {kernel.held}
         bounds = {name: Expr("number", (), 0) for name in TILE_BOUNDS}
         for summary in loop.region.summaries:
             self.expr(summary.expr, f"{where}: summary", values, grid | {summary.index})
             bounds |= {f"{summary.name}_{end}": summary.expr for end in ("low", "high")}
-        for region in (loop.region.possible, loop.region.certain):
+        segments = [e for s in loop.region.segments for e in (s.start, s.full_start, s.full_stop)]
+        for region in (loop.region.possible, loop.region.certain, *segments):
             self.expr(region, f"{where}: region", {**values, **bounds}, grid)
+        if loop.chosen is not None:
+            self.array(loop.chosen.chosen.name, where)
         self.lets(loop.walked_values, f"{where}: walked value", values, walked)
         if loop.visible is not None:
             self.expr(loop.visible, f"{where}: visible", values, pair)
@@ -224,12 +233,15 @@ class _Verifier:
             self.operand(product.left, product.width, {kernel.held}, where, grid)
             self.operand(product.right, product.width, {loop.walked}, where, grid)
             self.name(product.name, product.left, values)
+        self.running(kernel, loop, where, values)
         self.lets(loop.pair_values, f"{where}: pair value", values, pair)
         for expr in (loop.hidden, loop.exponent):
             if expr is not None:
                 self.expr(expr, where, values, pair)
         lifted = {**values, **({REFERENCE: loop.exponent} if loop.exponent else {})}
         self.lets(loop.lifted, f"{where}: lifted", lifted, pair)
+        for scatter in loop.scatters:
+            self.scatter(scatter, where, lifted, pair)
         for contribution in loop.contributions:
             found = [one for one in kernel.carried if one.name == contribution.carried]
             if len(found) != 1:
@@ -239,6 +251,38 @@ class _Verifier:
                 raise broken("carried", f"{where}: {contribution.carried} and its operand")
             if contribution.operand is not None and found[0].width is not None:
                 self.operand(contribution.operand, found[0].width, {loop.walked}, where, grid)
+
+    def running(
+        self, kernel: StreamKernel, loop: WalkedLoop, where: str, values: dict[str, Expr]
+    ) -> None:
+        for running in loop.running:
+            found = [one for one in kernel.carried if one.name == running.carried]
+            if len(found) != 1 or found[0].width is not None or found[0].rescaled:
+                raise broken("carried", f"{where}: {running.carried} cannot run along the keys")
+            self.name(running.name, Expr("number", (), 0.0), values)
+
+    def scatter(
+        self, scatter: Scatter, where: str, values: dict[str, Expr], pair: frozenset[Index]
+    ) -> None:
+        name = scatter.array.name
+        if name not in self.spaces or scatter.tile not in scatter.array.indices:
+            raise broken("stored", f"{where}: {name} is no workspace with a slice for each tile")
+        if scatter.at.kind != "int":
+            raise broken("kinds", f"{where}: {name} is written at a place that is no int")
+        self.expr(scatter.at, f"{where}: place in {name}", values, pair)
+        self.expr(scatter.term, f"{where}: term of {name}", values, pair)
+        self.written.add(name)
+
+    def array(self, name: str, where: str) -> None:
+        if name not in self.arrays | self.written:
+            raise broken("stored", f"{where} reads {name}, which is not there yet")
+
+    def select(self, kernel: SelectKernel) -> None:
+        over = frozenset(kernel.over)
+        for expr in (kernel.condition, kernel.key):
+            self.expr(expr, kernel.name, {}, over | {kernel.candidate})
+        self.expr(kernel.count, kernel.name, {}, over)
+        self.written.add(kernel.array.name)
 
     def operand(
         self, expr: Expr, width: Index, along: set[Index], where: str, grid: frozenset[Index]
@@ -263,8 +307,12 @@ class _Verifier:
         for statement in loop.inside:
             if isinstance(statement, Let):
                 self.lets((statement,), f"{kernel.name}: inside", values, pair | widths)
-            else:
-                self.name(statement.name, statement.left, values)
+                continue
+            is_product = isinstance(statement, Product)
+            first = statement.left if is_product else statement.matrix  # type: ignore[union-attr]
+            self.expr(first, f"{kernel.name}: inside", values, pair | widths | {statement.width})
+            self.expr(statement.right, kernel.name, values, pair | widths | {statement.width})
+            self.name(statement.name, statement.right, values)
         for state, after in zip(loop.states, loop.advance, strict=True):
             free = frozenset(state.indices) | grid
             self.expr(after, f"{kernel.name}: {state.name} after a chunk", values, free)

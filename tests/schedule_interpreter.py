@@ -18,10 +18,13 @@ import numpy as np
 from attnc.expressions import evaluate as evaluation
 from attnc.expressions.evaluate import Environment
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, Expr
+from attnc.expressions.tree import Array, Expr, postorder, rewrite, value
 from attnc.schedule import (
+    Kernel,
     Let,
     MapKernel,
+    RepeatKernels,
+    Running,
     Schedule,
     Segment,
     StreamKernel,
@@ -65,13 +68,20 @@ class Interpreter:
             if isinstance(kernel, StreamKernel) and kernel.split is not None:
                 self.lengths[kernel.split.axis] = self.splits
         for kernel in self.schedule.kernels:
-            if isinstance(kernel, StreamKernel):
-                self._stream(kernel)
-            elif isinstance(kernel, MapKernel):
-                self._map(kernel)
-            else:
-                raise NotImplementedError(type(kernel).__name__)
+            self._kernel(kernel)
         return self.arrays
+
+    def _kernel(self, kernel: Kernel) -> None:
+        if isinstance(kernel, StreamKernel):
+            self._stream(kernel)
+        elif isinstance(kernel, MapKernel):
+            self._map(kernel)
+        elif isinstance(kernel, RepeatKernels):
+            for _ in range(int(evaluation.evaluate(kernel.count, self._environment({}, {})))):
+                for inner in kernel.kernels:
+                    self._kernel(inner)
+        else:
+            raise NotImplementedError(type(kernel).__name__)
 
     # ------------------------------------------------------------------------- environments
 
@@ -163,6 +173,7 @@ class _StreamRun:
     share: int
     values: dict[str, Tensor] = field(default_factory=dict)
     carried: dict[str, Tensor] = field(default_factory=dict)
+    around: dict[Index, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kernel, run = self.kernel, self.interpreter
@@ -188,7 +199,8 @@ class _StreamRun:
 
     def spread(self, order: list[Index], extra: dict[Index, Tensor]) -> dict[Index, Tensor]:
         ranges = {**self.grid_ranges, self.kernel.held: self.held, **extra}
-        return self.interpreter._spread(order, ranges)
+        fixed = {index: np.full((1,) * len(order), at) for index, at in self.around.items()}
+        return {**self.interpreter._spread(order, ranges), **fixed}
 
     def run(self) -> None:
         kernel, run = self.kernel, self.interpreter
@@ -255,8 +267,12 @@ class _StreamRun:
         if kernel.split:
             each = -(-len(tiles) // run.splits)
             tiles = tiles[self.share * each : (self.share + 1) * each]
-        for begin in tiles:
-            self.tile(loop, positions[begin : begin + run.walked_tile])
+        rounds = [run._all(index) for index in loop.around]
+        for fixed in itertools.product(*rounds):
+            self.around = dict(zip(loop.around, map(int, fixed), strict=True))
+            for begin in reversed(tiles) if loop.backward else tiles:
+                self.tile(loop, positions[begin : begin + run.walked_tile])
+        self.around = {}
 
     def tile(self, loop: WalkedLoop, walked: Tensor) -> None:
         run = self.interpreter
@@ -270,8 +286,9 @@ class _StreamRun:
         )
         for product in loop.products:
             values[product.name] = self.product(product, pair, values)
-        run._lets(loop.pair_values, pair, values)
         shape = [len(pair[i].ravel()) if i in pair else 1 for i in order]
+        late = _late(loop)
+        run._lets([let for let in loop.pair_values if let.name not in late], pair, values)
         visible = np.ones(shape, bool)
         if loop.visible is not None:
             visible = np.broadcast_to(run._value(loop.visible, pair, values), shape).astype(bool)
@@ -280,12 +297,26 @@ class _StreamRun:
         run.visited += 1
         if loop.hidden is not None:
             visible = visible & ~run._value(loop.hidden, pair, values).astype(bool)
+        for running in loop.running:
+            values[running.name] = self.before(running, loop, pair, values, visible)
+        run._lets([let for let in loop.pair_values if let.name in late], pair, values)
         if loop.exponent is not None:
             self.move_reference(loop, pair, values, visible, order)
         values["reference"] = np.where(np.isneginf(self.reference), 0.0, self.reference)
         run._lets(loop.lifted, pair, values)
         for contribution in loop.contributions:
             self.add(contribution, loop, where, values, visible)
+
+    def before(
+        self, running: Running, loop: WalkedLoop, pair: Any, values: Any, visible: Tensor
+    ) -> Tensor:
+        """The carried statistic as each key of the tile finds it, in the order of the walk."""
+        (own,) = [c for c in loop.contributions if c.carried == running.carried]
+        term = np.where(visible, self.interpreter._value(own.term, pair, values), 0.0)
+        place = self.order(loop.walked).index(loop.walked)
+        along = np.flip(term, place) if loop.backward else term
+        sums = np.cumsum(along, axis=place) - along
+        return self.carried[running.carried] + (np.flip(sums, place) if loop.backward else sums)
 
     def product(self, product: Any, pair: dict[Index, Tensor], values: Any) -> Tensor:
         size = self.interpreter.size(product.width)
@@ -390,6 +421,15 @@ class _StreamRun:
         assert not np.any(visible & ~covered), "a visible pair outside every segment"
 
 
+def _late(loop: WalkedLoop) -> set[str]:
+    """The pair values that use a running value, or one that does."""
+    names = {running.name for running in loop.running}
+    for let in loop.pair_values:
+        if any(n.op == "value" and n.attr in names for n in postorder(let.expr)):
+            names.add(let.name)
+    return names
+
+
 def _width_folds(expr: Expr, widths: Iterable[Index]) -> list[Expr]:
     """The outermost folds that bind a carried width."""
     found: list[Expr] = []
@@ -404,8 +444,6 @@ def _width_folds(expr: Expr, widths: Iterable[Index]) -> list[Expr]:
 
 
 def _replace(expr: Expr, node: Expr, name: str) -> Expr:
-    from attnc.expressions.tree import rewrite, value
-
     return rewrite(expr, lambda n: value(name, node.kind, node.free) if n == node else n)
 
 

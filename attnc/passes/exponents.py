@@ -65,14 +65,17 @@ def _times_chosen(factor: Expr, power: Expr) -> Expr | None:
     return make("where", condition, yes, make("mul", no, power)) if is_number(yes, 0) else None
 
 
-def scaled(root: Expr, leaf: Leaf = lambda node: None) -> Scaled:
+def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) -> Scaled:
     """The expression with its exponent apart. `leaf` may know a node's form (carried sums that are
-    relative to a reference); None leaves the node to the rules."""
+    relative to a reference); None leaves the node to the rules. Without `aligning`, addends of
+    different exponents are formed: for exponents that are known to be small."""
     known: dict[bytes, Scaled] = {}
     for node in postorder(root):
         given = leaf(node)
         if given is None:
-            given = _step(node, tuple(known[arg.digest] for arg in node.args))
+            args = tuple(known[arg.digest] for arg in node.args)
+            plain = not aligning and _RULES.get(node.op) in (_aligned, _compared)
+            given = _plain(node, args) if plain else _step(node, args)
         known[node.digest] = given
     return known[root.digest]
 

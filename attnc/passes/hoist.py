@@ -95,7 +95,7 @@ class Hoister:
 def _uses(roots: tuple[Expr, ...]) -> dict[bytes, int]:
     """How often each node is an operand of another, or a root."""
     uses: dict[bytes, int] = {}
-    for root in dict.fromkeys(roots):
+    for root in roots:
         uses[root.digest] = uses.get(root.digest, 0) + 1
     for node in postorder(*roots):
         uses.setdefault(node.digest, 0)

@@ -186,12 +186,23 @@ class Reductions:
         key = (monoid, walked, frozenset(c.digest for c in conditions), body.digest)
         if key not in self.known:
             name = f"r{len(self.known) + 1}"
-            pair = scaled(body) if monoid == "sum" else Scaled(body)
+            pair = self._apart(body) if monoid == "sum" else Scaled(body)
             level = max((self._level_of(e) for e in (body, *conditions)), default=0)
             part = Part(walked, conditions, pair)
             self.entries[name] = Reduction(name, monoid, body.kind, width, (part,), level)
             self.known[key] = name
         return self._value(self.known[key], own)
+
+    def _apart(self, body: Expr) -> Scaled:
+        """The body with its exponent apart. An exponent relative to one of an earlier pass is no
+        greater than the row's, so it need not be tracked."""
+        stored = {p.exponent.name for p in self.pending.values() if p.exponent is not None}
+        known = {n.digest for n in postorder(body) if n.op == "read" and n.array.name in stored}
+        if not known:
+            return scaled(body)
+        whole = scaled(body, aligning=False)
+        relative = any(term.digest in known for term, _ in whole.exponent.terms)
+        return Scaled(whole.collapsed()) if relative else whole
 
     def _value(self, name: str, own: Index | None) -> Expr:
         """The result, at the width index of the place where it is used."""
