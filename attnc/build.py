@@ -184,37 +184,39 @@ class Equations:
             elif isinstance(statement, Block):
                 yield from self.iterations(statement.statements)
             else:
-                lines = statement.statements
-                yield Iteration(
-                    statement.index,
-                    self.closed(statement.count),
-                    tuple(line.array for line in lines),
-                    tuple(self._initial(initial, line.array) for line in lines),
-                    tuple(canonical(self.closed(line.expr)) for line in lines),
-                )
+                yield self._iteration(statement, initial)
 
-    def _initial(self, initial: dict[str, Definition], array: Array) -> Expr:
-        if array.name not in initial:
-            raise InternalError(f"{array.name} is repeated and has no first value")
-        first = initial[array.name]
-        moves = dict(zip(first.array.indices, map(position, array.indices), strict=True))
-        return canonical(substitute(self.closed(first.expr), moves))
+    def _iteration(self, repeat: Repeat, initial: dict[str, Definition]) -> Iteration:
+        arrays, first, after = [], [], []
+        for line in repeat.statements:
+            if line.array.name not in initial:
+                raise InternalError(f"{line.array.name} is repeated and has no first value")
+            begin = initial[line.array.name]
+            fresh = output_indices(line.array.indices)
+            arrays.append(_over(line.array, fresh))
+            moves = dict(zip(begin.array.indices, map(position, fresh.values()), strict=True))
+            first.append(_closed_over(self.value(begin), moves))
+            after.append(_closed_over(self.value(line), _moves(fresh)))
+        count = self.closed(repeat.count)
+        return Iteration(repeat.index, count, tuple(arrays), tuple(first), tuple(after))
 
     def recurrences(self, block: Block) -> Iterable[Recurrence]:
         """The states of a body along its last row index."""
         if not block.states:
             return
         for line in block.updates:
-            expr = self.closed(line.expr)
+            expr = self.value(line)
             self.assigned[line.array.name] = line
             self.done[line.array.name] = (line.array.indices, set_apart(expr))
-        arrays = tuple(state.array for state in block.states)
-        yield Recurrence(
-            block.rows[-1],
-            arrays,
-            tuple(canonical(self.closed(state.initial)) for state in block.states),
-            tuple(self._after(array) for array in arrays),
-        )
+        time = block.rows[-1]
+        arrays, first, after = [], [], []
+        for state in block.states:
+            fresh = output_indices((time, *state.array.indices))
+            arrays.append(_over(state.array, {i: fresh[i] for i in state.array.indices}))
+            first.append(_closed_over(self.closed(state.initial), _moves(fresh)))
+            after.append(_closed_over(self._after(state.array), _moves(fresh)))
+        named = output_indices((time,))[time]
+        yield Recurrence(named, tuple(arrays), tuple(first), tuple(after))
 
     def _after(self, array: Array) -> Expr:
         """The value of a state after the step, over the state's own indices."""
@@ -222,7 +224,19 @@ class Equations:
             return read(array, map(position, array.indices))
         indices, body = self.done[array.name]
         moves = dict(zip(indices, map(position, array.indices), strict=True))
-        return canonical(substitute(body, moves))
+        return substitute(body, moves)
+
+
+def _over(array: Array, fresh: dict[Index, Index]) -> Array:
+    return Array(array.name, tuple(fresh.values()), array.kind, array.role, array.span)
+
+
+def _moves(fresh: dict[Index, Index]) -> dict[Index, Expr]:
+    return {old: position(new) for old, new in fresh.items()}
+
+
+def _closed_over(expr: Expr, moves: dict[Index, Expr]) -> Expr:
+    return canonical(substitute(set_apart(expr), moves))
 
 
 def _above_bottom(

@@ -143,8 +143,8 @@ class Scatter:
 
 @dataclass(frozen=True, slots=True)
 class TriangularSolve:
-    """`name` = X of (1 + matrix) X = right, within a chunk: `matrix` over (time, inner), taken below
-    the diagonal only; `right` and the result over (inner, width)."""
+    """`name` = X of (1 + matrix) X = right, within a chunk: `matrix` over (time, inner), of which
+    only what is below the diagonal counts; `right` and the result over (inner, width)."""
 
     name: str
     matrix: Expr

@@ -70,8 +70,12 @@ def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) ->
     relative to a reference); None leaves the node to the rules. Without `aligning`, addends of
     different exponents are formed: for exponents that are known to be small."""
     known: dict[bytes, Scaled] = {}
+    uses: set[bytes] = set()  # nodes above a tile value
     for node in postorder(root):
-        given = leaf(node)
+        if node.op == "value" or any(arg.digest in uses for arg in node.args):
+            uses.add(node.digest)
+        opaque = node.op == "fold" and node.digest not in uses  # a product, an inner loop
+        given = Scaled(node) if opaque else leaf(node)
         if given is None:
             args = tuple(known[arg.digest] for arg in node.args)
             plain = not aligning and _RULES.get(node.op) in (_aligned, _compared)

@@ -65,7 +65,8 @@ class Hoister:
         return self._lowered(done[expr.digest], self.frame.level(expr), at)
 
     def _lowered(self, expr: Expr, level: Level, wanted: Level) -> Expr:
-        if expr.op in CHEAP or level == "inner" or ORDER[level] >= ORDER[wanted]:
+        bare = expr.args[0] if expr.op == "to_real" else expr
+        if bare.op in CHEAP or level == "inner" or ORDER[level] >= ORDER[wanted]:
             return expr
         return self.let(level, name_of(expr, level), expr)
 

@@ -237,7 +237,7 @@ def _word(entry: Reduction, count: bool) -> str:
     if count:
         return "count"
     if entry.width is not None:
-        return "out"
+        return "acc"
     return {"sum": "total", "prod": "product_total", "max": "highest", "min": "lowest"}[
         entry.monoid
     ]

@@ -33,6 +33,7 @@ from attnc.passes.constants import identity
 from attnc.passes.exponents import Scaled, scaled
 from attnc.passes.factors import ONE, ZERO, factors_of
 from attnc.passes.frame import Frame, widths_of
+from attnc.passes.hoist import Names
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
@@ -87,6 +88,7 @@ class Reductions:
     pending: dict[bytes, Pending] = field(default_factory=dict)
     known: dict[tuple[object, ...], str] = field(default_factory=dict)
     aliases: dict[str, tuple[str, Index, Index]] = field(default_factory=dict)
+    names: Names = field(default_factory=Names)
 
     def finish(self, expr: Expr) -> Expr:
         """The output as an expression of row values, with `value` nodes for the reductions."""
@@ -282,12 +284,13 @@ class Reductions:
         return make("mul", mantissa, make("exp2", read(stored.exponent, at)))
 
     def _make_pending(self, expr: Expr) -> Pending:
-        number = len(self.pending) + 1
         over = (*self.frame.grid, self.frame.held)
         whole = rewrite(expr, self._joined)
         apart = bool(scaled(whole, self.symbolic).exponent)
-        mantissa = Array(f"row_{number}", over, "real", "workspace")
-        exponent = Array(f"row_{number}_exponent", over, "real", "workspace") if apart else None
+        name = self.names.fresh("finished")
+        mantissa = Array(name, over, "real", "workspace")
+        other = self.names.fresh(f"{name}_exponent") if apart else ""
+        exponent = Array(other, over, "real", "workspace") if apart else None
         return Pending(whole, mantissa, exponent, self._level_of(whole))
 
     def symbolic(self, node: Expr) -> Scaled | None:

@@ -53,24 +53,37 @@ def group(entries: Iterable[Reduction]) -> list[Group]:
     """The reductions in groups, in order: first those with exponents where they fit, then plain
     sums in the first group, and maxima where they are the reference itself."""
     groups: list[Group] = []
+    members: list[list[Reduction]] = []
     plain: list[Reduction] = []
     for entry in entries:
         if entry.monoid != "sum" or not any(_pair_exponent(part) for part in entry.parts):
             plain.append(entry)
             continue
-        for candidate in groups:
-            if _admit(candidate, entry):
+        for place, own in enumerate(members):
+            wider = _together([*own, entry])
+            if wider is not None:
+                groups[place] = wider
+                own.append(entry)
                 break
         else:
-            fresh = Group()
-            fits = _admit(fresh, entry)
-            assert fits, "a reduction alone in its group always fits"
-            groups.append(fresh)
+            alone = _together([entry])
+            assert alone is not None, "a reduction alone in its group always fits"
+            groups.append(alone)
+            members.append([entry])
     if plain and not groups:
         groups.append(Group())
     for entry in plain:
         _admit_plain(groups[0], entry)
     return groups
+
+
+def _together(entries: list[Reduction]) -> Group | None:
+    """One group of all the entries, under the exponents of one of them, or None."""
+    for base in entries:
+        found = Group(exponents={part.walked: part.body.exponent for part in base.parts})
+        if all(_admit(found, entry) for entry in entries):
+            return found
+    return None
 
 
 def _pair_exponent(part: Part) -> Linear:

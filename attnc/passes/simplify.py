@@ -180,6 +180,8 @@ def _neg(node: Expr) -> Expr:
 
 def _pow(node: Expr) -> Expr:
     base, power = node.args
+    if is_number(base, 1) and base.kind == node.kind:  # 1 even for a power that is NaN
+        return base
     return base if is_number(power, 1) and base.kind == node.kind else node
 
 

@@ -45,7 +45,8 @@ def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:
     taken = {node.array.name for node in postorder(*graph.roots) if node.op == "read"}
     taken.update(output.array.name for output in graph.outputs)
     taken.update(str(node.attr) for node in postorder(*graph.roots) if node.op == "param")
-    lowering = Lowering(frame, Reductions(frame), Preparations(names=Names(taken | {REFERENCE})))
+    names = Names(taken | {REFERENCE})
+    lowering = Lowering(frame, Reductions(frame, names=names), Preparations(names=names))
     targets = []
     for output in graph.outputs:
         expr = lowering.reductions.finish(rewrite(output.expr, _without_stop))
