@@ -1,0 +1,132 @@
+"""Random operators at hostile shapes, for as long as it is given.
+
+    python tests/torture.py --seconds 1800 --seed 7
+
+Every round draws an operator (of the gallery, or one that nobody wrote: random_specs), a shape and a dtype, and
+compares the CPU kernel, forced to a drawn instruction set, with the oracle. A failure is written to
+tests/regressions/NAME.json, which test_regressions.py repeats from then on, and makes the exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+REGRESSIONS = HERE / "regressions"
+EXAMPLES = HERE.parent / "examples"
+ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "")
+DTYPES = ("float32", "float32", "bfloat16", "float16", "float64")
+
+
+def draw_round(rng: random.Random) -> dict[str, Any]:
+    """What one round does, as plain data that a regression file holds."""
+    from random_specs import random_spec
+
+    from attnc.cases import HOSTILE_GROUPS, HOSTILE_LENGTHS, HOSTILE_WIDTHS, Shape
+
+    gallery = sorted(EXAMPLES.glob("*/*.attn"))
+    gallery = [path for path in gallery if path.parent.name != "models"]
+    text = random_spec(rng)
+    if gallery and rng.random() < 0.4:
+        text = rng.choice(gallery).read_text(encoding="utf-8")
+    rows, keys = rng.choice(HOSTILE_LENGTHS), rng.choice(HOSTILE_LENGTHS)
+    shape = Shape(
+        rows=rows,
+        keys=keys,
+        width=rng.choice(HOSTILE_WIDTHS),
+        value_width=rng.choice(HOSTILE_WIDTHS),
+        batch=rng.choice((0, 1, 1, 2, 2)),
+        key_heads=rng.choice((1, 2)),
+        group=rng.choice(HOSTILE_GROUPS),
+        magnitude=rng.choice((1.0, 1.0, 0.01, 6.0)),
+        offset=rng.choice((0, 0, 3, 64, max(keys - rows, 0))),
+    )
+    return {
+        "text": text,
+        "shape": asdict(shape),
+        "seed": rng.randrange(2**31),
+        "dtype": rng.choice(DTYPES),
+        "isa": rng.choice(ISAS),
+    }
+
+
+def play(round_: dict[str, Any]) -> str:
+    """Runs one round: "" if all is well, "none" if no such call is legal, else what went wrong."""
+    import torch
+
+    import attnc
+    from attnc.cases import Shape, draw_case
+    from attnc.verification import compare
+
+    os.environ["ATTNC_CPU_ISA"] = round_["isa"]
+    try:
+        operator = attnc.compile(round_["text"], backend="cpu")
+    except attnc.UnsupportedError:
+        return "none"
+    spec = operator.spec
+    try:
+        case = draw_case(spec, Shape(**round_["shape"]), round_["seed"])
+    except attnc.AttncError:
+        return "none"
+    eager = attnc.compile(round_["text"], backend="eager")
+    verdict = compare(spec, case, operator, eager, getattr(torch, round_["dtype"]))
+    return "" if verdict.passed else f"{verdict.comparisons} for {case}"
+
+
+def record(round_: dict[str, Any], failure: str) -> Path:
+    """Writes a failing round as a regression."""
+    REGRESSIONS.mkdir(exist_ok=True)
+    name = hashlib.sha256(json.dumps(round_, sort_keys=True).encode()).hexdigest()[:12]
+    path = REGRESSIONS / f"{name}.json"
+    path.write_text(json.dumps({**round_, "failure": failure[-2000:]}, indent=1) + "\n")
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=1800.0)
+    parser.add_argument(
+        "--seed", type=int, default=None, help="printed, so that a run can be repeated"
+    )
+    options = parser.parse_args()
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(2**31)
+    print(f"torture: seed {seed}, {options.seconds:.0f} seconds", flush=True)
+    rng = random.Random(seed)
+    stop = time.monotonic() + options.seconds
+    passed = failed = skipped = 0
+    while time.monotonic() < stop:
+        round_ = draw_round(rng)
+        try:
+            outcome = play(round_)
+        except Exception:  # a crash of any kind is a finding
+            outcome = traceback.format_exc()
+        if outcome == "none":
+            skipped += 1
+        elif outcome:
+            failed += 1
+            print(
+                f"FAILED {record(round_, outcome)}: {outcome.strip().splitlines()[-1][:300]}",
+                flush=True,
+            )
+        else:
+            passed += 1
+        if (passed + failed) % 50 == 0:
+            print(f"torture: {passed} passed, {failed} failed so far", flush=True)
+    print(f"rounds that no kernel or call exists for: {skipped}")
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed or not passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
