@@ -1,6 +1,7 @@
 """Random operators as text: masks, scores and normalizers put together from the language itself.
 
-`random_spec(rng)` gives the text of an operator that kernels should run; what it is made of is drawn, so the compiler
+`random_spec(rng)` gives the text of an operator that kernels should run; what it is made of is
+drawn, so the compiler
 meets combinations that nobody wrote.
 """
 
@@ -18,14 +19,16 @@ def random_spec(rng: random.Random) -> str:
     equations: list[str] = []
     score = _score(rng, inputs, numbers, equations)
     mask = _mask(rng, inputs, numbers)
+    normalizer = _normalizer(rng, inputs, numbers)
+    result = _read(rng, inputs)
     lines = [
         *(f"input {one}" for one in dict.fromkeys(inputs)),
         *(f"param {one}" for one in dict.fromkeys(numbers)),
         *equations,
         *([f"mask: {mask}"] if mask else []),
         f"score: {score}",
-        f"normalize: {_normalizer(rng, inputs, numbers)}",
-        *_read(rng, inputs),
+        f"normalize: {normalizer}",
+        *result,
     ]
     return "\n".join([HEAD, *(f"    {line}" for line in lines)]) + "\n"
 

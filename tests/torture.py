@@ -2,9 +2,11 @@
 
     python tests/torture.py --seconds 1800 --seed 7
 
-Every round draws an operator (of the gallery, or one that nobody wrote: random_specs), a shape and a dtype, and
+Every round draws an operator (of the gallery, or one that nobody wrote: random_specs), a shape and
+a dtype, and
 compares the CPU kernel, forced to a drawn instruction set, with the oracle. A failure is written to
-tests/regressions/NAME.json, which test_regressions.py repeats from then on, and makes the exit code 1.
+tests/regressions/NAME.json, which test_regressions.py repeats from then on, and makes the exit code
+1.
 """
 
 from __future__ import annotations
