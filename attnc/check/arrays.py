@@ -160,7 +160,7 @@ def read_array(
     fill: Environment,
     span: Span,
 ) -> Value | None:
-    """`entity[args]`: subscripts are evaluated in `env`, other axes filled by the names of `fill`."""
+    """`entity[args]`: subscripts are evaluated in `env`, others filled by the names in `fill`."""
     array = checker.demand(entity)
     given = subscripts(checker, args, env)
     if array is None or given is None:
@@ -184,7 +184,9 @@ def read_array(
             fresh = checker.fresh(index.name, index.axis)
             left.append(fresh)
             found = position(fresh)
-        elif not is_on(index.axis, found) and not (index.axis.form == "coarse" and place not in places):
+        elif not is_on(index.axis, found) and not (
+            index.axis.form == "coarse" and place not in places
+        ):
             needs.append(Need(inside(index.axis, found), span, native=True))
         at.append(found)
     value = tree.read(array, at, span)
@@ -228,7 +230,7 @@ def _place(
     wanted = _flatten(given, [array.indices[place].axis for place in inner])
     if len(wanted) > len(inner):
         return _too_many(checker, array, given, len(inner), span)
-    places.update(zip(inner, wanted))
+    places.update(zip(inner, wanted, strict=False))
     return places
 
 
@@ -247,7 +249,7 @@ def _flatten(given: Subscripts, axes: Sequence[Axis]) -> list[Expr | Bound]:
 
 def _too_many(
     checker: Checker, array: Array, given: Subscripts, inner: int, span: Span
-) -> None:
+) -> dict[int, Expr | Bound] | None:
     """The message for more subscripts than inner axes: an outer axis was written, as a rule."""
     outer_names = [index.name for index in array.indices if is_outer(index.axis)]
     for place in given.spans:
@@ -329,9 +331,7 @@ def masked(
 ) -> Value:
     """The value where the mask holds, else -inf (score) or 0."""
     assert entity.array is not None and hidden.array is not None
-    places = {
-        index: at for index, at in zip(entity.array.indices, value.expr.args, strict=True)
-    }
+    places = {index: at for index, at in zip(entity.array.indices, value.expr.args, strict=True)}
     for index in hidden.array.indices:
         if index not in places:
             places[index] = _group_place(index, places)

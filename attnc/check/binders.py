@@ -119,15 +119,20 @@ def bind(
             part = _bind_formal(checker, binder, formal, alternative, found)
         else:
             part = _bind_plain(checker, binder, found)
-            base = binder.bound
-            inherits = isinstance(base, syntax.Name) and binder.form == "within"
-            names[binder.name.name] = base.name if inherits else binder.name.name  # type: ignore[union-attr]
+            names[binder.name.name] = _inherited(binder)
         if part is None:
             return None
         found = part
     if env.frame is None and names:
         found = _masked(checker, found, names)
     return found
+
+
+def _inherited(binder: syntax.Binder) -> str:
+    """The name whose domain a binder has: its own, or j of `l in j`."""
+    if binder.form == "within" and isinstance(binder.bound, syntax.Name):
+        return binder.bound.name
+    return binder.name.name
 
 
 def _add(found: Binding, name: str, bound: Bound, indices: Sequence[Index]) -> Binding:
@@ -260,9 +265,7 @@ def _axes_known(env: Environment) -> list[str]:
     return [name for body in env.body.chain() for name in body.axes]
 
 
-def condition_value(
-    checker: Checker, node: syntax.Expression, env: Environment
-) -> Value | None:
+def condition_value(checker: Checker, node: syntax.Expression, env: Environment) -> Value | None:
     """A condition: one truth value."""
     value = checker.evaluate(node, env)
     if value is None:
@@ -407,13 +410,11 @@ def domain_at(checker: Checker, formal: Formal, env: Environment) -> list[Expr]:
     found: list[Expr] = []
     names: dict[str, str] = {}
     for binder in formal.sources[bound.alternative]:
-        name = binder.name.name
         inner = formal_of(binder, outside)
         if inner is not None and outside.frame is not None:
             found += domain_at(checker, outside.frame.formals[inner.name], outside)
         elif outside.frame is None:
-            base = binder.bound if binder.form == "within" else None
-            names[name] = base.name if isinstance(base, syntax.Name) else name
+            names[binder.name.name] = _inherited(binder)
     if names:
         found += _masked(checker, Binding(outside), names).conditions
     if formal.condition is not None:

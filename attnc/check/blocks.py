@@ -114,9 +114,7 @@ def _own(checker: Checker, index: Index) -> Bound:
     return Bound((Part(index.axis, position(index)),), checker.next_serial())
 
 
-def _clause(
-    checker: Checker, body: Body, source: Source, kind: str, entity: ArrayEntity
-) -> bool:
+def _clause(checker: Checker, body: Body, source: Source, kind: str, entity: ArrayEntity) -> bool:
     node = source.clauses.get(NAMED[kind])
     if kind == "weight" and node is None:
         return _default_weight(checker, body, source, entity)
@@ -196,9 +194,7 @@ def _with_heads(checker: Checker, value: Value, lead: set[Index]) -> tuple[Value
     return value.moved(moves), lead
 
 
-def _default_weight(
-    checker: Checker, body: Body, source: Source, entity: ArrayEntity
-) -> bool:
+def _default_weight(checker: Checker, body: Body, source: Source, entity: ArrayEntity) -> bool:
     """Without normalize the weight is the score; without a score, 1."""
     hidden = clause(checker, body, source, "mask")
     if hidden is None or hidden.array is None:
@@ -312,4 +308,3 @@ def _default_read(checker: Checker, body: Body) -> syntax.Expression | None:
     product = syntax.Binary(span, "*", weight, values)
     binder = syntax.Binder(span, key, "plain", None)
     return syntax.Fold(span, syntax.Name(span, "sum"), ((binder,),), None, (product,))
-

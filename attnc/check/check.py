@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from attnc import syntax
@@ -48,13 +49,10 @@ def check_spec(
     if chosen is None:
         raise SpecError(checker.diagnostics)
     block: Block | None = None
-    try:
+    with suppress(TooMuch):
         block = _check(checker, library, chosen)
-    except TooMuch:
-        pass
     if checker.failed or block is None:
-        errors = [one for one in checker.diagnostics]
-        raise SpecError(errors)
+        raise SpecError(checker.diagnostics)
     return _spec(checker, chosen, source, block)
 
 
@@ -62,7 +60,7 @@ def make_checker(source: Source, library: Library, statics: Mapping[str, Scalar]
     """A checker with its parts put together."""
     checker = Checker(source, library, statics)
     checker.evaluate = lambda node, env, raw=False: evaluate(checker, node, env, raw)
-    checker.prove = prove
+    checker.prove = lambda facts, goal: prove(checker, facts, goal)
     checker.demand = lambda entity: demand(checker, entity)
     checker.clause = lambda body, keys, kind: clause(checker, body, keys, kind)
     checker.emit = lambda entity, node: emit_of(checker, entity, node)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from attnc import syntax
 from attnc.check import messages as m
@@ -19,7 +19,7 @@ from attnc.check.values import Environment, Evaluate, Facts, Need
 from attnc.errors import Diagnostic
 from attnc.expressions import tree
 from attnc.expressions.index import Axis, AxisForm, Index
-from attnc.expressions.tree import Array, Expr, Kind, Role, number, position, substitute
+from attnc.expressions.tree import Array, Expr, Kind, Role, position, substitute
 from attnc.source import Source, Span
 from attnc.spec import Block, Check, Definition, Input, Number, Repeat
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Statement = Definition | Repeat | Block
 Scalar = int | float | bool
+T = TypeVar("T")
 Emits = tuple[Definition, ...]
 
 MAX_DEPTH = 110  # evaluations inside one another: brackets, calls, expansions
@@ -73,6 +74,7 @@ class Checker:
     counters: dict[str, int] = field(default_factory=dict)
     folds: dict[bytes, Expr] = field(default_factory=dict)
     definitions: dict[str, Definition] = field(default_factory=dict)
+    proved: dict[tuple[bytes, frozenset[bytes]], bool] = field(default_factory=dict)
     randoms: dict[object, int] = field(default_factory=dict)
     sinks: list[list[Statement]] = field(default_factory=list)
     memo: dict[object, object] = field(default_factory=dict)
@@ -87,11 +89,13 @@ class Checker:
 
     # ------------------------------------------------------------------------------ diagnostics
 
-    def report(self, diagnostic: Diagnostic) -> None:
-        """Keeps a diagnostic; the same one twice counts once. Always None, the poisoned value."""
+    def report(self, diagnostic: Diagnostic) -> T | None:
+        """Keeps a diagnostic; the same one twice counts once. Always None, the poisoned value of
+        whatever was to be made."""
         self.diagnostics.setdefault(diagnostic)
         if len(self.diagnostics) > MAX_DIAGNOSTICS:
             raise TooMuch
+        return None
 
     @property
     def failed(self) -> bool:
@@ -195,9 +199,7 @@ class Checker:
         blank = {
             index: position(Index("%", index.axis, place)) for place, index in enumerate(node.bound)
         }
-        args = (
-            substitute(arg, blank) if place < 2 else arg for place, arg in enumerate(node.args)
-        )
+        args = (substitute(arg, blank) if place < 2 else arg for place, arg in enumerate(node.args))
         assert isinstance(node.attr, tuple)
         head = [str(part) if not isinstance(part, Index) else part.axis.name for part in node.attr]
         names = [index.name for index in node.bound]
@@ -237,9 +239,7 @@ class Checker:
     def names_param(self, expr: Expr) -> bool:
         """Whether a param (no static) occurs in an expression."""
         statics = {number.name for number in self.numbers if number.static}
-        return any(
-            node.op == "param" and node.attr not in statics for node in tree.postorder(expr)
-        )
+        return any(node.op == "param" and node.attr not in statics for node in tree.postorder(expr))
 
     def drop_proved(self, needs: Iterable[Need], facts: Facts) -> tuple[Need, ...]:
         """The needs that do not follow from the facts."""

@@ -29,7 +29,6 @@ from attnc.check.values import Environment
 from attnc.expressions import tree
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, Kind, number
-from attnc.source import Span
 from attnc.spec import Input, Number
 
 BATCH, HEAD, GROUP = "b", "h", "hk"
@@ -198,7 +197,7 @@ def _new_measured(checker: Checker, body: Body, name: str) -> Axis:
 def _shift(body: Body, name: str) -> Literal["", "offset", "key_offset"]:
     """Rows of an operator stand at an offset, keys at a key offset."""
     operator = body.operator
-    if body.parent is not None:
+    if body.parent is not None or not _has_queries(body):
         return ""
     rows = [b.name.name for b in operator.rows or () if b.form == "plain"] or ["i"]
     if operator.rows is not None and not any(b.form == "plain" for b in operator.rows):
@@ -208,6 +207,12 @@ def _shift(body: Body, name: str) -> Literal["", "offset", "key_offset"]:
     keys = [b.name.name for source in operator.keys or () for b in source if b.form == "plain"]
     first = keys[0] if operator.keys and keys else "j"
     return "key_offset" if name == first and name == "j" else ""
+
+
+def _has_queries(body: Body) -> bool:
+    """Whether rows can stand at an offset: in an attention, and in a pipeline over queries."""
+    names = [name.name for name in body.operator.arguments or ()]
+    return body.operator.kind == "attention" or "q" in names
 
 
 def _axis(checker: Checker, body: Body, node: syntax.Axis) -> None:
@@ -381,18 +386,14 @@ def _bind_argument(
 ) -> None:
     """An input of a called operator: the caller's array, its dimensions named as declared."""
     inner = iter([index for index in indices if not is_outer(index.axis)])
-    named = tuple(
-        old if is_outer(old.axis) else next(inner, old) for old in argument.indices
-    )
+    named = tuple(old if is_outer(old.axis) else next(inner, old) for old in argument.indices)
     if WIDTH[argument.kind] > WIDTH[kind] or (argument.kind == "bool") != (kind == "bool"):
         checker.report(m.argument_kind(entity.span, entity.name, kind, argument.kind))
     entity.array = Array(argument.name, named, argument.kind, argument.role, argument.span)
     entity.state = "done"
 
 
-def dimensions(
-    checker: Checker, body: Body, dims: Sequence[syntax.Binder]
-) -> list[Index] | None:
+def dimensions(checker: Checker, body: Body, dims: Sequence[syntax.Binder]) -> list[Index] | None:
     """The indices of declared dimensions, outer ones the shared outer indices."""
     found: list[Index] = []
     env = body_environment(checker, body)
@@ -478,13 +479,19 @@ def _names(checker: Checker, body: Body, statement: syntax.Statement) -> None:
     if isinstance(statement, syntax.Define):
         _equation(checker, body, statement)
     elif isinstance(statement, syntax.Solve):
-        add(checker, body, EquationEntity(statement.name.name, statement.name.span, body,
-                                          node=statement))
+        add(
+            checker,
+            body,
+            EquationEntity(statement.name.name, statement.name.span, body, node=statement),
+        )
     elif isinstance(statement, syntax.Repeat):
         _repeat(checker, body, statement)
     elif isinstance(statement, syntax.Operator):
-        add(checker, body, BlockEntity(statement.name.name, statement.name.span, body,
-                                       node=statement))
+        add(
+            checker,
+            body,
+            BlockEntity(statement.name.name, statement.name.span, body, node=statement),
+        )
     elif isinstance(statement, syntax.Clause):
         body.clauses.append(statement)
     elif isinstance(statement, syntax.Emit):
@@ -562,5 +569,3 @@ def _is_state(body: Body, name: str) -> bool:
         and any(each.name == name for group in statement.groups for each in group.names)
         for statement in body.operator.statements
     )
-
-

@@ -1,18 +1,294 @@
-"""Domains: what every read needs is proved, becomes a check of the call, or is reported."""
+"""Domains: what every read needs is proved, becomes a check of the call, or is reported.
+
+A need that does not follow from what is known is an error where indices alone refute it (`k[j - 1]`
+at j = 0), a check of the call where it comes down to lengths and numbers, and otherwise a matter of
+data, which the reference reports when it happens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fractions import Fraction
 
+from attnc.check import messages as m
 from attnc.check.checker import Checker
-from attnc.check.values import Facts, Need
-from attnc.expressions.tree import TRUE, Expr
+from attnc.check.facts import PURE, Case, Theory, axis_bounds
+from attnc.check.linear import Form, Monomial, eliminate, is_refuted, tightened
+from attnc.check.values import Facts, Need, conjuncts
+from attnc.expressions.index import Index
+from attnc.expressions.text import expression_text
+from attnc.expressions.tree import FALSE, TRUE, Expr, call, number, substitute
+from attnc.spec import Check
+
+ROUNDS = 6  # atoms of axioms of atoms
 
 
-def prove(facts: Facts, goal: Expr) -> bool:
-    """Whether a condition follows from facts."""
-    return goal == TRUE or any(goal == fact for fact in facts)
+def make_theory(checker: Checker) -> Theory:
+    return Theory(lambda array: checker.definitions.get(array.name), checker.spans_of)
+
+
+def prove(checker: Checker, facts: Facts, goal: Expr) -> bool:
+    """Whether a condition follows from facts, axes and lengths."""
+    if goal == TRUE or any(goal.digest == fact.digest for fact in facts):
+        return True
+    key = (goal.digest, frozenset(fact.digest for fact in facts))
+    known = checker.proved.get(key)
+    if known is None:
+        known = all(_follows(checker, facts, part) for part in conjuncts(goal))
+        checker.proved[key] = known
+    return known
+
+
+def _follows(checker: Checker, facts: Facts, goal: Expr) -> bool:
+    if any(goal.digest == fact.digest for fact in facts):
+        return True
+    theory = make_theory(checker)
+    wrong = theory.cases(goal, truth=False)
+    if any(not case for case in wrong):
+        return False  # nothing is known of what is asked
+    for case in wrong:
+        if is_refuted((*case, *_axioms_alone(theory, [case]))):
+            continue
+        if not all(is_refuted(each) for each in _systems(theory, facts, case)):
+            return False
+    return True
+
+
+def _axioms_alone(theory: Theory, cases: Sequence[Case]) -> list[Form]:
+    """What holds for atoms without alternatives: enough for most proofs."""
+    found: list[Form] = []
+    seen: set[bytes] = set()
+    for _ in range(ROUNDS):
+        todo = {atom for case in (*cases, found) for form in case for atom in form.atoms} - seen
+        if not todo:
+            break
+        seen |= todo
+        for atom in sorted(todo):
+            axioms = theory.axioms(theory.atoms[atom])
+            if len(axioms) == 1:
+                found += axioms[0]
+    return found
+
+
+def _systems(theory: Theory, facts: Facts, case: Case) -> list[Case]:
+    """A case with all facts that touch it, and the axioms of their atoms: the alternatives."""
+    found: list[Case] = [case]
+    atoms = {atom for form in case for atom in form.atoms}
+    known = [(theory.cases(fact), fact) for fact in facts]
+    known.sort(key=lambda pair: len(pair[0]))
+    pending = known
+    for _ in range(ROUNDS):
+        used = [part for part, _ in pending if _touches(part, atoms)]
+        pending = [pair for pair in pending if not _touches(pair[0], atoms)]
+        if not used:
+            break
+        found = theory.conjoin([found, *used])
+        atoms |= {atom for part in used for each in part for form in each for atom in form.atoms}
+    met = {index for atom in atoms for index in theory.atoms[atom].free}
+    theory.lossy = theory.lossy or any(fact.free & met for _, fact in pending)
+    seen: set[bytes] = set()
+    for _ in range(ROUNDS):
+        todo = {atom for each in found for form in each for atom in form.atoms} - seen
+        if not todo:
+            break
+        seen |= todo
+        axioms = [theory.axioms(theory.atoms[atom]) for atom in sorted(todo)]
+        found = theory.conjoin([found, *sorted(axioms, key=len)])
+    return found
+
+
+def _touches(part: Sequence[Case], atoms: set[bytes]) -> bool:
+    return any(form.atoms & atoms for case in part for form in case)
+
+
+# ------------------------------------------------------------------------------- what is not proved
 
 
 def settle_needs(checker: Checker, needs: Iterable[Need], facts: Facts) -> None:
-    """What is left to prove where everything is demanded."""
+    """Reports needs that fail, and makes checks of those that lengths and numbers decide. All
+    here is demanded."""
+    for need in needs:
+        for part in conjuncts(need.condition):
+            single = replace(need, condition=part)
+            if not checker.prove((*facts, *need.given), part):
+                _decide(checker, single, facts)
+
+
+def _decide(checker: Checker, need: Need, facts: Facts) -> None:
+    known = (*facts, *need.given)
+    theory = make_theory(checker)
+    wrong = theory.cases(need.condition, truth=False)
+    if not wrong or any(not case for case in wrong):
+        return
+    conditions: list[Expr] = []
+    for case in wrong:
+        for system in _systems(theory, known, case):
+            if is_refuted(system):
+                continue
+            found = _failure(checker, theory, system, need)
+            if found is None:
+                return  # data decides
+            if found == FALSE:
+                _report(checker, need)
+                return
+            conditions.append(found)
+    for condition in conditions:
+        _add_check(checker, need, condition)
+
+
+def _failure(checker: Checker, theory: Theory, system: Case, need: Need) -> Expr | None:
+    """When a system of inequalities has no solution, in terms of lengths and numbers: false where
+    it has one for all large lengths, None where more than these decides."""
+    atoms = {atom for form in system for atom in form.atoms}
+    exprs = [theory.atoms[atom] for atom in atoms]
+    coordinates = [expr for expr in exprs if expr.digest in theory.spans]
+    if any(expr.op not in PURE for expr in exprs if expr not in coordinates):
+        return None
+    indices = {expr.attr for expr in exprs if expr.op == "index"}
+    whole = {index for expr in coordinates for index in expr.free}
+    if (
+        theory.lossy
+        or theory.hidden & (indices | whole | set(need.condition.free))
+        or whole & indices
+    ):
+        return None
+    keep: set[Monomial] = set()
+    for form in system:
+        for monomial in form.terms:
+            inner = [theory.atoms[atom].op for atom in monomial]
+            varies = [op for op in inner if op not in ("param", "length", "start")]
+            if not varies:
+                keep.add(monomial)
+            elif len(monomial) > 1:
+                return None
+    left = eliminate(system, frozenset(keep))
+    if left is None:
+        return TRUE
+    decisive = [form for form in left if not _holds_for_large(checker, theory, form)]
+    if not decisive:
+        return FALSE
+    found = FALSE
+    for form in left:
+        if _always(theory, form):
+            continue
+        fails = _below_zero(theory, form)
+        found = fails if found == FALSE else call("or", found, fails)
+    return found
+
+
+def _always(theory: Theory, form: Form) -> bool:
+    """Whether form >= 0 for all lengths."""
+    lengths = all(theory.atoms[atom].op == "length" for atom in form.atoms)
+    return lengths and form.constant >= 0 and all(f > 0 for f in form.terms.values())
+
+
+def _below_zero(theory: Theory, form: Form) -> Expr:
+    """form < 0, with what is positive in it on the left and the rest on the right."""
+    form = tightened(form)
+    left = {monomial: factor for monomial, factor in form.terms.items() if factor > 0}
+    right = {monomial: -factor for monomial, factor in form.terms.items() if factor < 0}
+    constant = form.constant
+    strict = constant != -1 or not left
+    ours = Form(left, constant if strict and constant > 0 else Fraction(0))
+    theirs = Form(right, -constant if strict and constant < 0 else Fraction(0))
+    sign = "lt" if strict else "le"
+    return call(sign, _expression(theory, ours), _expression(theory, theirs))
+
+
+def _holds_for_large(checker: Checker, theory: Theory, form: Form) -> bool:
+    """Whether form >= 0 once lengths are large and numbers have their defaults."""
+    rest = Form({}, form.constant)
+    for monomial, factor in form.terms.items():
+        exprs = [theory.atoms[atom] for atom in monomial]
+        if any(expr.op == "start" for expr in exprs):
+            return False
+        default = _default(checker, exprs[0]) if len(exprs) == 1 else None
+        if default is not None:
+            rest = Form({}, rest.constant + factor * default)
+        elif factor < 0:
+            return False
+        else:
+            rest = Form({monomial: factor, **rest.terms}, rest.constant)
+    return bool(rest.terms) or rest.constant >= 0
+
+
+def _default(checker: Checker, expr: Expr) -> int | None:
+    if expr.op != "param":
+        return None
+    for entry in checker.numbers:
+        if entry.name == expr.attr and entry.default is not None:
+            value = entry.default.attr
+            return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return None
+
+
+def _expression(theory: Theory, form: Form) -> Expr:
+    """A form as an expression over its atoms."""
+    form = tightened(form)
+    found: Expr | None = None
+    for monomial, factor in sorted(form.terms.items(), key=lambda item: (-item[1], item[0])):
+        part = theory.atoms[monomial[0]]
+        for atom in monomial[1:]:
+            part = call("mul", part, theory.atoms[atom])
+        size = abs(int(factor))
+        if size != 1:
+            part = call("mul", number(size), part)
+        if found is None:
+            found = part if factor > 0 else call("neg", part)
+        else:
+            found = call("add" if factor > 0 else "sub", found, part)
+    constant = int(form.constant)
+    if found is None:
+        return number(constant)
+    if constant:
+        found = call("add" if constant > 0 else "sub", found, number(abs(constant)))
+    return found
+
+
+def _add_check(checker: Checker, need: Need, condition: Expr) -> None:
+    if any(check.condition == condition for check in checker.checks):
+        return
+    text = need.span.text
+    where = expression_text(condition, limit=200)
+    said = f"{text} reads outside its axis unless {where}"
+    checker.checks.append(Check(condition, said, need.span))
+
+
+# ------------------------------------------------------------------------------------------ reports
+
+
+def _report(checker: Checker, need: Need) -> None:
+    """`k[j - 1] reads -1 at j = 0`."""
+    condition = need.condition
+    at = condition.args[0]
+    low = condition.op == "ge"
+    moves: dict[Index, Expr] = {}
+    for index in sorted(at.free, key=lambda each: (each.name, each.number)):
+        moves[index] = _end(index, _grows(checker, at, index) != low)
+    value = _simple(checker, substitute(at, moves))
+    spots = [f"{index.name} = {_simple(checker, place)}" for index, place in moves.items()]
+    checker.report(
+        m.read_outside(need.span, need.span.text, value, ", ".join(spots) or "every point", True)
+    )
+
+
+def _grows(checker: Checker, at: Expr, index: Index) -> bool:
+    theory = make_theory(checker)
+    form = theory.form(at)
+    for monomial, factor in form.terms.items():
+        if any(theory.atoms[atom].attr == index for atom in monomial):
+            return factor > 0
+    return True
+
+
+def _end(index: Index, high: bool) -> Expr:
+    low, size = axis_bounds(index.axis)
+    if not high:
+        return low
+    return call("sub", call("add", low, size), number(1))
+
+
+def _simple(checker: Checker, expr: Expr) -> str:
+    theory = make_theory(checker)
+    return expression_text(_expression(theory, theory.form(expr)))

@@ -74,11 +74,7 @@ def settle(checker: Checker, value: Value) -> Value:
 
 def outer_of(checker: Checker, expr: Expr, skip: Sequence[Index] = ()) -> list[Index]:
     """The outer indices that an expression depends on, in the order b, h, groups."""
-    return [
-        index
-        for index in checker.outer_in_order()
-        if index in expr.free and index not in skip
-    ]
+    return [index for index in checker.outer_in_order() if index in expr.free and index not in skip]
 
 
 def equation(

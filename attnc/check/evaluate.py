@@ -195,9 +195,7 @@ def _default(checker: Checker, node: syntax.Default, env: Environment) -> Value 
 # ----------------------------------------------------------------------------------------- names
 
 
-def _name(
-    checker: Checker, node: syntax.Name, env: Environment, raw: bool
-) -> Value | None:
+def _name(checker: Checker, node: syntax.Name, env: Environment, raw: bool) -> Value | None:
     name = node.name
     bound = env.bounds.get(name)
     if bound is not None:
@@ -252,7 +250,7 @@ def _scale(checker: Checker, node: syntax.Name, env: Environment) -> Value | Non
     return Value(call("div", number(1.0), root, span=node.span))
 
 
-def _unknown(checker: Checker, node: syntax.Name, env: Environment) -> None:
+def _unknown(checker: Checker, node: syntax.Name, env: Environment) -> Value | None:
     """The message for a name that means nothing here."""
     name = node.name
     if env.frame is not None:
@@ -378,15 +376,17 @@ def _member(
     fill = env if fill is None else fill
     found = resolve(node.base, fill)
     name = node.name.name
-    if found is None or not isinstance(found[0], syntax.Name):
+    base, home = found if found is not None else (node.base, fill)
+    if not isinstance(base, syntax.Name):
         return checker.report(m.member_of_what(node.span, node.base.span.text, name))
-    base, home = found
     bound = home.bounds.get(base.name)
     if bound is not None:
         if args:
             return checker.report(m.not_an_array(node.span, node.span.text))
         return coordinate(checker, bound, base.name, node, home)
     entity = None if home.frame is not None else _entity(checker, base, home)
+    if isinstance(entity, Body):
+        return checker.report(m.member_of_what(node.span, base.name, name))
     if entity is None:
         return _unknown(checker, base, home)
     emit = checker.emit(entity, node)

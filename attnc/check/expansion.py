@@ -83,9 +83,9 @@ def expand(
     opened = _open(checker, frame, node, env)
     if opened is None:
         return None
-    start = replace(
-        env, frame=frame, bounds={}, facts=(*env.facts, *opened.conditions)
-    ).bind({n: b for n, b in opened.env.bounds.items() if n in frame.formals})
+    start = replace(env, frame=frame, bounds={}, facts=(*env.facts, *opened.conditions)).bind(
+        {n: b for n, b in opened.env.bounds.items() if n in frame.formals}
+    )
     if not checker.statements(frame, start):
         return None
     value = checker.evaluate(definition.result, start)
@@ -219,9 +219,7 @@ def _open(
             return None
         conditions.append(value.expr)
         needs = join_needs(needs, value.needs)
-    parts = [
-        inner.env.bounds[binder.name.name].parts for binder in node.sources[alternative]
-    ]
+    parts = [inner.env.bounds[binder.name.name].parts for binder in node.sources[alternative]]
     names = list(frame.formals)
     serial = checker.next_serial()
     if len(names) == 1:
@@ -234,9 +232,7 @@ def _open(
     return Binding(inner.env.bind(bounds), inner.indices, tuple(conditions), needs)
 
 
-def _alternative(
-    sources: Sequence[Sequence[syntax.Binder]], env: Environment
-) -> int | None:
+def _alternative(sources: Sequence[Sequence[syntax.Binder]], env: Environment) -> int | None:
     """The source at which an index of a call stands: the only one, or the one in scope."""
     if len(sources) == 1:
         for binder in sources[0]:
@@ -254,9 +250,7 @@ def _alternative(
     return None if best is None else best[1]
 
 
-def _inherited(
-    node: syntax.Fold, alternative: int, env: Environment
-) -> dict[str, int]:
+def _inherited(node: syntax.Fold, alternative: int, env: Environment) -> dict[str, int]:
     """Where binders are indices of a def around that stand for unions: the source they are at."""
     return {
         binder.name.name: env.bounds[binder.name.name].alternative

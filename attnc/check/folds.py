@@ -16,7 +16,6 @@ from attnc.check.values import Environment, Need, Part, Value, conjunction, join
 from attnc.expressions import tree
 from attnc.expressions.index import Index
 from attnc.expressions.tree import TRUE, Expr, call, number, position
-from attnc.source import Span
 
 MONOIDS = tree.MONOIDS
 SELECTS = tree.SELECTS
@@ -200,9 +199,7 @@ def _selection(
     return Value(_shared_selection(checker, chosen, asked), asked, needs)
 
 
-def _standing(
-    env: Environment, names: Sequence[str], asked: dict[Index, Index]
-) -> Environment:
+def _standing(env: Environment, names: Sequence[str], asked: dict[Index, Index]) -> Environment:
     """The bindings of a selection, standing at the indices asked for."""
     moved = {}
     for name in names:

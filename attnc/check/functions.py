@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from attnc import syntax
-from attnc.check import messages as m
 from attnc.check import folds
+from attnc.check import messages as m
 from attnc.check.arrays import length_of, start_of
 from attnc.check.binders import caller_view
 from attnc.check.bodies import ArrayEntity
@@ -113,7 +113,7 @@ def _where(
             branches.append(Value(value.expr, value.over, needs))
     if condition is None or len(branches) < 2:
         return None
-    return choose(checker, condition, *branches, span=node.span)
+    return choose(checker, condition, branches[0], branches[1], node.span)
 
 
 def _extreme(
@@ -172,9 +172,7 @@ def axes_named(checker: Checker, node: syntax.Expression, env: Environment) -> l
     return None
 
 
-def _coordinate_axis(
-    checker: Checker, node: syntax.Member, env: Environment
-) -> list[Axis] | None:
+def _coordinate_axis(checker: Checker, node: syntax.Member, env: Environment) -> list[Axis] | None:
     axes = axes_named(checker, node.base, env)
     if axes is None or len(axes) != 1 or axes[0].form != "product":
         return None
@@ -252,9 +250,7 @@ def _random(
     while env.frame is not None:
         env = caller_view(env)
     body = env.body.attention() or env.body
-    keys = next(
-        (s.names for s in body.sources if all(name in env.bounds for name in s.names)), ()
-    )
+    keys = next((s.names for s in body.sources if all(name in env.bounds for name in s.names)), ())
     at = [_position(env, ("b",)), _position(env, ("h",))]
     at += [_position(env, body.row_names), _position(env, keys)]
     return Value(Expr("random", tuple(at), ordinal, "real", node.span))
@@ -274,9 +270,7 @@ def _position(env: Environment, names: Sequence[str]) -> Expr:
     return number(0) if found is None else found
 
 
-Special = Callable[
-    [Checker, syntax.Call, Sequence[syntax.Expression], Environment], "Value | None"
-]
+Special = Callable[[Checker, syntax.Call, Sequence[syntax.Expression], Environment], "Value | None"]
 SPECIALS: dict[str, Special] = {
     "where": _where,
     "min": _extreme,
@@ -288,4 +282,3 @@ SPECIALS: dict[str, Special] = {
     "random": _random,
 }
 assert set(SPECIALS) == set(SPECIAL)
-

@@ -40,7 +40,9 @@ def frame_statements(checker: Checker, frame: Frame, env: Environment) -> bool:
         if isinstance(statement, syntax.Define):
             name = statement.name.name
             if name in frame.parameters or name in frame.formals:
-                checker.report(m.defined_twice(statement.name.span, name, frame.definition.span.line))
+                checker.report(
+                    m.defined_twice(statement.name.span, name, frame.definition.span.line)
+                )
                 fine = False
             elif name in repeated:
                 fine = _cell(checker, frame, statement, cells, env) and fine
@@ -104,9 +106,7 @@ def _local_array(
     return entity
 
 
-def _context(
-    checker: Checker, exprs: Iterable[Expr], own: Sequence[Index]
-) -> tuple[Index, ...]:
+def _context(checker: Checker, exprs: Iterable[Expr], own: Sequence[Index]) -> tuple[Index, ...]:
     free: set[Index] = set()
     for expr in exprs:
         free |= expr.free
@@ -159,9 +159,7 @@ def _cell(
         frame.local[name] = entity
         return True
     array = known.lines[0].array
-    moves = {
-        new: position(old) for new, old in zip(opened[1], array.indices, strict=False)
-    }
+    moves = {new: position(old) for new, old in zip(opened[1], array.indices, strict=False)}
     value = Value(value.expr, (*opened[1], *value.over), value.needs).moved(moves)
     placed = assign(checker, value, array, array.indices[: len(moves)], (), node.span, name)
     if placed is None:
@@ -192,7 +190,7 @@ def _local_repeat(
             return False
         cell = cells[line.name.name]
         order.append((cell, cell.lines[-1]))
-    for name, cell in cells.items():
+    for name in cells:
         if name not in before:
             checker.report(m.repeat_without_start(node.span, name))
             return False
@@ -216,9 +214,8 @@ def _local_repeat(
     def final(line: Definition) -> Definition:
         return Definition(finals[line.array], cast(rewrite(line.expr, change), "real"), line.span)
 
-    for line in first:
-        checker.sinks[-1].append(final(line))
-    lines = tuple(final(line) for _, line in order)
+    checker.sinks[-1] += [final(start) for start in first]
+    lines = tuple(final(each) for _, each in order)
     checker.sinks[-1].append(Repeat(index, count, lines, node.span))
     for cell in cells.values():
         cell.entity.array = finals[cell.lines[0].array]

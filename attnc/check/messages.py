@@ -60,7 +60,9 @@ def defined_twice(name: str, line: int) -> Wording:
 
 @message("name")
 def reserved_name(name: str) -> Wording:
-    return Wording(f"`{name}` has a meaning of its own and cannot be defined.", "Take another name.")
+    return Wording(
+        f"`{name}` has a meaning of its own and cannot be defined.", "Take another name."
+    )
 
 
 @message("name")
@@ -279,7 +281,8 @@ def of_outside_fold() -> Wording:
 @message("axis")
 def left_side_differs(name: str) -> Wording:
     return Wording(
-        f"the left side of `{name}` does not have its axes.", "All its equations have the same ones."
+        f"the left side of `{name}` does not have its axes.",
+        "All its equations have the same ones.",
     )
 
 
@@ -352,7 +355,9 @@ def clause_of_no_source(kind: str, names: str, known: Sequence[str]) -> Wording:
 
 @message("legality")
 def no_score(name: str) -> Wording:
-    return Wording(f"`{name}` reads `score` and has none.", "Write it: score: dot(q[i], k[j]) * scale.")
+    return Wording(
+        f"`{name}` reads `score` and has none.", "Write it: score: dot(q[i], k[j]) * scale."
+    )
 
 
 @message("legality")
@@ -402,7 +407,9 @@ def state_of_group(name: str, index: str, groups: Sequence[str]) -> Wording:
 
 @message("legality")
 def not_in_step(where: str) -> Wording:
-    return Wording(f"this cannot stand in {where}.", "Only equations can (in a def: solve, repeat).")
+    return Wording(
+        f"this cannot stand in {where}.", "Only equations can (in a def: solve, repeat)."
+    )
 
 
 @message("legality")
@@ -482,7 +489,9 @@ def binders_missing(function: str, names: Sequence[str]) -> Wording:
 
 @message("legality")
 def binders_unwanted(function: str) -> Wording:
-    return Wording(f"`{function}` folds over nothing.", f"Call it without a colon: {function}(...).")
+    return Wording(
+        f"`{function}` folds over nothing.", f"Call it without a colon: {function}(...)."
+    )
 
 
 @message("legality")

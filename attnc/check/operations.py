@@ -88,9 +88,7 @@ def _called(checker: Checker, entity: BlockEntity) -> Body | None:
     return inner
 
 
-def _bind_arguments(
-    checker: Checker, inner: Body, call: syntax.Call, entity: BlockEntity
-) -> bool:
+def _bind_arguments(checker: Checker, inner: Body, call: syntax.Call, entity: BlockEntity) -> bool:
     """Matches a call's arguments with the operator's positional names and keywords."""
     operator = inner.operator
     positional = [name.name for name in operator.arguments or ()]
@@ -210,5 +208,3 @@ def _argument_array(
         title = f"{body.prefix}{entity.name}.{name}"
         checker.define(finish(checker, value, (), env, made, title, "definition", node.span))
     return made.array
-
-

@@ -60,7 +60,7 @@ def _placed(value: Value, over: Sequence[Index]) -> Value | None:
 def join(
     checker: Checker, values: Sequence[Value], span: Span, sign: str
 ) -> tuple[list[Expr], tuple[Index, ...], tuple[Value, ...]] | None:
-    """The expressions of values over one tuple of left-over indices: that of the value with most."""
+    """The expressions of values over one tuple of left-over indices: the longest among them."""
     widest = max(values, key=lambda value: len(value.over))
     if all(not value.over for value in values):
         return [value.expr for value in values], (), tuple(values)
@@ -152,9 +152,7 @@ def compare(checker: Checker, sign: str, left: Value, right: Value, span: Span) 
     return frame.with_expr(call(COMPARE[sign], *exprs, span=span))
 
 
-def logic(
-    checker: Checker, op: str, values: Sequence[Value], span: Span
-) -> Value | None:
+def logic(checker: Checker, op: str, values: Sequence[Value], span: Span) -> Value | None:
     """`and`, `or` of conditions, needs of later ones already conditional."""
     for value in values:
         if value.kind != "bool":
@@ -200,9 +198,7 @@ def inverse(checker: Checker, value: Value, span: Span) -> Value | None:
     return value.with_expr(negation(value.expr))
 
 
-def choose(
-    checker: Checker, condition: Value, yes: Value, no: Value, span: Span
-) -> Value | None:
+def choose(checker: Checker, condition: Value, yes: Value, no: Value, span: Span) -> Value | None:
     """`where(condition, yes, no)`; the needs of the branches are already conditional."""
     if condition.kind != "bool":
         text = condition.expr.span or span
@@ -243,9 +239,7 @@ def contract(checker: Checker, left: Value, right: Value, span: Span) -> Value |
 
 def apart(checker: Checker, value: Value, taken: Sequence[Index]) -> Value:
     """The value with other left-over indices than `taken`."""
-    fresh = {
-        index: checker.fresh(index.name, index.axis) for index in value.over if index in taken
-    }
+    fresh = {index: checker.fresh(index.name, index.axis) for index in value.over if index in taken}
     if not fresh:
         return value
     moved = value.moved({old: position(new) for old, new in fresh.items()})

@@ -161,5 +161,3 @@ def _declared(entity: StateEntity) -> Axes:
 def state_outer(checker: Checker, body: Body) -> tuple[Index, ...]:
     """The outer indices of the states of a body that name none themselves."""
     return outer_indices(checker, body, _state_texts(body))
-
-

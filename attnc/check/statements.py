@@ -17,6 +17,7 @@ from attnc.check.bodies import (
     BlockEntity,
     Body,
     EquationEntity,
+    LocalEntity,
     RepeatEntity,
     RepeatGroup,
     is_outer,
@@ -33,7 +34,7 @@ from attnc.check.equations import (
 )
 from attnc.check.outer_axes import outer_indices
 from attnc.check.solving import solve_value
-from attnc.check.values import Environment, Value, bound_at
+from attnc.check.values import Environment, bound_at
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
 from attnc.spec import Definition, Repeat
@@ -57,7 +58,7 @@ def demand(checker: Checker, entity: ArrayEntity) -> Array | None:
     return entity.array if entity.state == "done" else None
 
 
-def _cycle(checker: Checker, entity: ArrayEntity) -> None:
+def _cycle(checker: Checker, entity: ArrayEntity) -> Array | None:
     """The message for an equation that reads itself, over whatever names."""
     names = [each.name for each in checker.active]
     place = max(index for index, each in enumerate(checker.active) if each is entity)
@@ -82,6 +83,8 @@ def _evaluate(checker: Checker, entity: ArrayEntity) -> bool:
         return _repeat(checker, body, entity.group)
     if isinstance(entity, BlockEntity):
         return checker.block(entity)
+    if isinstance(entity, LocalEntity):
+        checker.report(m.local_too_early(entity.span, entity.name))
     return False
 
 
@@ -159,8 +162,9 @@ def repeat_index(
         return None
     count = length_of(axis)
     if checker.names_param(count):
-        return checker.report(m.param_as_shape(binder.bound.span, binder.bound.span.text,
-                                               "is the count of a repeat"))
+        return checker.report(
+            m.param_as_shape(binder.bound.span, binder.bound.span.text, "is the count of a repeat")
+        )
     index = checker.fresh(binder.name.name, axis)
     bound = bound_at(index, checker.next_serial())
     return env.bind({binder.name.name: bound}), index, count

@@ -236,4 +236,3 @@ def _local(
     entity.rows = tuple(rows)
     entity.state = "done"
     checker.sinks[-1].append(Definition(entity.array, value.expr, node.span))
-

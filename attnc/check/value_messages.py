@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from attnc.errors import Wording, message
 
 # ---------------------------------------------------------------------------------------- kinds
@@ -24,7 +22,9 @@ def truth_compared(sign: str) -> Wording:
 
 @message("kind")
 def complex_order(sign: str) -> Wording:
-    return Wording(f"complex numbers have no order for `{sign}`.", "Compare re(x), im(x) or abs(x).")
+    return Wording(
+        f"complex numbers have no order for `{sign}`.", "Compare re(x), im(x) or abs(x)."
+    )
 
 
 @message("kind")
@@ -124,7 +124,9 @@ def division_by_zero(sign: str) -> Wording:
 
 @message("kind")
 def gradient_of(text: str) -> Wording:
-    return Wording(f"grad takes the derivative of one real number; `{text}` is none.", "miss @ miss")
+    return Wording(
+        f"grad takes the derivative of one real number; `{text}` is none.", "miss @ miss"
+    )
 
 
 @message("kind")
@@ -223,9 +225,7 @@ def number_with_axes(name: str, stage: str) -> Wording:
 
 @message("stage")
 def param_as_shape(name: str, what: str) -> Wording:
-    return Wording(
-        f"`{name}` {what} and is a param.", "Declare it static: one kernel per value."
-    )
+    return Wording(f"`{name}` {what} and is a param.", "Declare it static: one kernel per value.")
 
 
 @message("legality")
@@ -255,7 +255,3 @@ def _a(kind: str) -> str:
     """The kind with its article."""
     words = {"bool": "true or false", "int": "an int", "real": "a real", "complex": "a complex"}
     return words.get(kind, kind)
-
-
-__all__ = [name for name in dir() if not name.startswith("_")]
-_ = Sequence

@@ -214,4 +214,6 @@ class Environment:
 class Evaluate(Protocol):
     """Evaluates an expression in an environment; None after an error."""
 
-    def __call__(self, node: syntax.Expression, env: Environment, raw: bool = False) -> Value | None: ...
+    def __call__(
+        self, node: syntax.Expression, env: Environment, raw: bool = False
+    ) -> Value | None: ...

@@ -1,0 +1,142 @@
+"""Linear forms over integer atoms, and whether a system of inequalities has a solution.
+
+An atom is whatever stands for an integer: an index, a length, a param, a quotient. A form is a sum
+of products of atoms with rational factors, so a product of two atoms counts as one variable.
+Systems are refuted by Fourier-Motzkin elimination over the rationals, tightened for integers; what is not
+refuted may still have no solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor, gcd
+
+Monomial = tuple[bytes, ...]  # digests of atoms, sorted; () is the constant
+
+MAX_INEQUALITIES = 160
+MAX_DEGREE = 3
+
+
+@dataclass(frozen=True)
+class Form:
+    """A sum of monomials with factors; `constant` is the factor of the empty one."""
+
+    terms: Mapping[Monomial, Fraction]
+    constant: Fraction = Fraction(0)
+
+    def __add__(self, other: Form) -> Form:
+        terms = dict(self.terms)
+        for monomial, factor in other.terms.items():
+            terms[monomial] = terms.get(monomial, Fraction(0)) + factor
+        kept = {monomial: factor for monomial, factor in terms.items() if factor}
+        return Form(kept, self.constant + other.constant)
+
+    def times(self, factor: Fraction | int) -> Form:
+        if not factor:
+            return Form({})
+        scaled = {monomial: each * factor for monomial, each in self.terms.items()}
+        return Form(scaled, self.constant * factor)
+
+    def __sub__(self, other: Form) -> Form:
+        return self + other.times(-1)
+
+    def shifted(self, constant: int) -> Form:
+        return Form(self.terms, self.constant + constant)
+
+    @property
+    def atoms(self) -> frozenset[bytes]:
+        return frozenset(atom for monomial in self.terms for atom in monomial)
+
+
+def product(left: Form, right: Form) -> Form | None:
+    """The product of two forms; None where its degree is too large."""
+    terms: dict[Monomial, Fraction] = {}
+    constant = Fraction(0)
+    one = [*left.terms.items(), ((), left.constant)]
+    other = [*right.terms.items(), ((), right.constant)]
+    for first, factor in one:
+        for second, other_factor in other:
+            value = factor * other_factor
+            monomial = tuple(sorted((*first, *second)))
+            if not value:
+                continue
+            if len(monomial) > MAX_DEGREE:
+                return None
+            if monomial:
+                terms[monomial] = terms.get(monomial, Fraction(0)) + value
+            else:
+                constant += value
+    return Form({monomial: factor for monomial, factor in terms.items() if factor}, constant)
+
+
+def tightened(form: Form) -> Form:
+    """form >= 0 with whole, coprime factors and the constant rounded down."""
+    if not form.terms:
+        return form
+    scale = 1
+    for factor in form.terms.values():
+        scale = scale * factor.denominator // gcd(scale, factor.denominator)
+    common = 0
+    for factor in form.terms.values():
+        common = gcd(common, int(factor * scale))
+    terms = {monomial: factor * scale / common for monomial, factor in form.terms.items()}
+    return Form(terms, Fraction(floor(form.constant * scale / common)))
+
+
+def eliminate(system: Iterable[Form], keep: frozenset[Monomial] = frozenset()) -> list[Form] | None:
+    """What a system of `form >= 0` says about the monomials to keep: all others eliminated. None
+    where it has no solution. A system that grows too large loses inequalities, which is safe: it
+    says less."""
+    forms = _reduced(system)
+    while forms is not None:
+        variables = {monomial for form in forms for monomial in form.terms} - keep
+        if not variables:
+            return forms
+        forms = _without(forms, min(variables, key=lambda v: (_growth(forms or [], v), v)))
+    return None
+
+
+def is_refuted(system: Iterable[Form]) -> bool:
+    """Whether `form >= 0` for all forms has no solution."""
+    return eliminate(system) is None
+
+
+def _growth(forms: list[Form], variable: Monomial) -> int:
+    above = sum(1 for form in forms if form.terms.get(variable, 0) > 0)
+    below = sum(1 for form in forms if form.terms.get(variable, 0) < 0)
+    return above * below - above - below
+
+
+def _without(forms: list[Form], variable: Monomial) -> list[Form] | None:
+    above = [form for form in forms if form.terms.get(variable, 0) > 0]
+    below = [form for form in forms if form.terms.get(variable, 0) < 0]
+    rest = [form for form in forms if variable not in form.terms]
+    for low in above:
+        for high in below:
+            joined = low.times(-high.terms[variable]) + high.times(low.terms[variable])
+            rest.append(joined)
+    return _reduced(rest)
+
+
+def _reduced(forms: Iterable[Form]) -> list[Form] | None:
+    """Tightened, each direction once with its strongest constant; None for a contradiction."""
+    found: dict[frozenset[tuple[Monomial, Fraction]], Form] = {}
+    for form in forms:
+        form = tightened(form)
+        if not form.terms:
+            if form.constant < 0:
+                return None
+            continue
+        key = frozenset(form.terms.items())
+        known = found.get(key)
+        if known is None or form.constant < known.constant:
+            found[key] = form
+    for form in found.values():
+        opposite = frozenset((monomial, -factor) for monomial, factor in form.terms.items())
+        other = found.get(opposite)
+        if other is not None and form.constant + other.constant < 0:
+            return None
+    kept = sorted(found.values(), key=lambda form: len(form.terms))
+    return kept[:MAX_INEQUALITIES]
