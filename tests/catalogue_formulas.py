@@ -668,7 +668,7 @@ def squeeze_excite(x, n):
 def channel_attention(x, n):
     q, k, v = x["q"], x["k"], x["v"]  # [b, h, n, c]
     s = q.swapaxes(-1, -2) @ k / x["temperature"][:, None, None]
-    return (softmax(s) @ v.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return softmax(s) @ v.swapaxes(-1, -2)  # [b, h, c, n]
 
 
 @formula

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnc.runtime.eager_numbers import Real, Value, as_real
+from attnc.runtime.eager_numbers import Real, Value, as_real, stop
 from attnc.runtime.eager_slopes import broadcast
 
 
@@ -36,13 +36,13 @@ def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]])
             above = torch.where(falls, value > 0, value < 0)
             a, b = torch.where(above, middle, a), torch.where(above, b, middle)
         unknown = a + (b - a) / 2
-    if not torch.is_grad_enabled():
+    forward_ad: Any = torch.autograd.forward_ad
+    tangents = forward_ad._current_level >= 0
+    if not tangents and not (torch.is_grad_enabled() and difference(unknown).requires_grad):
         return Real(unknown)
     for _ in range(2):
         unknown = unknown if unknown.requires_grad else unknown.requires_grad_()
         value = difference(unknown)
-        if not value.requires_grad:
-            break
         (slope,) = torch.autograd.grad(value.sum(), unknown, create_graph=True)
         flat = (slope == 0) | ~torch.isfinite(slope) | ~torch.isfinite(value)
         step = torch.where(flat, 0.0, value) / torch.where(flat, 1.0, slope)
@@ -54,6 +54,17 @@ def tracked(x: Value) -> Real:
     """A state by which something is differentiated."""
     value = as_real(x).plain()
     return Real(value if value.requires_grad else value.detach().requires_grad_())
+
+
+def wants_gradients(*values: Value) -> bool:
+    """Whether autograd follows any of some numbers and tensors."""
+    tensors = [x.mantissa if isinstance(x, Real) else x for x in values]
+    return any(isinstance(x, Tensor) and x.requires_grad for x in tensors)
+
+
+def keep_graph(x: Value, wanted: bool) -> Value:
+    """x; a constant where only the operator's own derivatives needed a graph."""
+    return x if wanted else stop(x)
 
 
 def slope_by(number: Value, by: Real) -> Real:

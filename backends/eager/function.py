@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from attnc.backends.eager.head import HeadPrinter, quoted, short
-from attnc.backends.eager.prepare import all_blocks, all_definitions
+from attnc.backends.eager.prepare import all_blocks, all_definitions, clauses
 from attnc.backends.eager.printer import Text
 
 from attnc.expressions.index import Index
@@ -82,7 +82,9 @@ class FunctionPrinter(HeadPrinter):
         if name in self.printed or name in self.states:
             return
         block = self._steps_of(name)
-        if block is not None:
+        if name in self.rows and block is not None:
+            self._stack(name, block.rows[-1])
+        elif block is not None:
             self._steps(block, [self.equations.first[name]])
         elif name in self.equations.repeats:
             self._repeat(self.equations.repeats[name])
@@ -139,62 +141,110 @@ class FunctionPrinter(HeadPrinter):
     # --- steps --------------------------------------------------------------------------------
 
     def _steps(self, block: Block, wanted: Sequence[Definition]) -> None:
-        """A block with states: a loop over its last row index that records what is wanted."""
+        """A block with states: a loop over its last row index that records what is wanted, and
+        emits where the call asks for them."""
         p = self.printer
-        wanted = list({d.array.name: d for d in (*wanted, *self._also(block, wanted))}.values())
+        always = list({d.array.name: d for d in (*wanted, *self._also(block))}.values())
+        asked = self._asked(block, always)
         graph = any(s.array.name in self.differentiated for s in block.states)
         if graph:
             p.line("grad_mode = torch.is_grad_enabled()")
+            given = ", ".join(self.arguments[i.name] for i in self.spec.inputs)
+            p.line(f"wanted = grad_mode and wants_gradients({given})")
             p.line("torch.set_grad_enabled(True)  # grad() below needs a graph")
         for state in block.states:
             self._initial(state.array, state.initial)
-        lists = {d.array.name: self.names.fresh(f"rows_of_{short(d.array.name)}") for d in wanted}
-        for name in lists.values():
-            p.line(f"{name} = []")
-        row = block.rows[-1]
+        for each in (*always, *asked):
+            name = each.array.name
+            self.rows[name] = (each.array, self.names.fresh(f"rows_of_{short(name)}"))
+            p.line(f"{self.rows[name][1]} = []")
+        self._loop(block, always, asked)
+        for each in always:
+            self._stack(each.array.name, block.rows[-1])
+        if graph:
+            p.line("torch.set_grad_enabled(grad_mode)")
+            for array in [each.array for each in (*always, *block.states)]:
+                p.line(f"{p.arrays[array.name]} = keep_graph({p.arrays[array.name]}, wanted)")
+
+    def _loop(
+        self, block: Block, always: Sequence[Definition], asked: Sequence[Definition]
+    ) -> None:
+        p, row = self.printer, block.rows[-1]
         at = self.names.fresh(f"{row.name}_at")
         first = p.starts.get(row.axis.name)
-        count = p.lengths[row.axis.name]
-        p.line(
-            f"for {at} in range({count}):"
-            if first is None
-            else f"for {at} in range({first}, {first} + {count}):"
-        )
+        p.line(f"for {at} in range({_span(first, p.lengths[row.axis.name])}):")
         p.depth += 1
         p.fixed[row] = at
         p.product_type = "wide"
+        self._clauses(block, row)
         for line in block.updates:
             name = self._define(line, self.equations.prepared(line, block))
             if line.array.name in self.differentiated:
                 p.line(f"{name} = tracked({name})")
-        for each in wanted:
-            text = p.expression(self.equations.prepared(each, block), each.array.indices)
-            inner = [index for index in each.array.indices if index != row]
-            fitted = p.spread(text, inner) if inner else text.code
-            p.line(f"{lists[each.array.name]}.append({fitted})")
+        for each in always:
+            self._record(each, block, row)
+        for each in asked:
+            p.line(f"if {quoted(each.array.name)} in emit:")
+            p.depth += 1
+            self._record(each, block, row)
+            p.depth -= 1
         p.product_type = "narrow"
         p.depth -= 1
         del p.fixed[row]
-        if graph:
-            p.line("torch.set_grad_enabled(grad_mode)")
-        for each in wanted:
-            self._stack(each.array, row, lists[each.array.name])
+        for array in clauses(block):
+            p.rowless.pop(array.name, None)
 
-    def _also(self, block: Block, wanted: Sequence[Definition]) -> list[Definition]:
-        """What the rows must record besides: the result, and what others read or may ask for."""
-        moving = self.equations.moving[block.name]
-        own = {d.array.name for d in all_definitions(block)}
-        found = [d for d in (block.result, *block.emits) if d.array.name in moving]
-        if block is self.spec.root:
-            found += [d for d in block.offered if d.array.name in moving]
-        for other in all_blocks(self.spec.root):
-            if other is block:
+    def _record(self, definition: Definition, block: Block, row: Index) -> None:
+        p = self.printer
+        text = self._row_of(definition, block)
+        inner = [index for index in definition.array.indices if index != row]
+        fitted = p.spread(text, inner) if inner else text.code
+        p.line(f"{self.rows[definition.array.name][1]}.append({fitted})")
+
+    def _asked(self, block: Block, always: Sequence[Definition]) -> list[Definition]:
+        """The emits that move with the rows."""
+        if block is not self.spec.root:
+            return []
+        moving, known = self.equations.moving[block.name], {d.array.name for d in always}
+        emits = (*block.emits, *block.offered)
+        return [d for d in emits if d.array.name in moving and d.array.name not in known]
+
+    def _clauses(self, block: Block, row: Index) -> None:
+        """Mask, score and weight of this row, where states move them: before any update."""
+        p = self.printer
+        for array in clauses(block):
+            definition = self.equations.first.get(array.name)
+            if definition is None or array.name not in self.equations.moving[block.name]:
                 continue
+            p.arrays.pop(array.name, None)
+            self._define(definition, self.equations.prepared(definition, block))
+            if row in array.indices:
+                p.rowless[array.name] = array.indices.index(row)
+
+    def _row_of(self, definition: Definition, block: Block) -> Text:
+        """What one row of a definition is, in the loop over rows."""
+        p, array = self.printer, definition.array
+        if array.name in p.rowless:
+            inner = tuple(index for index in array.indices if index not in p.fixed)
+            return Text(p.arrays[array.name], inner)
+        return p.expression(self.equations.prepared(definition, block), array.indices)
+
+    def _also(self, block: Block) -> list[Definition]:
+        """What the rows must record besides: the result, and what is read once all rows are
+        there."""
+        moving = self.equations.moving[block.name]
+        found = [block.result] if block.result.array.name in moving else []
+        for other in all_blocks(self.spec.root):
             for definition in all_definitions(other):
-                for name in self._read_by(definition.expr):
-                    if name in moving and name in own and name in self.equations.first:
-                        found.append(self.equations.first[name])
+                inside = other is block and (
+                    definition.array.name in moving or definition in block.updates
+                )
+                names = [] if inside else self._read_by(definition.expr)
+                found += [self.equations.first[n] for n in names if self._is_recorded(n, block)]
         return found
+
+    def _is_recorded(self, name: str, block: Block) -> bool:
+        return name in self.equations.moving[block.name] and name in self.equations.first
 
     def _initial(self, array: Array, initial: Expr) -> None:
         p = self.printer
@@ -208,17 +258,15 @@ class FunctionPrinter(HeadPrinter):
         if array.name in self.differentiated:
             p.line(f"{given} = tracked({given})")
 
-    def _stack(self, array: Array, row: Index, rows: str) -> None:
+    def _stack(self, name: str, row: Index) -> None:
         p = self.printer
-        name = self.names.fresh(array.name)
+        array, rows = self.rows[name]
+        p.arrays[name] = self.names.fresh(name)
         sizes = ", ".join(p.lengths[index.axis.name] for index in array.indices)
-        if row in array.indices:
-            dim = array.indices.index(row)
-            p.line(f"{name} = stacked({rows}, {dim}, ({sizes},), {DTYPES[array.kind]})")
-        else:
-            p.line(f"{name} = {rows}[-1]")
-        p.arrays[array.name] = name
-        self.printed.add(array.name)
+        dim = array.indices.index(row)
+        kind = DTYPES[array.kind]
+        p.line(f"{p.arrays[name]} = stacked({rows}, {dim}, ({sizes},), {kind})")
+        self.printed.add(name)
 
     # --- results ------------------------------------------------------------------------------
 
@@ -242,7 +290,7 @@ class FunctionPrinter(HeadPrinter):
     def _emit(self, definition: Definition) -> None:
         """An emit on request; what only it needs is printed in its branch."""
         p = self.printer
-        name = short(definition.array.name)
+        name = definition.array.name
         printed, arrays = set(self.printed), dict(p.arrays)
         p.line(f"if {quoted(name)} in emit:")
         p.depth += 1

@@ -31,6 +31,7 @@ class HeadPrinter:
         self.printer.arrays |= {name: self.arguments[name] for name in inputs}
         self.printer.numbers |= {name: self.arguments[name] for name in numbers}
         self.printed: set[str] = set(inputs)
+        self.rows: dict[str, tuple[Array, str]] = {}  # recorded row by row, by name: the list
         self.differentiated = {
             node.array.name for expr in self._all() for node in postorder(expr) if node.op == "grad"
         }
@@ -101,16 +102,14 @@ class HeadPrinter:
 
     def _emitted(self) -> list[tuple[str, Array]]:
         root = self.spec.root
-        found = [(short(d.array.name), d.array) for d in (*root.emits, *root.offered)]
+        found = [(d.array.name, d.array) for d in (*root.emits, *root.offered)]
         return found + [(name, state.array) for name, state in self.states.items()]
 
     def _tensors(self) -> None:
         """Casts: integers are int64; reals become Real, in the dtype they have."""
         p = self.printer
-        like = next(
-            (i for i in self.spec.inputs if i.array.kind == "real" and i.default is None),
-            self.spec.inputs[0],
-        )
+        certain = [i for i in self.spec.inputs if i.array.kind == "real" and i.default is None]
+        like = next((i for i in certain if i.positional), (certain or self.spec.inputs)[0])
         p.line(f"narrow = {self.arguments[like.name]}.dtype")
         p.arrays["#like"] = self.names.fresh("some")
         p.line(f"{p.arrays['#like']} = {self.arguments[like.name]}")

@@ -14,6 +14,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import (
     FALSE,
     TRUE,
+    Array,
     Expr,
     call,
     fold,
@@ -111,7 +112,9 @@ class Equations:
         """The arrays of a block that depend on its states or on locals of its step."""
         moving = {state.array.name for state in block.states}
         moving |= {line.array.name for line in block.updates}
+        row = block.rows[-1]  # what has no row is made of all rows, after the last
         own = [d for d in all_definitions(block) if d not in block.updates]
+        own = [d for d in own if row in d.array.indices]
         while True:
             more = {
                 d.array.name for d in own if any(r.array.name in moving for r in _reads(d.expr))
@@ -128,7 +131,7 @@ class Equations:
         return bordered(expr)
 
     def _written_out(self, expr: Expr, block: Block) -> Expr:
-        moving = self.moving[block.name]
+        moving = self.moving[block.name] - {array.name for array in clauses(block)}
 
         def change(node: Expr) -> Expr:
             if node.op != "read" or node.array.name not in moving:
@@ -161,6 +164,13 @@ class Equations:
             return call("and", node, call("ne", score, BOTTOM))
 
         return rewrite(expr, change)
+
+
+def clauses(block: Block) -> list[Array]:
+    """Mask, score and weight of a block's sources, each after those that it may read: in a step
+    they see the states as the last row left them, so they are evaluated first."""
+    found = [(source.mask, source.score, source.weight) for source in block.sources]
+    return [array for each in zip(*found, strict=True) for array in each if array is not None]
 
 
 def _reads(expr: Expr) -> list[Expr]:

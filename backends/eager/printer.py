@@ -34,7 +34,8 @@ RESERVED = frozenset((
     "offset", "out", "over", "over_batch", "padded", "part", "per_batch", "plain", "product",
     "random", "range", "ranked", "real", "remainder", "results", "root", "rounded", "seed",
     "shifts", "sign", "slope_by", "smallest", "spread", "sqrt", "stacked", "stop", "tensors",
-    "to_complex", "torch", "total", "tracked", "tuple", "where", "wide",
+    "to_complex", "torch", "total", "tracked", "tuple", "wanted", "wants_gradients", "where",
+    "wide",
 ))  # fmt: skip
 LONG = 60  # characters of an expression that is worth a line of its own
 
@@ -76,6 +77,7 @@ class Printer:
     arrays                       names by array name
     numbers                      names by number name
     fixed                        positions that a loop binds, by index
+    rowless                      arrays that hold one row for now: the place of the row's dimension
     """
 
     def __init__(self, names: Names) -> None:
@@ -89,6 +91,7 @@ class Printer:
         self.numbers: dict[str, str] = {}
         self.unknowns: dict[str, Text] = {}
         self.fixed: dict[Index, str] = {}
+        self.rowless: dict[str, int] = {}
         self.order: list[Index] = []
         self.scopes: list[dict[bytes, Text]] = []
         self.product_type = "narrow"
@@ -283,8 +286,15 @@ class Printer:
     # --- reads --------------------------------------------------------------------------------
 
     def _print_read(self, node: Expr, args: list[Text]) -> Text:
-        name = self.arrays[node.array.name]
-        return self.looked_up(name, node.array.indices, node.args, args)
+        name, indices = self.arrays[node.array.name], node.array.indices
+        skip = self.rowless.get(node.array.name, -1)
+        kept = [place for place in range(len(indices)) if place != skip]
+        return self.looked_up(
+            name,
+            [indices[place] for place in kept],
+            [node.args[place] for place in kept],
+            [args[place] for place in kept],
+        )
 
     def looked_up(
         self, name: str, indices: Sequence[Index], positions: Sequence[Expr], args: Sequence[Text]

@@ -186,10 +186,8 @@ def _dense(evaluator: Evaluator, array: Array, grid: Grid) -> Values:
 
 
 def _emit_definition(spec: Spec, name: str) -> Definition | None:
-    for definition in (*spec.root.emits, *spec.root.offered):
-        if name in (definition.array.name, definition.array.name.rpartition(".")[2]):
-            return definition
-    return None
+    emits = (*spec.root.emits, *spec.root.offered)
+    return next((each for each in emits if each.array.name == name), None)
 
 
 def _emit_array(spec: Spec, name: str) -> Array:

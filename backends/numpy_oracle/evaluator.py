@@ -15,7 +15,7 @@ import numpy as np
 from attnc.backends.numpy_oracle import fold as folds
 from attnc.backends.numpy_oracle import grid as g
 from attnc.backends.numpy_oracle.dependence import Name, Sources, unknown_name
-from attnc.backends.numpy_oracle.frame import Frame, final, place_of
+from attnc.backends.numpy_oracle.frame import Frame, final, place_of, seen_from
 from attnc.backends.numpy_oracle.gradient import derivative
 from attnc.backends.numpy_oracle.grid import Grid, Trouble
 from attnc.backends.numpy_oracle.pointwise import pointwise
@@ -25,7 +25,7 @@ from attnc import philox
 from attnc.errors import ArgumentMissing, InternalError, ShapeError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import LEAVES, POINTWISE, Array, Expr, substitute
-from attnc.spec import Block, Spec
+from attnc.spec import Spec
 
 KEPT = 1 << 18  # entries: larger grids are not kept for a second use elsewhere
 
@@ -200,9 +200,16 @@ class Evaluator:
         bound = self._bound(array.name, frame)
         if bound is None and self._moves(array, frame):
             # It depends on the states of this step: read it through its equation.
-            return self.value(self._written_out(node), frame)
+            return self.value(self._written_out(node), seen_from(frame, array.name))
         found = self.array(array) if bound is None else bound
-        return self._at(found, array.indices, node.args, args, node, frame)
+        return self._at(found, self._indices(array), node.args, args, node, frame)
+
+    def _indices(self, array: Array) -> tuple[Index, ...]:
+        """The indices over which an array's grid stands: arrays are known by name."""
+        if array.name in self.inputs:
+            return self.inputs[array.name].array.indices
+        found = self.sources.definitions.get(array.name)
+        return array.indices if found is None else found.array.indices
 
     def _written_out(self, node: Expr) -> Expr:
         """The equation of a read's array at the positions of the read."""
@@ -273,7 +280,7 @@ class Evaluator:
         """The values of an input, an equation or a recorded result over the array's own indices."""
         if array.name not in self.arrays:
             for name in self.sources.needed((_any_read(array),)):
-                if name not in self.arrays:
+                if name not in self.arrays and (name == array.name or not self._in_steps(name)):
                     self.arrays[name] = self._made(name)
         return self.arrays[array.name]
 
@@ -282,19 +289,26 @@ class Evaluator:
             return self.call.inputs[name]
         if name in self.inputs:
             return self._default_input(name)
-        if name in self.sources.lines or name in self.sources.states:
-            return Grid((), np.zeros(()))  # it has a value in a step only, and is bound there
-        home = self.sources.homes.get(name)
-        if home is not None and self._recorded(name, home):
+        if name in self.sources.states:
+            return run(self, self.sources.states[name], ())[name]
+        if self._in_steps(name):
+            home = self.sources.homes[name]
             return run(self, home, (self.sources.definition(name),))[name]
         if name in self.sources.repeats:
             return repeated(self, self.sources.repeats[name])[name]
         return final(self.value(self.sources.definition(name).expr))
 
-    def _recorded(self, name: str, home: Block) -> bool:
-        states = {state.array.name for state in home.states}
+    def _in_steps(self, name: str) -> bool:
+        """Whether an array is a state or a local, or depends on one row by row. What depends on
+        them but has no row is made of all rows, after the last."""
+        if name in self.sources.states or name in self.sources.lines:
+            return True
+        home = self.sources.homes.get(name)
+        if home is None or home.rows[-1] not in self.sources.definition(name).array.indices:
+            return False
         names = self.sources.names(self.sources.definition(name).expr)
-        return bool(names & (states | self.sources.lines.keys()))
+        inside = {state.array.name for state in home.states} | self.sources.lines.keys()
+        return bool(names & inside)
 
     def _default_input(self, name: str) -> Grid:
         default = self.inputs[name].default

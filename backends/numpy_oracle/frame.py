@@ -20,9 +20,21 @@ class Frame:
     parent: Frame | None = None
     kept: dict[bytes, Grid] = field(default_factory=dict)
     orders: dict[bytes, list[tuple[Expr, bool]]] = field(default_factory=dict)
+    before: Frame | None = None  # the frame in which the `clauses` of a block with states are read:
+    clauses: frozenset[str] = frozenset()  # they see the states as the last row left them
 
     def binds(self, names: Iterable[Name]) -> bool:
         return not self.names.keys().isdisjoint(names)
+
+
+def seen_from(frame: Frame, name: str) -> Frame:
+    """The frame in which an array is evaluated that is read in `frame`."""
+    around: Frame | None = frame
+    while around is not None:
+        if name in around.clauses and around.before is not None:
+            return around.before
+        around = around.parent
+    return frame
 
 
 def demanded(grid: Grid, operator: str) -> Grid:

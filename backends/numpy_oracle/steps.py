@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from attnc.backends.numpy_oracle import grid as g
 from attnc.backends.numpy_oracle.dependence import Name, unknown_name
-from attnc.backends.numpy_oracle.frame import Frame, final, place_of
+from attnc.backends.numpy_oracle.frame import Frame, final, place_of, seen_from
 from attnc.backends.numpy_oracle.grid import Grid, Trouble
 from attnc.backends.numpy_oracle.pointwise import pointwise
 
@@ -80,17 +80,26 @@ def run(evaluator: Evaluator, block: Block, wanted: Sequence[Definition]) -> dic
     """A block with states, row by row: its final states, and the wanted definitions recorded
     along the rows."""
     row = block.rows[-1]
-    frame = Frame({}, evaluator.root)
+    before = Frame({}, evaluator.root)
+    clauses = frozenset(
+        array.name
+        for source in block.sources
+        for array in (source.mask, source.score, source.weight)
+        if array is not None
+    )
+    frame = Frame({}, evaluator.root, before=before, clauses=clauses)
     for state in block.states:
         given = evaluator.call.states.get(state.array.name)
         frame.names[state.array.name] = given or final(evaluator.value(state.initial))
     recorded: dict[str, list[Grid]] = {each.array.name: [] for each in wanted}
     for step in range(evaluator.size(row)):
         frame.names[row] = g.constant(evaluator.start(row.axis) + step)
+        before.names = dict(frame.names)
         for line in block.updates:
             frame.names[line.array.name] = final(evaluator.value(line.expr, frame))
         for each in wanted:
-            recorded[each.array.name].append(final(evaluator.value(each.expr, frame)))
+            seen = seen_from(frame, each.array.name)
+            recorded[each.array.name].append(final(evaluator.value(each.expr, seen)))
     results = {s.array.name: frame.names[s.array.name] for s in block.states}
     for each in wanted:
         results[each.array.name] = _stacked(evaluator, each.array, row, recorded[each.array.name])
@@ -98,8 +107,6 @@ def run(evaluator: Evaluator, block: Block, wanted: Sequence[Definition]) -> dic
 
 
 def _stacked(evaluator: Evaluator, array: Array, row: Index, steps: list[Grid]) -> Grid:
-    if row not in array.indices:
-        return steps[-1] if steps else Grid((), np.zeros(()))
     rest = tuple(index for index in array.indices if index != row)
     shape = tuple(evaluator.size(index) for index in rest)
     dims = (row, *rest)
