@@ -65,16 +65,18 @@ def draw_case(spec: Spec, shape: Shape, seed: int, given: Mapping[str, Any] | No
 
     given: numbers to use instead of drawn ones. Raises AttncError if no call of this shape is
     legal."""
+    moves = any(index.axis.shifted == "offset" for index in spec.root.rows)
+    offset = shape.offset if moves else 0
     for attempt in range(40):
         rng = np.random.default_rng((seed, attempt))
         numbers = _draw_numbers(spec, shape, rng, attempt, given or {})
         lengths = _draw_lengths(spec, shape, numbers, attempt)
         if lengths is None:
             continue
-        environment = _environment(spec, numbers, lengths, shape.offset)
+        environment = _environment(spec, numbers, lengths, offset)
         if all(bool(evaluate(check.condition, environment)) for check in spec.checks):
             tensors = _draw_tensors(spec, shape, rng, environment)
-            extras = {"offset": shape.offset} if shape.offset else {}
+            extras = {"offset": offset} if offset else {}
             return Case(tensors, numbers, shape, extras)
     raise AttncError(f"{spec.name}: no legal call of shape {shape} was found")
 
