@@ -202,7 +202,7 @@ def _shapes() -> list[BenchCase]:
             visible=causal,
             sdpa="causal",
             bars=_bars(1.45, 2.4, 2.2, 3.1),
-        )  # fmt: skip
+        )
     )
     return cases
 
