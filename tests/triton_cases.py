@@ -279,7 +279,7 @@ def call_signature(case: Schedule) -> Signature:
     """The run-time signature of a schedule."""
     declared = case.signature
 
-    def tensor(argument: TensorArgument) -> Tensor:
+    def tensor(argument: TensorArgument) -> TensorSlot:
         return TensorSlot(argument.name, tuple(a.name for a in argument.array.axes), argument.dtype)
 
     return Signature(

@@ -133,7 +133,9 @@ class TritonBackend:
             shape = tuple(call.known[f"len_{axis}"] for axis in axes)
             kind = call.dtype if dtype == "query" else call.accumulate
             tensors[name] = torch.empty(shape, dtype=kind, device=call.device)
-        guard = torch.cuda.device(call.device) if call.device.type == "cuda" else interpreter_mended()
+        guard = (
+            torch.cuda.device(call.device) if call.device.type == "cuda" else interpreter_mended()
+        )
         with guard:
             for kernel in self.table["kernels"]:
                 run = _KernelRun(self, kernel, call, tensors)
@@ -261,7 +263,7 @@ class _KernelRun:
                 raise
             return False
         if split:
-            self.launch(self.kernel["merge"], cells * blocks, TritonTile())
+            self.launch(self.kernel["merge"], cells * blocks, TritonTile({}, tile.warps))
         return True
 
     def choose_blocks(self, constants: Mapping[str, Any]) -> None:
@@ -284,7 +286,9 @@ class _KernelRun:
             torch.float16: tl.float16, torch.bfloat16: tl.bfloat16,
             torch.float32: tl.float32, torch.float64: tl.float64,
         }  # fmt: skip
-        fast = torch.get_float32_matmul_precision() != "highest" and self.call.dtype == torch.float32
+        fast = (
+            torch.get_float32_matmul_precision() != "highest" and self.call.dtype == torch.float32
+        )
         self.options = {
             **options,
             "ACC": types[self.call.accumulate],
