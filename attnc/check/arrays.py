@@ -179,9 +179,9 @@ def read_array(
         if found is None and index in entity.context:
             found = position(index)
         elif found is None:
-            found = _fill(checker, index, fill, span)
+            found = _fill(checker, index, entity.label(place), fill, span)
         if found is None:
-            fresh = checker.fresh(index.name, index.axis)
+            fresh = checker.fresh(entity.label(place), index.axis)
             left.append(fresh)
             found = position(fresh)
         elif not is_on(index.axis, found) and not (
@@ -196,11 +196,11 @@ def read_array(
     return Value(value, (*given.over, *left), kept)
 
 
-def _fill(checker: Checker, index: Index, fill: Environment, span: Span) -> Expr | None:
+def _fill(checker: Checker, index: Index, label: str, fill: Environment, span: Span) -> Expr | None:
     """The index in scope of a dimension's name."""
     if is_outer(index.axis):
         return outer_position(checker, index.axis, fill, span)
-    bound = fill.bounds.get(index.name)
+    bound = fill.bounds.get(label)
     if bound is None or len(bound.parts) != 1:
         return None
     return bound.at
@@ -334,7 +334,7 @@ def masked(
     places = {index: at for index, at in zip(entity.array.indices, value.expr.args, strict=True)}
     for index in hidden.array.indices:
         if index not in places:
-            places[index] = _group_place(index, places)
+            places[index] = _group_place(checker, index, places)
     visible = tree.read(hidden.array, (places[index] for index in hidden.array.indices))
     needs = tuple(need for need in value.needs if need.condition != visible)
     if env.knows(visible):
@@ -344,10 +344,10 @@ def masked(
     return Value(chosen, value.over, tuple(need.under((visible,)) for need in needs))
 
 
-def _group_place(group: Index, places: dict[Index, Expr]) -> Expr:
+def _group_place(checker: Checker, group: Index, places: dict[Index, Expr]) -> Expr:
     """The group of the head at which another array is read."""
     for index, at in places.items():
-        if index.axis is group.axis.of:
+        if index.axis is group.axis.of and at != position(checker.outer_index(index.axis)):
             return grouped(group.axis, at)
     return position(group)
 

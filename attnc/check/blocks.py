@@ -180,6 +180,7 @@ def _enter_clause(
         hidden = source.arrays["mask"].array
         assert hidden is not None
         domain = tree.read(hidden, map(position, hidden.indices))
+        domain = _with_heads(checker, Value(domain), set(ordered) | set(hidden.indices))[0].expr
     checker.define(Definition(entity.array, value.expr, entity.span, domain))
 
 

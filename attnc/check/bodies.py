@@ -51,6 +51,7 @@ class ArrayEntity(Entity):
     """Something that is read as an array once it is known.
 
     needs     conditions on the array's indices under which its entries are defined
+    labels    names of dimensions here, where they differ from the array's own (arguments)
     rows      rows that are dimensions of a state or local: filled by name, never by position
     context   indices that are filled with themselves: those around an expanded def
     """
@@ -58,8 +59,14 @@ class ArrayEntity(Entity):
     array: Array | None = None
     needs: tuple[Need, ...] = ()
     context: tuple[Index, ...] = ()
+    labels: tuple[str, ...] = ()
     rows: tuple[Index, ...] = ()
     what = "array"
+
+    def label(self, place: int) -> str:
+        """The name of a dimension: an index in scope of this name fills it."""
+        assert self.array is not None
+        return self.labels[place] if self.labels else self.array.indices[place].name
 
 
 @dataclass(eq=False)

@@ -384,12 +384,14 @@ def _bind_argument(
     kind: Kind,
     argument: Array,
 ) -> None:
-    """An input of a called operator: the caller's array, its dimensions named as declared."""
-    inner = iter([index for index in indices if not is_outer(index.axis)])
-    named = tuple(old if is_outer(old.axis) else next(inner, old) for old in argument.indices)
+    """An input of a called operator: the caller's array, its axes named as declared."""
+    inner = iter([index.name for index in indices if not is_outer(index.axis)])
+    entity.labels = tuple(
+        old.name if is_outer(old.axis) else next(inner, old.name) for old in argument.indices
+    )
     if WIDTH[argument.kind] > WIDTH[kind] or (argument.kind == "bool") != (kind == "bool"):
         checker.report(m.argument_kind(entity.span, entity.name, kind, argument.kind))
-    entity.array = Array(argument.name, named, argument.kind, argument.role, argument.span)
+    entity.array = argument
     entity.state = "done"
 
 

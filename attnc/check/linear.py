@@ -2,8 +2,8 @@
 
 An atom is whatever stands for an integer: an index, a length, a param, a quotient. A form is a sum
 of products of atoms with rational factors, so a product of two atoms counts as one variable.
-Systems are refuted by Fourier-Motzkin elimination over the rationals, tightened for integers; what is not
-refuted may still have no solution.
+Systems are refuted by Fourier-Motzkin elimination over the rationals, tightened for integers; what
+is not refuted may still have no solution.
 """
 
 from __future__ import annotations
