@@ -55,6 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.jit",),
     ("attnc.draw", "attnc.pictures"),
     ("attnc",),  # the surface: attnc/__init__.py alone
+    ("attnc.bench",),
     ("attnc.cli",),
     ("attnc.__main__",),
 )
@@ -123,6 +124,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "attnc.operator": IN_FUNCTIONS,
         "attnc.reference": IN_FUNCTIONS,
         "attnc.verification": ANYWHERE,
+        "attnc.bench": ANYWHERE,
         "attnc.compiler": IN_FUNCTIONS,
         "attnc.cli": IN_FUNCTIONS,
     },

@@ -64,19 +64,20 @@ print([name for name in {HEAVY} if name in sys.modules])
 
 
 def test_import_is_light() -> None:
-    """Under 0.3 s beyond torch's own import: the best of five, as others share the machine."""
+    """Under 0.3 s beyond torch's own import, the compiler's driver included. In seconds of the
+    processor: others share the machine."""
     program = """
 import time, torch
-start = time.perf_counter()
+start = time.process_time()
 import attnc
 attnc.compile
-print(time.perf_counter() - start)
+print(time.process_time() - start)
 """
-    assert min(float(last_line(program)) for _ in range(5)) < 0.3
+    assert min(float(last_line(program)) for _ in range(3)) < 0.3
 
 
 def test_check_is_light(tmp_path: Path) -> None:
-    """`attnc check` under 0.5 s, and without torch: the best of five."""
+    """`attnc check` under 0.5 s from the interpreter's start, and without torch."""
     spec = tmp_path / "causal.attn"
     spec.write_text(
         "attention causal(q, k, v):\n"
@@ -86,14 +87,13 @@ def test_check_is_light(tmp_path: Path) -> None:
     )
     program = f"""
 import sys, time
-start = time.perf_counter()
 from attnc.cli import commands
 try:
     commands.main(["check", {str(spec)!r}], standalone_mode=False)
 except SystemExit as done:
     assert not done.code, done.code
-print("torch" in sys.modules, time.perf_counter() - start)
+print("torch" in sys.modules, time.process_time())
 """
-    runs = [last_line(program).split() for _ in range(5)]
+    runs = [last_line(program).split() for _ in range(3)]
     assert {torch for torch, _ in runs} == {"False"}
     assert min(float(seconds) for _, seconds in runs) < 0.5
