@@ -246,7 +246,8 @@ class Store:
     """`array[array.indices] = expr` for each valid position.
 
     `array.indices` are indices of the kernel itself (grid or over, held, `width`) in the order of
-    the tensor. `width` None: one number a row. In a stream kernel `expr` may use carried tiles at
+    the tensor; where it lacks one of the grid, all instances store the same. `width` None: one
+    number a row. In a stream kernel `expr` may use carried tiles at
     their width, finish values, and reads over (grid, held, width): gates, skips.
     """
 

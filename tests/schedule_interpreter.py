@@ -125,8 +125,13 @@ class Interpreter:
         full = np.broadcast_to(v, shape)
         keep = [order.index(index) for index in array.indices]
         drop = tuple(place for place in range(len(order)) if place not in keep)
-        assert all(full.shape[place] == 1 for place in drop), f"{array.name} is over more"
-        moved = np.transpose(full, (*keep, *drop)).reshape([len(row) for row in rows])
+        lengths = [len(row) for row in rows]
+        if full.size == 0:
+            return
+        spread = np.transpose(full, (*keep, *drop)).reshape(*lengths, -1)
+        moved = spread[..., 0]
+        same = np.isclose(spread, moved[..., None], equal_nan=True)
+        assert np.all(same), f"{array.name} is over more indices than its own"
         self.arrays[array.name][np.ix_(*rows)] = moved
 
     # ------------------------------------------------------------------------------- maps

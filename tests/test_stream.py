@@ -159,7 +159,7 @@ def test_causal_is_one_kernel() -> None:
     schedule = lower(causal(), ("lse",))
     (kernel,) = schedule.kernels
     assert isinstance(kernel, StreamKernel)
-    assert [c.name for c in kernel.carried] == ["out", "total"]
+    assert [c.name for c in kernel.carried] == ["acc", "total"]
     assert [product.name for product in kernel.loops[0].products] == ["product"]
     assert kernel.loops[0].hidden is None
 
@@ -389,7 +389,7 @@ def test_two_key_sources_one_normalizer() -> None:
     (kernel,) = lower(spec, ("lse",)).kernels
     assert isinstance(kernel, StreamKernel)
     assert len(kernel.loops) == 2
-    assert sorted(carried.name for carried in kernel.carried) == ["out", "total"]
+    assert sorted(carried.name for carried in kernel.carried) == ["acc", "total"]
     check(spec, {**tensors(), **extra}, ("lse",))
     check(spec, {**tensors(scale=60.0), **extra}, ("lse",), tolerance=1e-8)
 

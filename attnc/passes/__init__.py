@@ -1,7 +1,7 @@
 """The passes, one file each: pure, verified before and after.
 
-lower(spec)   Spec -> Schedule
-PIPELINE      what a Graph goes through, in order
+lower(spec)      Spec -> Schedule
+prepare(spec)    Spec -> Graph, after every pass that leaves it one
 """
 
 from __future__ import annotations

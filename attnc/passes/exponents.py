@@ -27,6 +27,7 @@ from attnc.passes.signs import never_negative
 from attnc.passes.simplify import make, simplify_node
 
 NONE = Linear()
+LEAST = -1e30  # far below every exponent of a number that is not zero
 Leaf = Callable[[Expr], "Scaled | None"]
 
 
@@ -187,16 +188,19 @@ def align(a: Scaled, b: Scaled) -> tuple[tuple[Expr, Expr], Linear]:
         return (a.mantissa, b.mantissa), a.exponent
     if a.is_zero:
         return (a.mantissa, b.mantissa), b.exponent
-    top = make("max", a.exponent.expr(), b.exponent.expr())
+    top = above_bottom(make("max", a.exponent.expr(), b.exponent.expr()))
     return (_under(a, top), _under(b, top)), Linear(((top, 1.0),))
 
 
+def above_bottom(exponent: Expr) -> Expr:
+    """An exponent that is never -inf, so that differences to it are no NaN: what is 2^-inf to it is
+    0 to any number that a kernel can hold."""
+    return make("max", exponent, number(LEAST))
+
+
 def _under(value: Scaled, top: Expr) -> Expr:
-    """The mantissa relative to a greater exponent; equal ones (even -inf) differ by 0."""
-    own = value.exponent.expr()
-    power = make("exp2", make("sub", own, top))
-    if value.exponent.terms:
-        power = make("where", make("eq", own, top), number(1.0), power)
+    """The mantissa relative to a greater exponent."""
+    power = make("exp2", make("sub", value.exponent.expr(), top))
     return power if value.mantissa == ONE else make("mul", value.mantissa, power)
 
 

@@ -14,7 +14,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, fold, number, position, read, rewrite, value
 from attnc.passes.constants import LN_2
 from attnc.passes.contract import Preparations
-from attnc.passes.exponents import Scaled, scaled
+from attnc.passes.exponents import Scaled, above_bottom, scaled
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import CHEAP, Hoister, Names
 from attnc.passes.linear import Linear
@@ -48,12 +48,16 @@ class Lowering:
 
 @dataclass
 class Carry:
-    """A group with the loops that compute it. `restored`: what stands for its carried values in a
-    kernel that comes later."""
+    """A group with the loops that compute it.
+
+    witnesses   for the domains that are asked about, the members that say whether a key was met
+    restored    what stands for its carried values in a kernel that comes later
+    """
 
     group: Group
     names: CarriedNames
     builder: LoopBuilder
+    witnesses: dict[str, tuple[str, ...]]
     restored: dict[str, Expr] = field(default_factory=dict)
 
     def carried(self) -> tuple[Carried, ...]:
@@ -92,9 +96,7 @@ def merged(carry: Carry, arrays: dict[str, Array], part: Index) -> dict[str, Exp
         own = at(REFERENCE)
         top = fold("max", (part,), own)
         found[REFERENCE] = top
-        # Where both are -inf the part is empty, and so is the whole.
-        difference = make("exp2", make("sub", own, top))
-        power = make("where", make("eq", own, top), number(1.0), difference)
+        power = make("exp2", make("sub", own, above_bottom(top)))
     for carried in carry.names.carried:
         body = make("mul", at(carried.name), power) if carried.rescaled else at(carried.name)
         found[carried.name] = fold(carried.monoid, (part,), body)
@@ -138,8 +140,8 @@ class Finish:
     def _leaf(self, node: Expr) -> Scaled | None:
         if node.op != "value":
             return None
-        if node.attr == SEEN:
-            return Scaled(self._read_back(self.carries[0], self.carries[0].names.seen()))
+        if str(node.attr).startswith(SEEN):
+            return Scaled(self._seen(str(node.attr).removeprefix(SEEN)))
         for carry in self.carries:
             entry = carry.group.members.get(str(node.attr))
             if entry is None:
@@ -153,6 +155,19 @@ class Finish:
             exponent = Linear(terms, result.exponent.constant)
             return Scaled(self._read_back(carry, result.mantissa), exponent)
         return None
+
+    def _seen(self, domains: str) -> Expr:
+        """Whether the row has met a key of the domains."""
+        found: Expr | None = None
+        rows = (*self.lowering.frame.grid, self.lowering.frame.held)
+        for carry in self.carries:
+            for name in carry.witnesses[domains]:
+                if name in carry.group.members:
+                    carried = value(carry.names.of[name], "real", rows)
+                    met = make("ne", self._read_back(carry, carried), number(0.0))
+                    found = met if found is None else make("or", found, met)
+        assert found is not None
+        return found
 
     @staticmethod
     def _read_back(carry: Carry, expr: Expr) -> Expr:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import FALSE, Expr, call, number, postorder, value
+from attnc.expressions.tree import TRUE, Expr, number, postorder, value
 from attnc.passes.bottom import above_bottom
 from attnc.passes.constants import identity
 from attnc.passes.contract import Contraction, Preparations
@@ -15,6 +14,7 @@ from attnc.passes.frame import Frame
 from attnc.passes.hoist import Hoister, Names
 from attnc.passes.reductions import Part, Reduction, refuse
 from attnc.passes.references import REFERENCE, Group, is_reference
+from attnc.passes.regions import regions
 from attnc.passes.simplify import make
 from attnc.schedule import Carried, Contribution, Let, Region, WalkedLoop
 
@@ -23,15 +23,8 @@ from attnc.schedule import Carried, Contribution, Let, Region, WalkedLoop
 class CarriedNames:
     """The carried values of a kernel, and their names by reduction."""
 
-    frame: Frame
     carried: list[Carried] = field(default_factory=list)
     of: dict[str, str] = field(default_factory=dict)
-    witness: str = ""  # a carried sum of ones, or of powers of two the greatest of which is one
-
-    def seen(self) -> Expr:
-        """Whether the row has met a visible key (NaN counts as met)."""
-        witness = value(self.witness, "real", (*self.frame.grid, self.frame.held))
-        return call("ne", witness, number(0.0))
 
 
 @dataclass(frozen=True)
@@ -47,16 +40,13 @@ class Source:
 class LoopBuilder:
     """Builds the loops of a group: `carried`, `loops`, and the grid and held values they share."""
 
-    def __init__(
-        self, frame: Frame, members: Group, preparations: Preparations, asks_seen: bool
-    ) -> None:
+    def __init__(self, frame: Frame, members: Group, preparations: Preparations) -> None:
         self.frame = frame
         self.group = members
         self.preparations = preparations
-        self.asks_seen = asks_seen
         self.names = Names(set(preparations.names.taken))
         self.hoister = Hoister(frame, self.names)
-        self.carried = CarriedNames(frame)
+        self.carried = CarriedNames()
         self.loops: list[WalkedLoop] = []
         self.notes: list[str] = []
 
@@ -101,12 +91,6 @@ class LoopBuilder:
             monoid = entry.monoid
             assert monoid in ("sum", "prod", "max", "min")
             self.carried.carried.append(Carried(name, monoid, entry.width, rescaled))  # type: ignore[arg-type]
-            everywhere = {s.walked for s in sources} == {p.walked for p in entry.parts}
-            if counts and monoid == "sum" and everywhere and not self.carried.witness:
-                self.carried.witness = name
-        if self.asks_seen and not self.carried.witness:
-            self.carried.witness = self.names.fresh("count")
-            self.carried.carried.append(Carried(self.carried.witness, "sum"))
 
     # -------------------------------------------------------------------------- one loop
 
@@ -114,9 +98,11 @@ class LoopBuilder:
         self.hoister.begin_loop()
         walked = source.walked
         contraction = Contraction(self.frame, walked, self.preparations, self.names)
-        exponent = self.group.exponents.get(walked)
-        score = None if exponent is None else exponent.expr(self._cost)
-        split = [self._operand(entry, part, own) for entry, part, own in source.parts]
+        score, known = self._score(source)
+        split = [
+            self._operand(entry, part, self._untested(entry, own, known))
+            for entry, part, own in source.parts
+        ]
         roots = [t for t, _ in split] + list(source.hidden) + ([score] if score else [])
         contracted = [contraction.contract(root) for root in roots]
         shared = self.hoister.share(self.hoister.hoist(root) for root in contracted)
@@ -127,8 +113,8 @@ class LoopBuilder:
             self._contribution(entry, term, operand, weight)
             for (entry, _, _), term, (_, operand) in zip(source.parts, terms, split, strict=True)
         ]
-        contributions.extend(self._witness(source))
-        visible = self._condition(source.visible)
+        mask = _all(source.visible)
+        visible = None if mask is None else self.hoister.hoist(mask)
         self._note(contraction)
         return WalkedLoop(
             walked,
@@ -136,12 +122,32 @@ class LoopBuilder:
             tuple(contraction.products),
             tuple(self.hoister.lets["pair"]),
             visible,
-            region_of(visible, self.frame.held, walked),
+            region_of(mask, self.frame.held, walked),
             base,
             tuple(lifted),
             tuple(contributions),
             _none_of(hidden),
         )
+
+    def _untested(
+        self, entry: Reduction, own: tuple[Expr, ...], known: tuple[Expr, ...]
+    ) -> tuple[Expr, ...]:
+        if entry.name not in self.group.rescaled:
+            return own
+        return tuple(condition for condition in own if condition not in known)
+
+    def _score(self, source: Source) -> tuple[Expr | None, tuple[Expr, ...]]:
+        """The exponent, -inf where a condition fails that all its reductions have beyond what is
+        visible; and these conditions, which their terms need not test again."""
+        exponent = self.group.exponents.get(source.walked)
+        if exponent is None:
+            return None, ()
+        own = [c for entry, _, c in source.parts if entry.name in self.group.rescaled]
+        shared = tuple(c for c in own[0] if all(c in other for other in own))
+        score = exponent.expr(self._cost)
+        for condition in shared:
+            score = make("where", condition, score, number(float("-inf")))
+        return score, shared
 
     def _cost(self, factor: Expr) -> int:
         """How often a factor is computed: where a constant is best multiplied in."""
@@ -184,18 +190,6 @@ class LoopBuilder:
             term = weight if term == ONE else make("mul", term, weight)
         return Contribution(name, term, operand)
 
-    def _witness(self, source: Source) -> Iterable[Contribution]:
-        if self.carried.witness and self.carried.witness not in self.carried.of.values():
-            yield Contribution(self.carried.witness, ONE)
-
-    def _condition(self, conjuncts: tuple[Expr, ...]) -> Expr | None:
-        if not conjuncts:
-            return None
-        whole = conjuncts[0]
-        for other in conjuncts[1:]:
-            whole = make("and", whole, other)
-        return self.hoister.hoist(whole)
-
     def _note(self, contraction: Contraction) -> None:
         if contraction.loops:
             self.notes.append(
@@ -203,11 +197,16 @@ class LoopBuilder:
             )
 
 
-def region_of(visible: Expr | None, held: Index, walked: Index) -> Region:
+def region_of(mask: Expr | None, held: Index, walked: Index) -> Region:
     """The region of a mask; without one, every tile is whole."""
-    if visible is None:
-        return Region(number(True), number(True))
-    return Region(number(True), FALSE)
+    return Region(TRUE, TRUE) if mask is None else regions(mask, held, walked)
+
+
+def _all(conditions: tuple[Expr, ...]) -> Expr | None:
+    whole: Expr | None = None
+    for condition in conditions:
+        whole = condition if whole is None else make("and", whole, condition)
+    return whole
 
 
 def _under(conditions: tuple[Expr, ...], term: Expr, monoid: str) -> Expr:

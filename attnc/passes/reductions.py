@@ -38,7 +38,7 @@ from attnc.passes.separate import Separation, Term, exchange, finished, row_part
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
 
-SEEN = "seen"  # the value that says whether a row has met a visible key
+SEEN = "seen "  # before the names of domains: whether the row has met a key of one of them
 ELSEWHERE = ("eager", "numpy")
 
 
@@ -50,11 +50,24 @@ def refuse(feature: str) -> UnsupportedError:
 @dataclass(frozen=True)
 class Part:
     """One key source's share of a reduction: its condition, and its body as mantissa and exponent
-    (base 2). Both are over the pair and the reduction's width."""
+    (base 2). Both are over the pair and the reduction's width.
+
+    domain    name of the set of keys that the fold is over: what `condition` says, and what need
+              not be tested because the body vanishes there"""
 
     walked: Index
     condition: tuple[Expr, ...]
     body: Scaled
+    domain: str
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one fold: the walked index, what is to be tested of them, their domain."""
+
+    walked: Index
+    conditions: tuple[Expr, ...]
+    domain: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,7 @@ class Reductions:
     known: dict[tuple[object, ...], str] = field(default_factory=dict)
     aliases: dict[str, tuple[str, Index, Index]] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
+    domains: dict[str, tuple[Index, tuple[Expr, ...]]] = field(default_factory=dict)
 
     def finish(self, expr: Expr) -> Expr:
         """The output as an expression of row values, with `value` nodes for the reductions."""
@@ -130,51 +144,57 @@ class Reductions:
         for part in conjuncts(condition):
             (inner if walked in part.free else outer).append(part)
         separation = Separation(self.frame, walked, lambda expr: self._stored(expr, walked))
-        inner = [c for c in inner if not implied(c, node.monoid, body)]
-        conditions = tuple(self._stored(c, walked) if finished(c) else c for c in inner)
-        result = self._folded(node.monoid, separation, conditions, body)
+        stored = {c: self._stored(c, walked) if finished(c) else c for c in inner}
+        domain = self._domain(walked, tuple(stored.values()))
+        conditions = tuple(stored[c] for c in inner if not implied(c, node.monoid, body))
+        keys = Keys(walked, conditions, domain)
+        result = self._folded(node.monoid, separation, keys, body)
         if not outer:
             return result
         return make("where", _all(outer), result, identity(node.monoid, result.kind))
 
-    def _folded(
-        self, monoid: str, separation: Separation, conditions: tuple[Expr, ...], body: Expr
-    ) -> Expr:
+    def _domain(self, walked: Index, conditions: tuple[Expr, ...]) -> str:
+        """The name of a set of keys."""
+        for name, (index, known) in self.domains.items():
+            if index == walked and set(known) == set(conditions):
+                return name
+        name = f"{len(self.domains) + 1}"
+        self.domains[name] = (walked, conditions)
+        return name
+
+    def _folded(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         if monoid == "sum" and body.kind == "real":
             terms = separation.terms(body)
         elif monoid in ("max", "min") and body.kind == "real":
-            return self._extremum(monoid, separation, conditions, body)
+            return self._extremum(monoid, separation, keys, body)
         else:
             terms = (Term(ONE, separation.store(body) if finished(body) else body),)
         found: Expr | None = None
         for term in terms:
-            single = self._reduction(monoid, separation.walked, conditions, term.pair)
-            result = self._times_row(single, term.row)
+            single = self._reduction(monoid, keys, term.pair)
+            result = self._times_row(single, term.row, keys.domain)
             found = result if found is None else make("add", found, result)
         assert found is not None
         return found
 
-    def _extremum(
-        self, monoid: str, separation: Separation, conditions: tuple[Expr, ...], body: Expr
-    ) -> Expr:
+    def _extremum(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         """max_j (r_i + s_ij) = r_i + max_j s_ij, where the row part has finished values."""
         if not finished(body):
-            return self._reduction(monoid, separation.walked, conditions, body)
+            return self._reduction(monoid, keys, body)
         terms = separation.terms(body)
         row = [t.row for t in terms if t.pair == ONE]
         pair = [t for t in terms if t.pair != ONE]
         if len(pair) != 1 or pair[0].row != ONE:
             stored = separation.store(body)
-            return self._reduction(monoid, separation.walked, conditions, stored)
-        found = self._reduction(monoid, separation.walked, conditions, pair[0].pair)
+            return self._reduction(monoid, keys, stored)
+        found = self._reduction(monoid, keys, pair[0].pair)
         for part in row:
             found = make("add", found, part)
         return found
 
-    def _reduction(
-        self, monoid: str, walked: Index, conditions: tuple[Expr, ...], body: Expr
-    ) -> Expr:
+    def _reduction(self, monoid: str, keys: Keys, body: Expr) -> Expr:
         """The value of a fold whose body depends on the pair alone."""
+        walked, conditions = keys.walked, keys.conditions
         widths = widths_of(body, (*self.frame.rows, walked))
         if len(widths) > 1:
             raise refuse("linear_state: an outer product summed over keys")
@@ -185,15 +205,20 @@ class Reductions:
         width = Index(own.axis.name, own.axis, 0) if own else None
         if own is not None and width is not None:
             body = substitute(body, {own: position(width)})
-        key = (monoid, walked, frozenset(c.digest for c in conditions), body.digest)
+        counted = body.kind == "int"
+        if counted:  # carried as a real, which holds whole numbers up to its precision
+            body = make("to_real", body)
+        tests = frozenset(c.digest for c in conditions)
+        key = (monoid, walked, tests, keys.domain, body.digest)
         if key not in self.known:
             name = f"r{len(self.known) + 1}"
             pair = self._apart(body) if monoid == "sum" else Scaled(body)
             level = max((self._level_of(e) for e in (body, *conditions)), default=0)
-            part = Part(walked, conditions, pair)
+            part = Part(walked, conditions, pair, keys.domain)
             self.entries[name] = Reduction(name, monoid, body.kind, width, (part,), level)
             self.known[key] = name
-        return self._value(self.known[key], own)
+        found = self._value(self.known[key], own)
+        return make("to_int", found) if counted else found
 
     def _apart(self, body: Expr) -> Scaled:
         """The body with its exponent apart. An exponent relative to one of an earlier pass is no
@@ -239,22 +264,25 @@ class Reductions:
 
     # ------------------------------------------------------------------------ row factors
 
-    def _times_row(self, result: Expr, row: Expr) -> Expr:
+    def _times_row(self, result: Expr, row: Expr, domain: str) -> Expr:
         """result * row. Over nothing the fold is 0 even where the row factor is not finite."""
         if row == ONE:
             return result
         if is_number(row, 0):
             return ZERO
         if row.op == "where" and is_number(row.args[2], 0):
-            return make("where", row.args[0], self._times_row(result, row.args[1]), ZERO)
+            inner = self._times_row(result, row.args[1], domain)
+            return make("where", row.args[0], inner, ZERO)
         if row.op == "where" and is_number(row.args[1], 0):
-            return make("where", row.args[0], ZERO, self._times_nonzero(result, row))
+            return make("where", row.args[0], ZERO, self._times_nonzero(result, row, domain))
         if _finite(row):
             return make("mul", result, row)
-        seen = value(SEEN, "bool", (*self.frame.grid, self.frame.held))
-        return make("mul", result, make("where", seen, row, ZERO))
+        return make("mul", result, make("where", self._seen(domain), row, ZERO))
 
-    def _times_nonzero(self, result: Expr, row: Expr) -> Expr:
+    def _seen(self, domain: str) -> Expr:
+        return value(SEEN + domain, "bool", (*self.frame.grid, self.frame.held))
+
+    def _times_nonzero(self, result: Expr, row: Expr, domain: str) -> Expr:
         """result * x for where(b == 0, 0, x): x may divide by b."""
         test, x = row.args[0], row.args[2]
         if test.op == "eq" and is_number(test.args[1], 0):
@@ -262,7 +290,7 @@ class Reductions:
             rest = [f for f in below if f != test.args[0]]
             if all(map(_finite, above)) and all(map(is_positive, rest)):
                 return make("mul", result, x)
-        return self._times_row(result, x)
+        return self._times_row(result, x, domain)
 
     # ---------------------------------------------------------------------------- passes
 
@@ -319,15 +347,18 @@ class Reductions:
         if node.op != "add" or node.kind != "real":
             return node
         left, right = (self._handle(arg) for arg in node.args)
-        if left is None or right is None or left[1] != right[1]:
+        if left is None or right is None:
             return node
         first, second = left[0], right[0]
+        around = _same_around(left[1], right[1])
+        if around is None:
+            return node
         walked = {part.walked for part in first.parts}
         fits = first.monoid == second.monoid == "sum" and first.width == second.width
         if not fits or any(part.walked in walked for part in second.parts):
             return node
         joined = self._join(first, second)
-        return _rebuilt(left[1], self._value(joined.name, joined.width))
+        return exchange(around, {_HOLE.digest: self._value(joined.name, joined.width)})
 
     def _join(self, first: Reduction, second: Reduction) -> Reduction:
         key = ("join", first.name, second.name)
@@ -362,8 +393,21 @@ class Reductions:
 _HOLE = value("hole", "real")
 
 
-def _rebuilt(around: Expr, result: Expr) -> Expr:
-    return exchange(around, {_HOLE.digest: result})
+def _same_around(left: Expr, right: Expr) -> Expr | None:
+    """The row expression around two folds, if it is the same but for the domains whose keys it asks
+    about: together it asks about both."""
+    first, second = _asked(left), _asked(right)
+    if len(first) != 1 or len(second) != 1:
+        return left if left == right else None
+    (a,), (b,) = first, second
+    domains = dict.fromkeys((str(a.attr) + "+" + str(b.attr)[len(SEEN) :])[len(SEEN) :].split("+"))
+    both = value(SEEN + "+".join(domains), "bool", a.free)
+    merged = exchange(left, {a.digest: both})
+    return merged if merged == exchange(right, {b.digest: both}) else None
+
+
+def _asked(expr: Expr) -> list[Expr]:
+    return [n for n in postorder(expr) if n.op == "value" and str(n.attr).startswith(SEEN)]
 
 
 def _all(conditions: list[Expr]) -> Expr:

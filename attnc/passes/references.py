@@ -17,7 +17,7 @@ from attnc.passes.constants import LOG2_E
 from attnc.passes.exponents import NONE, Scaled
 from attnc.passes.factors import ONE
 from attnc.passes.linear import Linear
-from attnc.passes.reductions import Part, Reduction
+from attnc.passes.reductions import Part, Reduction, Reductions
 from attnc.passes.signs import never_positive
 from attnc.passes.simplify import make
 
@@ -133,6 +133,28 @@ def _admit_plain(candidate: Group, entry: Reduction) -> None:
         parts.append(_times(bare, difference) if difference else bare)
     candidate.members[entry.name] = replace(entry, parts=tuple(parts))
     candidate.offsets[entry.name] = offset
+
+
+def witness(groups: list[Group], reductions: Reductions, domains: list[str]) -> tuple[str, ...]:
+    """Members that are not 0 exactly where the row has met a key of one of the domains (NaN is not
+    0): a count, or a sum of powers of two the greatest of which is one. A count is added where
+    there is none."""
+    for members in groups:
+        for entry in members.members.values():
+            if _counts(members, entry) and {part.domain for part in entry.parts} == set(domains):
+                return (entry.name,)
+    if len(domains) > 1:
+        return tuple(name for one in domains for name in witness(groups, reductions, [one]))
+    walked, conditions = reductions.domains[domains[0]]
+    name = f"count of {domains[0]}"
+    part = Part(walked, conditions, Scaled(ONE), domains[0])
+    _admit_plain(groups[0], Reduction(name, "sum", "real", None, (part,)))
+    return (name,)
+
+
+def _counts(members: Group, entry: Reduction) -> bool:
+    plain = all(part.body.mantissa == ONE for part in entry.parts)
+    return plain and entry.monoid == "sum" and entry.width is None
 
 
 def is_reference(candidate: Group, entry: Reduction) -> bool:

@@ -268,6 +268,8 @@ def _where(node: Expr) -> Expr:
 
 def _cast(node: Expr) -> Expr:
     (inner,) = node.args
+    if node.op == "to_real" and inner.op == "to_int" and inner.args[0].op == "value":
+        return inner.args[0]  # a count, carried as a real: it is whole
     return inner if f"to_{inner.kind}" == node.op else node
 
 

@@ -18,7 +18,7 @@ from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
 from attnc.passes.loops import LoopBuilder
 from attnc.passes.reductions import SEEN, Reductions, refuse
-from attnc.passes.references import REFERENCE, group
+from attnc.passes.references import REFERENCE, group, witness
 from attnc.passes.simplify import simplify_node
 from attnc.schedule import Let, Store, StreamKernel, Workspace
 
@@ -126,20 +126,22 @@ def carries_of(lowering: Lowering, targets: tuple[Target, ...]) -> list[Carry]:
     """What the targets' reductions carry: one for each reference."""
     reductions = lowering.reductions
     used: dict[str, None] = {}
-    asks = False
+    asked: dict[str, None] = {}
     for node in postorder(*(target.expr for target in targets)):
-        asks = asks or (node.op == "value" and node.attr == SEEN)
         if node.op == "value" and str(node.attr) in reductions.entries:
             used.setdefault(str(node.attr))
+        elif node.op == "value" and str(node.attr).startswith(SEEN):
+            asked.setdefault(str(node.attr).removeprefix(SEEN))
     if not used:
         raise refuse("elementwise: an output without a fold over keys")
     groups = group(reductions.entries[name] for name in used)
+    witnesses = {names: witness(groups, reductions, names.split("+")) for names in asked}
     carries = []
-    for number, members in enumerate(groups):
-        builder = LoopBuilder(lowering.frame, members, lowering.preparations, asks and number == 0)
+    for members in groups:
+        builder = LoopBuilder(lowering.frame, members, lowering.preparations)
         builder.build()
         lowering.notes.extend(note for note in builder.notes if note not in lowering.notes)
-        carries.append(Carry(members, builder.carried, builder))
+        carries.append(Carry(members, builder.carried, builder, witnesses))
     return carries
 
 
