@@ -238,9 +238,9 @@ class StreamPrinter:
                 f"row {index.number} {index.name}",
                 "int64_t",
                 f"{index.name} row",
-                f"number % {length}",
+                f"instance % {length}",
             )
-            fields.statements.append(f"number /= {length};")
+            fields.statements.append(f"instance /= {length};")
         rows = {index: fields.row(index) for index in self.kernel.grid}
         scope = Scope(fields, Names(), rows=rows)
         printer = Printer(scope)
@@ -490,8 +490,9 @@ class StreamPrinter:
             expr = contribution.term
             term = f"spread({unwrapped(printer._as('real', printer.text(expr), expr))})"
             if shown:
+                none = unit if carried.width is None else "-Acc(0)"  # -0 says masked
                 test = "" if always else "!MASKED ? " + term + " : "
-                term = f"{test}select({shown}, {term}, Real({unit}))"
+                term = f"{test}select({shown}, {term}, Real({none}))"
             if carried.width is None:
                 at = f"sums[{statistics[carried.name]}]"
                 name = printer.bind("term", term)

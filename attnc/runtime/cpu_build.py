@@ -52,7 +52,7 @@ LEVELS: dict[int, tuple[str, tuple[str, ...]]] = {
     4: ("avx512_bf16", (*AVX512, "avx512bf16")),
 }
 FLAGS = (
-    "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
+    "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
     "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility-inlines-hidden", "-w",
 )  # fmt: skip
 NEEDS_WIDE = 2

@@ -257,8 +257,18 @@ ATTNC_INLINE Real fused(Real a, Real b, Real c) {  // a * b + c, rounded once wh
 #if ATTNC_ISA >= 3
     if constexpr (SINGLE) return Real((AccVector)_mm512_fmadd_ps((__m512)a.v, (__m512)b.v, (__m512)c.v), 0);
     else return Real((AccVector)_mm512_fmadd_pd((__m512d)a.v, (__m512d)b.v, (__m512d)c.v), 0);
+#elif ATTNC_ISA == 2
+    if constexpr (SINGLE) return Real((AccVector)_mm256_fmadd_ps((__m256)a.v, (__m256)b.v, (__m256)c.v), 0);
+    else return Real((AccVector)_mm256_fmadd_pd((__m256d)a.v, (__m256d)b.v, (__m256d)c.v), 0);
 #else
     return Real(a.v * b.v + c.v, 0);
+#endif
+}
+ATTNC_INLINE Acc fused(Acc a, Acc b, Acc c) {
+#if ATTNC_ISA >= 2
+    return std::fma(a, b, c);
+#else
+    return a * b + c;
 #endif
 }
 // The larger of two; a NaN wins (as in PyTorch).

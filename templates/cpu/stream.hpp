@@ -131,6 +131,7 @@ struct Stream {
         Run runs[BLOCK / 2 + 2];
         int run_count, used, vectors;
         bool fresh;   // nothing in the tiles yet
+        bool careful; // leave out masked pairs one by one: an operand is not finite
         bool moving;  // the last block moved the reference: look for the next peak beforehand
     };
 
@@ -363,6 +364,10 @@ struct Stream {
             using T = std::remove_const_t<std::remove_pointer_t<decltype(rows.data)>>;
             for (int k = 0; k < desk.run_count; k++) {
                 const Run& run = desk.runs[k];
+                if (__builtin_expect(desk.careful, 0)) {
+                    add_seen(rows, run, width, desk.score[t], desk.tile[Loop::target[t]]);
+                    continue;
+                }
                 const char* walked = (const char*)rows.row(run.first);
                 int64_t step = rows.stride * int64_t(sizeof(T));
                 const int depth = (run.count + FOLD - 1) / FOLD;
@@ -380,6 +385,36 @@ struct Stream {
                 products_between<true, int(sizeof(Unit)), 0>(run.v0, run.v1, walked, 0, step, desk.score[t] + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
             }
         });
+    }
+
+    // The product of weights and an operand without the pairs that are masked (weight -0), so that
+    // 0 * inf and 0 * NaN do not arise. Slow, and only for tiles that are not finite otherwise.
+    template <class R>
+    static __attribute__((noinline)) void add_seen(const R& rows, const Run& run, int width, const Acc* weights, Acc* tile) {
+        for (int l = run.v0 * LANES; l < run.v1 * LANES; l++)
+            for (int c = 0; c < width; c++) {
+                Acc sum = 0;
+                for (int r = 0; r < run.count; r++) {
+                    Acc weight;
+                    if constexpr (PAIRS) {
+                        const uint32_t pair = float_to_bits(weights[(run.at + r) / 2 * TILE + l]);
+                        weight = bits_to_float(r & 1 ? pair & 0xffff0000 : pair << 16);
+                    } else {
+                        weight = weights[(run.at + r) * TILE + l];
+                    }
+                    if (weight == 0 && std::signbit(weight)) continue;
+                    sum = fused(weight, Acc(widen(rows.row(run.first + r)[c * rows.step])), sum);
+                }
+                tile[c * TILE + l] += sum;
+            }
+    }
+    static bool finite(const Desk& desk) {
+        Real sum(Acc(0));
+        if (!desk.fresh)
+            for (int t = 0; t < K::TILES; t++)
+                for (int c = 0; c < K::tile_width[t]; c++)
+                    for (int v = 0; v < desk.vectors; v++) sum = fused(load(desk.tile[t] + c * TILE + v * LANES), Real(0), sum);
+        return !(sum != sum).any();
     }
 
     // Adds rows [first, last) to the block, from the last, and does the block whenever it is full.
@@ -498,18 +533,22 @@ struct Stream {
 
     static __attribute__((noinline)) void tile(const Grid& grid, Desk& desk, int64_t first, int rows) {
         desk.vectors = (rows + LANES - 1) / LANES;
-        desk.run_count = desk.used = 0;
-        desk.fresh = true;
-        desk.moving = false;
-        for (int l = 0; l < TILE; l++) {
-            const int64_t row = first + (l < rows ? l : rows - 1);  // spare lanes repeat the last row
-            K::fill(grid, *desk.held, l, row);
-            desk.reference[l] = 0;
-            desk.limit[l] = l < rows ? -INFINITE : INFINITE;
-            desk.top[l] = -INFINITE;
-            for (int s = 0; s < K::STATISTICS; s++) desk.statistic[s][l] = K::statistic_unit[s];
+        for (int l = 0; l < TILE; l++)  // spare lanes repeat the last row
+            K::fill(grid, *desk.held, l, first + (l < rows ? l : rows - 1));
+        for (bool careful : {false, true}) {
+            desk.careful = careful;
+            desk.run_count = desk.used = 0;
+            desk.fresh = true;
+            desk.moving = false;
+            for (int l = 0; l < TILE; l++) {
+                desk.reference[l] = 0;
+                desk.limit[l] = l < rows ? -INFINITE : INFINITE;
+                desk.top[l] = -INFINITE;
+                for (int s = 0; s < K::STATISTICS; s++) desk.statistic[s][l] = K::statistic_unit[s];
+            }
+            walk_all(typename K::Loops{}, grid, desk, first, rows);
+            if (finite(desk)) break;
         }
-        walk_all(typename K::Loops{}, grid, desk, first, rows);
         finish(grid, desk, first, rows);
     }
 
