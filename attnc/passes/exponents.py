@@ -16,6 +16,7 @@ and it asks for no normalizer by name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -188,8 +189,23 @@ def align(a: Scaled, b: Scaled) -> tuple[tuple[Expr, Expr], Linear]:
         return (a.mantissa, b.mantissa), a.exponent
     if a.is_zero:
         return (a.mantissa, b.mantissa), b.exponent
-    top = above_bottom(make("max", a.exponent.expr(), b.exponent.expr()))
-    return (_under(a, top), _under(b, top)), Linear(((top, 1.0),))
+    first, second = _where_not_zero(a), _where_not_zero(b)
+    top = above_bottom(make("max", first, second))
+    return (_under(a.mantissa, first, top), _under(b.mantissa, second, top)), Linear(((top, 1.0),))
+
+
+def _where_not_zero(value: Scaled) -> Expr:
+    """The exponent, -inf where a condition makes the mantissa 0: nothing is aligned to that."""
+    exponent = value.exponent.expr()
+    for factor in factors_of(value.mantissa).above:
+        if factor.op != "where":
+            continue
+        condition, yes, no = factor.args
+        if is_number(no, 0):
+            exponent = make("where", condition, exponent, number(-math.inf))
+        elif is_number(yes, 0):
+            exponent = make("where", condition, number(-math.inf), exponent)
+    return exponent
 
 
 def above_bottom(exponent: Expr) -> Expr:
@@ -198,10 +214,10 @@ def above_bottom(exponent: Expr) -> Expr:
     return make("max", exponent, number(LEAST))
 
 
-def _under(value: Scaled, top: Expr) -> Expr:
-    """The mantissa relative to a greater exponent."""
-    power = make("exp2", make("sub", value.exponent.expr(), top))
-    return power if value.mantissa == ONE else make("mul", value.mantissa, power)
+def _under(mantissa: Expr, exponent: Expr, top: Expr) -> Expr:
+    """A mantissa relative to a greater exponent."""
+    power = make("exp2", make("sub", exponent, top))
+    return power if mantissa == ONE else make("mul", mantissa, power)
 
 
 Rule = Callable[[Expr, tuple[Scaled, ...]], "Scaled | None"]
