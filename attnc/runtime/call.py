@@ -92,7 +92,8 @@ class Signature:
 class Call:
     """A bound call. `known` holds lengths as `len_AXIS`, numbers and statics by name; `offset` and
     its kin are ints or
-    int64 tensors [batch]; key_length is None where all keys count."""
+    int64 tensors [batch]; key_length is None where all keys count; `given` are the tensors that the
+    caller passed (defaults stand for the others)."""
 
     signature: Signature
     tensors: dict[str, torch.Tensor]
@@ -103,6 +104,7 @@ class Call:
     seed: int
     dtype: torch.dtype
     device: torch.device
+    given: frozenset[str] = frozenset()
 
     def shape(self, tensor: TensorSlot) -> tuple[int, ...]:
         """The shape of a tensor of this call."""
@@ -113,10 +115,14 @@ class Call:
         """The dtype of statistics: float32, or float64 in a float64 call."""
         return torch.float64 if self.dtype is torch.float64 else torch.float32
 
+    def new_output_dtype(self, tensor: TensorSlot) -> torch.dtype:
+        """The dtype of an output of this call."""
+        dtypes = {"query": self.dtype, "int": torch.int64, "bool": torch.bool}
+        return dtypes.get(tensor.dtype, self.accumulate)
+
     def new_output(self, tensor: TensorSlot) -> torch.Tensor:
         """An uninitialised output of this call."""
-        dtypes = {"query": self.dtype, "int": torch.int64, "bool": torch.bool}
-        dtype = dtypes.get(tensor.dtype, self.accumulate)
+        dtype = self.new_output_dtype(tensor)
         return torch.empty(self.shape(tensor), dtype=dtype, device=self.device)
 
 
@@ -179,7 +185,7 @@ def check_call(
     for holds, message in signature.requirements(known):
         if not holds:
             raise ValueRangeError(signature.name, "the call", message, "lengths that break it")
-    call = Call(signature, dict(tensors), known, 0, 0, None, 0, dtype, device)
+    call = Call(signature, dict(tensors), known, 0, 0, None, 0, dtype, device, frozenset(tensors))
     _fill_defaults(call)
     batch = known.get("len_b", 1)
     call.offset = _check_shift(signature, "offset", extras.get("offset", 0), batch, device)

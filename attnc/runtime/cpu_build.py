@@ -1,7 +1,9 @@
-"""CPU kernels of an emitted module: built once by the system's C++ compiler, kept in a private cache
+"""CPU kernels of an emitted module: built once by the system's C++ compiler, kept in a private
+cache
 folder, called through a plain C ABI.
 
-A variant is one shared library: the module's C++ text with its macros (dtype, widths, types of other
+A variant is one shared library: the module's C++ text with its macros (dtype, widths, types of
+other
 tensors, instruction set, width of pair integers). Its name is a digest of all that goes into it, so
 libraries are never stale, and processes that build one at once replace it by the same thing.
 
@@ -56,7 +58,9 @@ FLAGS = (
     "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility-inlines-hidden", "-w",
 )  # fmt: skip
 NEEDS_WIDE = 2
-LARGEST = 2**20  # lengths, positions and numbers up to here fit 32-bit lanes where the table says so
+LARGEST = (
+    2**20
+)  # lengths, positions and numbers up to here fit 32-bit lanes where the table says so
 
 
 class TensorOfCall(ctypes.Structure):
@@ -84,7 +88,8 @@ class CallOfKernel(ctypes.Structure):
     )
 
 
-# --- The machine -----------------------------------------------------------------------------------
+# --- The machine
+# -----------------------------------------------------------------------------------
 
 
 def processor_features() -> frozenset[str]:
@@ -110,7 +115,9 @@ def instruction_level() -> int:
     for level, (name, _) in LEVELS.items():
         if name == asked:
             if level > best:
-                raise UnsupportedError(f"ATTNC_CPU_ISA={asked} on this processor", "cpu", ("eager",))
+                raise UnsupportedError(
+                    f"ATTNC_CPU_ISA={asked} on this processor", "cpu", ("eager",)
+                )
             return level
     names = ", ".join(name for name, _ in LEVELS.values())
     raise UnsupportedError(f"ATTNC_CPU_ISA={asked} (known: {names})", "cpu", ("eager",))
@@ -129,13 +136,19 @@ def find_compiler() -> str:
 def library_folder() -> Path:
     """The folder of built libraries: private, since code is loaded from it."""
     base = os.environ.get("ATTNC_CACHE")
-    home = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnc"
+    home = (
+        Path(base)
+        if base
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnc"
+    )
     folder = home / "cpu"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except OSError as error:
-        raise CacheError(f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours.") from None
+        raise CacheError(
+            f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours."
+        ) from None
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise CacheError(f"the cache folder is not private to its owner: {folder}")
     return folder
@@ -164,11 +177,14 @@ def build_library(source: str, macros: dict[str, str], level: int) -> Path:
                 raise RuntimeError(f"{compiler} failed on a kernel:\n{done.stderr[-4000:]}")
             os.replace(built, library)
     except OSError as error:
-        raise CacheError(f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours.") from None
+        raise CacheError(
+            f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours."
+        ) from None
     return library
 
 
-# --- Calls -----------------------------------------------------------------------------------------
+# --- Calls
+# -----------------------------------------------------------------------------------------
 
 _FORKED = False
 
@@ -204,6 +220,17 @@ class CpuBackend:
         if self._run(call, outputs, integers, wide) == NEEDS_WIDE:
             self._run(call, outputs, integers, True)
         return outputs
+
+    def prepare(self, call: Call, wanted: frozenset[str]) -> PreparedCall | None:
+        """The call with all but its pointers written down, for calls of the same form; None where
+        the
+        form depends on data (offsets in tensors, positions that need wide integers)."""
+        shifts = (call.offset, call.key_offset, call.key_length)
+        integers = self._integers(call)
+        wide = not self.table["narrow"] or any(not -LARGEST <= x <= LARGEST for x in integers)
+        if wide or self._far(call) or any(isinstance(shift, torch.Tensor) for shift in shifts):
+            return None
+        return PreparedCall(self, call, wanted, integers)
 
     def _integers(self, call: Call) -> list[int]:
         known = call.known
@@ -295,6 +322,72 @@ class CpuBackend:
         if tensor is not None:
             return ELEMENTS[tensor.dtype]
         return "int64_t"  # an output of integers
+
+
+class PreparedCall:
+    """A call's C structures, filled in but for the pointers of its tensors: `prepared(tensors)`
+    runs
+    it on the inputs in the order of the signature, None where the first call left one out."""
+
+    def __init__(
+        self, backend: CpuBackend, call: Call, wanted: frozenset[str], integers: list[int]
+    ) -> None:
+        table = backend.table
+        self.library = backend.variant(call, wide=False)
+        self.workspace = backend._workspace
+        names = list(table["inputs"])
+        order = {slot.name: place for place, slot in enumerate(call.signature.inputs)}
+        self.inputs = [(place, order[name]) for place, name in enumerate(names)]
+        tensors = [call.tensors[name] for name in names]
+        self.kept = [call.tensors[name] for name in names if name not in call.given]
+        self.outputs = [
+            (call.shape(slot), call.new_output_dtype(slot)) if slot.name in wanted else None
+            for slot in call.signature.outputs
+        ]
+        shifts = [call.offset, call.key_offset, backend._key_length(call)]
+        self.shifts = [_shift(shift) for shift in shifts]
+        held = [*tensors, *(None for _ in self.outputs), *self.shifts]
+        filled = (TensorOfCall * len(held))()
+        for place, tensor in enumerate(held):
+            if tensor is not None:
+                _describe(filled[place], tensor)
+        for place, form in enumerate(self.outputs, len(names)):
+            if form is not None:
+                _describe(filled[place], torch.empty(form[0], dtype=form[1]))
+        self.form = type(filled)
+        self.template = bytes(filled)
+        reals = [float(call.known[name]) for name in table["reals"]]
+        self.integers = (ctypes.c_int64 * max(len(integers), 1))(*integers)
+        self.reals = (ctypes.c_double * max(len(reals), 1))(*reals)
+        self.threads = torch.get_num_threads()
+        self.seed = _signed(call.seed)
+        self.needed = int(self.library.attnc_workspace(ctypes.byref(self._request(filled, 0))))
+
+    def _request(self, tensors: Any, base: int) -> CallOfKernel:
+        threads = 1 if _FORKED else self.threads
+        return CallOfKernel(
+            tensors, self.integers, self.reals, threads, self.seed, base, 0,
+            ctypes.pointer(ctypes.c_int64(0)),
+        )  # fmt: skip
+
+    def __call__(self, inputs: list[torch.Tensor | None]) -> tuple[torch.Tensor | None, ...] | None:
+        """The outputs; None if the kernel asks for wide integers after all."""
+        tensors = self.form.from_buffer_copy(self.template)
+        for place, source in self.inputs:
+            tensor = inputs[source]
+            if tensor is not None:
+                tensors[place].data = tensor.data_ptr()
+        outputs = tuple(
+            None if form is None else torch.empty(form[0], dtype=form[1]) for form in self.outputs
+        )
+        for place, output in enumerate(outputs, len(self.inputs)):
+            if output is not None:
+                tensors[place].data = output.data_ptr()
+        workspace = self.workspace(self.needed)
+        request = self._request(tensors, (workspace.data_ptr() + 63) // 64 * 64)
+        request.workspace_bytes = self.needed
+        status: int = self.library.attnc_run(ctypes.byref(request))
+        return None if status == NEEDS_WIDE else outputs
 
 
 def _describe(entry: TensorOfCall, tensor: torch.Tensor) -> None:

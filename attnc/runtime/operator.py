@@ -12,6 +12,8 @@ also entered directly whenever a dual or functorch level is live.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ Backend = Callable[[Call, frozenset[str]], tuple["torch.Tensor | None", ...]]
 forward_ad: Any = torch.autograd.forward_ad
 jit: Any = torch.jit
 library_of: Any = torch.library.Library
+FORMS_KEPT = 512  # prepared calls of an operator; one is a few hundred bytes
 SCHEMA_TYPES = {"int": "SymInt?", "real": "float?", "bool": "bool?"}
 
 
@@ -48,14 +51,30 @@ class KernelOperator:
         self._result = signature.outputs[0].name
         self._only_result = frozenset((self._result,))
         self._op, self._apply = _register(self)
+        self._prepared: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
         return f"<attnc operator {self.signature.name}({', '.join(self.signature.keywords)})>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         emit = kwargs.pop("emit", ())
+        emit = emit if isinstance(emit, (str, tuple)) else tuple(emit)
         if torch.compiler.is_compiling():
             return self._traced(args, kwargs, emit)
+        form = _form_of(args, kwargs, emit)
+        prepared = self._prepared.get(form) if form is not None else None
+        if prepared is not None:
+            places, run = prepared
+            given = (*args, *kwargs.values())
+            outputs = run([None if place is None else given[place] for place in places])
+            if outputs is not None:
+                return self._chosen(outputs, emit)
+        return self._call(args, kwargs, emit, form)
+
+    def _call(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...], form: Any
+    ) -> Any:
+        """A call of a form that is new here, or that is not plain."""
         tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
         if any(isinstance(value, np.ndarray) for value in tensors.values()):
             return self._numpy(tensors, numbers, extras, emit)
@@ -63,10 +82,35 @@ class KernelOperator:
         if _plain(tensors):
             call = check_call(self.signature, tensors, numbers, extras)
             outputs = self.run(call, wanted)
+            if form is not None:
+                self._keep(form, call, wanted, args, kwargs)
         else:
             flat = _flatten(self.signature, tensors, numbers, extras)
             outputs = self._apply(*flat) if _levels_live() else self._op(*flat)
         return self._chosen(outputs, emit)
+
+    def _keep(
+        self,
+        form: Any,
+        call: Call,
+        wanted: frozenset[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """Remembers a checked call, if its backend can repeat it with other pointers."""
+        prepare = getattr(self.backends.get(call.device.type), "prepare", None)
+        run = prepare(call, wanted) if prepare else None
+        if run is None:
+            return
+        while len(self._prepared) >= FORMS_KEPT:
+            self._prepared.pop(next(iter(self._prepared)), None)
+        names = [slot.name for slot in self.signature.inputs if slot.positional][: len(args)]
+        order = {name: place for place, name in enumerate([*names, *kwargs])}
+        places = [
+            order[slot.name] if slot.name in order and slot.name in call.given else None
+            for slot in self.signature.inputs
+        ]
+        self._prepared[form] = (places, run)
 
     def run(self, call: Call, wanted: frozenset[str]) -> tuple[torch.Tensor | None, ...]:
         """Runs a checked call on the backend of its device."""
@@ -150,6 +194,36 @@ def _from_numpy(value: Any) -> Any:
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
+def _form_of(args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...]) -> Any:
+    """All of a plain call but its data, to know it again; None if it is not plain."""
+    grad = torch.is_grad_enabled()
+    parts: list[Any] = [len(args), emit, torch.get_num_threads(), os.environ.get("ATTNC_CPU_ISA")]
+    parts.extend(kwargs)
+    for value in (*args, *kwargs.values()):
+        kind = type(value)
+        if kind is torch.Tensor or kind is torch.nn.Parameter:
+            if grad and value.requires_grad:
+                return None
+            parts.append((value.shape, value.stride(), value.dtype, value.device))
+        elif kind is float:
+            parts.append((kind, value, math.copysign(1.0, value)))  # -0.0 equals 0.0
+        elif value is None or kind in (int, bool):
+            parts.append((kind, value))
+        else:
+            return None
+    return None if _watched() else tuple(parts)
+
+
+def _watched() -> bool:
+    """Whether a mode, a transform or a tracer wants to see the call."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or _levels_live()
+        or jit.is_tracing()
+    )
+
+
 def _plain(tensors: dict[str, torch.Tensor]) -> bool:
     """Ordinary tensors, no gradient wanted, nobody watching: the kernel may be called directly."""
     grad = torch.is_grad_enabled()
@@ -159,12 +233,7 @@ def _plain(tensors: dict[str, torch.Tensor]) -> bool:
             return not isinstance(value, torch.Tensor)  # not a tensor: check_call says so
         if grad and value.requires_grad:
             return False
-    return not (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or _levels_live()
-        or jit.is_tracing()
-    )
+    return not _watched()
 
 
 def _levels_live() -> bool:
