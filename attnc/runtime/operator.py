@@ -57,7 +57,7 @@ class KernelOperator:
         return f"<attnc operator {self.signature.name}({', '.join(self.signature.keywords)})>"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        emit = kwargs.pop("emit", ())
+        emit: Any = kwargs.pop("emit", ())
         emit = emit if isinstance(emit, (str, tuple)) else tuple(emit)
         if torch.compiler.is_compiling():
             return self._traced(args, kwargs, emit)
@@ -177,7 +177,7 @@ class EagerOperator:
         self.__name__ = signature.name
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        emit = kwargs.pop("emit", ())
+        emit: Any = kwargs.pop("emit", ())
         tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
         arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
         torched = {name: _from_numpy(value) for name, value in tensors.items()}
