@@ -196,9 +196,7 @@ def _members(
         checker.report(m.not_coarse(group.span, group.name, axis.name))
         return None
     here = outer_position(checker, coarse, env, group.span)
-    if here is None:
-        checker.report(m.group_not_bound(group.span, group.name))
-        return None
+    assert here is not None  # outer axes are bound wherever a body's text is evaluated
     belongs = call("eq", grouped(coarse, position(index)), here)
     return replace(added, conditions=(*added.conditions, belongs))
 

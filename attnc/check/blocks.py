@@ -122,17 +122,17 @@ def _clause(checker: Checker, body: Body, source: Source, kind: str, entity: Arr
         checker.report(m.no_score(body.operator.name.span, body.name))
         return False
     env = pair_environment(checker, body, source, kind)
+    masked = True
     if kind != "mask":
         hidden = clause(checker, body, source, "mask")
-        if hidden is None or hidden.array is None:
-            return False
-        visible = tree.read(hidden.array, map(position, hidden.array.indices))
-        env = env.assume(visible)
+        masked = hidden is not None and hidden.array is not None
+        if hidden is not None and hidden.array is not None:
+            env = env.assume(tree.read(hidden.array, map(position, hidden.array.indices)))
     value: Value | None = Value(TRUE)
     if node is not None:
         value = checker.evaluate(node.expr, env)
         value = _clause_value(checker, value, node, source, body, kind, env)
-    if value is None:
+    if value is None or not masked:
         return False
     _enter_clause(checker, body, source, kind, value, entity)
     return True
@@ -161,7 +161,17 @@ def _clause_value(
     elif value.kind not in ("int", "real"):
         return checker.report(m.clause_not_real(node.expr.span, node.kind, value.kind))
     settle_needs(checker, value.needs, env.facts)
+    if node.kind == "score" and _hides_by_zero(node.expr):
+        checker.report(m.score_as_mask(node.expr.span))
     return value if kind == "mask" else value.with_expr(cast(value.expr, "real"))
+
+
+def _hides_by_zero(node: syntax.Expression) -> bool:
+    """`where(c, s, 0)` as a whole score: meant as a mask, as a rule."""
+    if not isinstance(node, syntax.Call) or node.function.name != "where" or len(node.args) != 3:
+        return False
+    last = node.args[2]
+    return isinstance(last, syntax.Number) and last.value == 0
 
 
 def _enter_clause(

@@ -113,7 +113,7 @@ def _static_names(checker: Checker, operator: syntax.Operator) -> None:
 def _warn(checker: Checker, body: Body) -> None:
     """Inputs that nothing reads; a kind of operator that its clauses do not fit."""
     operator = body.operator
-    for entity in body.entities.values():
+    for entity in () if checker.failed else body.entities.values():
         unused = isinstance(entity, InputEntity | NumberEntity) and not entity.used
         if unused and isinstance(entity, Entity):
             checker.report(m.unused(entity.span, entity.what, entity.name))

@@ -34,7 +34,8 @@ T = TypeVar("T")
 Emits = tuple[Definition, ...]
 
 MAX_DEPTH = 110  # evaluations inside one another: brackets, calls, expansions
-MAX_WORK = 400_000  # evaluations in one check
+MAX_WORK = 200_000  # evaluations in one check
+MAX_EXPANSIONS = 1_000  # calls of defs in one check
 MAX_DIAGNOSTICS = 100
 
 
@@ -85,6 +86,7 @@ class Checker:
     in_update: bool = False
     serial: int = 0
     depth: int = 0
+    expansions: int = 0
     work: int = 0
 
     # ------------------------------------------------------------------------------ diagnostics
@@ -111,7 +113,7 @@ class Checker:
                 self.report(m.expression_too_deep(span, MAX_DEPTH))
                 raise TooMuch
             if self.work > MAX_WORK:
-                self.report(m.expression_too_large(span, MAX_WORK))
+                self.report(m.expression_too_large(span, f"{MAX_WORK} parts"))
                 raise TooMuch
             yield
         finally:

@@ -27,7 +27,7 @@ from attnc.check.equations import body_environment
 from attnc.check.operators import WIDTH, cast
 from attnc.check.values import Environment
 from attnc.expressions import tree
-from attnc.expressions.index import Axis, Index
+from attnc.expressions.index import Axis, AxisForm, Index
 from attnc.expressions.tree import Array, Expr, Kind, number
 from attnc.spec import Input, Number
 
@@ -227,9 +227,9 @@ def _axis(checker: Checker, body: Body, node: syntax.Axis) -> None:
         if fine is None:
             known = body.known_names()
             checker.report(m.unknown_axis(node.bound.span, node.bound.name, known, False))
-            return
         for name in node.names:
-            body.axes[name.name] = checker.new_axis(name.name, "coarse", of=fine)
+            form: AxisForm = "measured" if fine is None else "coarse"
+            body.axes[name.name] = checker.new_axis(name.name, form, of=fine)
         return
     if node.form == "product":
         _product(checker, body, node, env)
@@ -237,21 +237,19 @@ def _axis(checker: Checker, body: Body, node: syntax.Axis) -> None:
     assert node.bound is not None
     for name in node.names:
         found = range_of(checker, name.name, node.bound, env)
-        if found is not None:
-            body.axes[name.name] = found
+        body.axes[name.name] = found or checker.new_axis(name.name)
 
 
 def _product(checker: Checker, body: Body, node: syntax.Axis, env: Environment) -> None:
     parts: list[Axis] = []
     for binder in node.coordinates:
         named = binder.form == "within" and isinstance(binder.bound, syntax.Name)
+        found: Axis | None = None
         if binder.form not in ("below", "within") or named:
             checker.report(m.coordinate_without_length(binder.span, binder.name.name))
-            return
-        found = range_of(checker, binder.name.name, binder.bound, env)
-        if found is None:
-            return
-        parts.append(found)
+        else:
+            found = range_of(checker, binder.name.name, binder.bound, env)
+        parts.append(found or checker.new_axis(binder.name.name))
     labels = [binder.name.name for binder in node.coordinates]
     for name in node.names:
         axis = checker.new_axis(name.name, "product", parts=tuple(parts))

@@ -86,7 +86,8 @@ def _systems(theory: Theory, facts: Facts, case: Case) -> list[Case]:
         found = theory.conjoin([found, *used])
         atoms |= {atom for part in used for each in part for form in each for atom in form.atoms}
     met = {index for atom in atoms for index in theory.atoms[atom].free}
-    theory.lossy = theory.lossy or any(fact.free & met for _, fact in pending)
+    left = [fact for part, fact in pending if part != [()]]  # what says nothing is hidden or true
+    theory.lossy = theory.lossy or any(fact.free & met for fact in left)
     seen: set[bytes] = set()
     for _ in range(ROUNDS):
         todo = {atom for each in found for form in each for atom in form.atoms} - seen
@@ -202,7 +203,7 @@ def _holds_for_large(checker: Checker, theory: Theory, form: Form) -> bool:
     for monomial, factor in form.terms.items():
         exprs = [theory.atoms[atom] for atom in monomial]
         if any(expr.op == "start" for expr in exprs):
-            return False
+            continue  # an offset is 0 unless a call says otherwise
         default = _default(checker, exprs[0]) if len(exprs) == 1 else None
         if default is not None:
             rest = Form({}, rest.constant + factor * default)
@@ -224,8 +225,7 @@ def _default(checker: Checker, expr: Expr) -> int | None:
 
 
 def _expression(theory: Theory, form: Form) -> Expr:
-    """A form as an expression over its atoms."""
-    form = tightened(form)
+    """A form with whole factors as an expression over its atoms."""
     found: Expr | None = None
     for monomial, factor in sorted(form.terms.items(), key=lambda item: (-item[1], item[0])):
         part = theory.atoms[monomial[0]]
@@ -290,5 +290,12 @@ def _end(index: Index, high: bool) -> Expr:
 
 
 def _simple(checker: Checker, expr: Expr) -> str:
+    """An expression as text, its constants joined and offsets taken as 0."""
     theory = make_theory(checker)
-    return expression_text(_expression(theory, theory.form(expr)))
+    form = theory.form(expr)
+    kept = {
+        monomial: factor
+        for monomial, factor in form.terms.items()
+        if all(theory.atoms[atom].op != "start" for atom in monomial)
+    }
+    return expression_text(_expression(theory, Form(kept, form.constant)))

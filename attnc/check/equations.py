@@ -62,7 +62,7 @@ def settle(checker: Checker, value: Value) -> Value:
     """Heads and groups together: where the value is over both h and hk, hk is that of h."""
     free = value.expr.free
     moves: dict[Index, Expr] = {}
-    for axis, index in checker.outer.items():
+    for axis, index in list(checker.outer.items()):
         if index not in free or axis.form != "coarse" or axis.of is None:
             continue
         fine = checker.outer_index(axis.of)

@@ -23,7 +23,7 @@ from attnc.check.binders import (
     domain_at,
 )
 from attnc.check.bodies import ArrayEntity
-from attnc.check.checker import Checker
+from attnc.check.checker import MAX_EXPANSIONS, Checker, TooMuch
 from attnc.check.library import Library
 from attnc.check.values import Bound, Environment, Need, Part, Value, join_needs
 from attnc.source import Span
@@ -75,6 +75,10 @@ def expand(
         return checker.report(m.recursion(node.function.span, cycle))
     if len(chain) >= MAX_EXPANSION:
         return checker.report(m.expansion_too_deep(node.function.span, MAX_EXPANSION))
+    checker.expansions += 1
+    if checker.expansions > MAX_EXPANSIONS:
+        checker.report(m.expression_too_large(node.span, f"{MAX_EXPANSIONS} calls of defs"))
+        raise TooMuch
     sites = env.frame.call_sites if env.frame is not None else ()
     site = (node.span.source.name, node.span.start)
     frame = Frame(definition, env, library, (*chain, name), (*sites, site))

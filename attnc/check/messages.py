@@ -208,13 +208,6 @@ def not_coarse(name: str, fine: str) -> Wording:
 
 
 @message("axis")
-def group_not_bound(name: str) -> Wording:
-    return Wording(
-        f"`{name}` is not bound here: whose members?", f"Bind it on the left side: x[{name}] = ..."
-    )
-
-
-@message("axis")
 def no_coordinates(name: str, axis: str) -> Wording:
     return Wording(
         f"`{name}` has no coordinates: `{axis}` is no product axis.",
@@ -330,6 +323,11 @@ def equation_cycle(names: Sequence[str]) -> Wording:
 
 @message("legality")
 def mask_of_itself(name: str, row: str) -> Wording:
+    if name == "mask":
+        return Wording(
+            f"mask folds over the visible keys of row {row}, which it is to say itself.",
+            "Move the fold to a body around this one.",
+        )
     return Wording(
         f"`{name}` folds over the visible keys of row {row}, and mask uses `{name}`.",
         f"Move `{name}` to a body around this one.",
@@ -465,7 +463,7 @@ def given_twice(name: str) -> Wording:
 
 @message("legality")
 def too_many_arguments(function: str, count: int) -> Wording:
-    return Wording(f"`{function}` takes {count} arguments, here are more.", "")
+    return Wording(f"`{function}` takes at most {count} by position; more came.")
 
 
 @message("legality")
@@ -475,7 +473,8 @@ def argument_missing(name: str, function: str) -> Wording:
 
 @message("legality")
 def argument_count(function: str, wanted: str, count: int) -> Wording:
-    return Wording(f"`{function}` takes {wanted} arguments, here are {count}.")
+    noun = "argument" if wanted == "1" else "arguments"
+    return Wording(f"`{function}` takes {wanted} {noun}; {count} came.")
 
 
 @message("legality")
@@ -554,8 +553,8 @@ def expression_too_deep(limit: int) -> Wording:
 
 
 @message("limit")
-def expression_too_large(limit: int) -> Wording:
-    return Wording(f"this text expands to more than {limit} parts.", "Give parts of it names.")
+def expression_too_large(limit: str) -> Wording:
+    return Wording(f"this text expands to more than {limit}.", "Give parts of it names.")
 
 
 @message("limit")

@@ -65,11 +65,10 @@ def _cycle(checker: Checker, entity: ArrayEntity) -> Array | None:
     cycle = checker.active[place:]
     hidden = [each for each in cycle if each.what == "mask"]
     others = [each for each in cycle if each.what != "mask"]
-    if hidden and others:
-        row = checker.active[place].body.row_names
-        return checker.report(
-            m.mask_of_itself(others[0].span, others[0].name, row[-1] if row else "i")
-        )
+    if hidden:
+        first = (others or hidden)[0]
+        row = first.body.row_names[-1] if first.body.row_names else "i"
+        return checker.report(m.mask_of_itself(first.span, first.name, row))
     return checker.report(m.equation_cycle(entity.span, [*names[place:], entity.name]))
 
 
