@@ -58,7 +58,11 @@ def places(rng: np.random.Generator) -> np.ndarray:
     return np.argsort(orders(rng), axis=1)
 
 
-TITANS = {"alpha": unit(2, 4, 7), "eta": unit(2, 4, 7), "theta": unit(2, 4, 7)}
+TITANS = {
+    "alpha": unit(2, 4, 7),
+    "eta": unit(2, 4, 7),
+    "theta": lambda rng: 0.05 * rng.random((2, 4, 7)),
+}
 CALLS: dict[str, Call] = {
     "causal_softmax": Call(),
     "rope": Call(),

@@ -8,23 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnc.runtime.eager_numbers import Real, Value, as_real, stop
+from attnc.runtime.eager_numbers import Real, Value, as_real
 from attnc.runtime.eager_slopes import broadcast
+
+vjp: Any = torch.func.vjp  # its types allow for a third result
 
 
 def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]]) -> Real:
     """The unknown between low and high at which the two sides meet.
 
-    Bisection to the last bit, then two steps of Newton's method through autograd: they move the
-    value by rounding only, and carry the implicit function's derivatives up to second order."""
+    Bisection to the last bit, then two steps of Newton's method: they move the value by rounding
+    only, and carry the implicit function's derivatives up to second order."""
 
     def difference(at: Tensor) -> Tensor:
         left, right = sides(Real(at))
         return as_real(left - right).plain()
 
     with torch.no_grad():
-        a, b = (as_real(end).plain() for end in (low, high))
-        first, last = difference(a), difference(b)
+        a, b = (as_real(end).plain().detach() for end in (low, high))
+        first, last = difference(a).detach(), difference(b).detach()
         a, b, first, last = broadcast(a, b, first, last)
         falls = first >= last
         bit = torch.finfo(a.dtype).eps / 2 * torch.maximum(a.abs(), b.abs())
@@ -32,47 +34,27 @@ def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]])
             middle = a + (b - a) / 2
             if bool(((middle == a) | (middle == b)).all()):
                 break
-            value = difference(middle)
+            value = difference(middle).detach()
             above = torch.where(falls, value > 0, value < 0)
             a, b = torch.where(above, middle, a), torch.where(above, b, middle)
         unknown = a + (b - a) / 2
-    forward_ad: Any = torch.autograd.forward_ad
-    tangents = forward_ad._current_level >= 0
-    if not tangents and not (torch.is_grad_enabled() and difference(unknown).requires_grad):
-        return Real(unknown)
     for _ in range(2):
-        unknown = unknown if unknown.requires_grad else unknown.requires_grad_()
-        value = difference(unknown)
-        (slope,) = torch.autograd.grad(value.sum(), unknown, create_graph=True)
+        value, pull = vjp(difference, unknown)
+        (slope,) = pull(torch.ones_like(value))
         flat = (slope == 0) | ~torch.isfinite(slope) | ~torch.isfinite(value)
-        step = torch.where(flat, 0.0, value) / torch.where(flat, 1.0, slope)
-        unknown = unknown - step
+        one, zero = torch.ones_like(value), torch.zeros_like(value)
+        unknown = unknown - torch.where(flat, zero, value) / torch.where(flat, one, slope)
     return Real(unknown)
 
 
-def tracked(x: Value) -> Real:
-    """A state by which something is differentiated."""
-    value = as_real(x).plain()
-    return Real(value if value.requires_grad else value.detach().requires_grad_())
+def slope_by(number: Callable[[Value], Value], at: Value) -> Real:
+    """The derivative of a number (one for each outer point) by a state; differentiable itself."""
 
+    def whole(x: Tensor) -> Tensor:
+        return as_real(number(Real(x))).plain().sum()
 
-def wants_gradients(*values: Value) -> bool:
-    """Whether autograd follows any of some numbers and tensors."""
-    tensors = [x.mantissa if isinstance(x, Real) else x for x in values]
-    return any(isinstance(x, Tensor) and x.requires_grad for x in tensors)
-
-
-def keep_graph(x: Value, wanted: bool) -> Value:
-    """x; a constant where only the operator's own derivatives needed a graph."""
-    return x if wanted else stop(x)
-
-
-def slope_by(number: Value, by: Real) -> Real:
-    """The derivative of a number (one for each outer point) by a tracked state."""
-    (slope,) = torch.autograd.grad(
-        as_real(number).plain().sum(), by.mantissa, create_graph=True, allow_unused=True
-    )
-    return Real(torch.zeros_like(by.mantissa) if slope is None else slope)
+    value, pull = vjp(whole, as_real(at).plain())
+    return Real(pull(torch.ones_like(value))[0])
 
 
 def _wide_product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:

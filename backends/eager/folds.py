@@ -127,9 +127,20 @@ class FoldPrinter(Printer):
         return Text(f"random(seed, {int(node.attr)}, {at}, {self.like})", dims)  # type: ignore[arg-type]
 
     def _print_grad(self, node: Expr, args: list[Text]) -> Text:
-        name = self.arrays[node.array.name]
-        code = f"slope_by({args[0].code}, {name})"
-        return self.looked_up(code, node.array.indices, node.args[1:], args[1:])
+        """A function of the state, in which the number is computed anew, and its slope."""
+        name = node.array.name
+        outside, scopes = self.arrays[name], self.scopes
+        self.arrays[name] = self.names.fresh(name)
+        function = self.names.fresh("differentiated")
+        self.line(f"def {function}({self.arrays[name]}):")
+        self.depth += 1
+        self.scopes = [{}]
+        self.line(f"return {self._printed(node.args[0]).code}")
+        self.scopes = scopes
+        self.depth -= 1
+        self.arrays[name] = outside
+        code = f"slope_by({function}, {outside})"
+        return self.looked_up(code, node.array.indices, node.args[1:], args)
 
 
 def _letters(dims: Sequence[Index]) -> dict[Index, str]:

@@ -38,11 +38,11 @@ class FunctionPrinter(HeadPrinter):
     # --- equations ----------------------------------------------------------------------------
 
     def _needed(self, roots: Iterable[Definition]) -> list[str]:
-        """The arrays that definitions read, each after those that it reads itself; a moving array
-        counts as the steps that record it."""
+        """The definitions and what they read, each after what it reads itself; an array that moves
+        with a state counts as the steps that record it."""
         order: list[str] = []
         seen: set[str] = set()
-        stack = [(name, False) for d in roots for name in self._read_by(self._text(d))]
+        stack = [(definition.array.name, False) for definition in roots]
         while stack:
             name, ready = stack.pop()
             if ready:
@@ -65,9 +65,10 @@ class FunctionPrinter(HeadPrinter):
         block = self._steps_of(name)
         exprs = self.equations.expressions(name)
         if block is not None:
-            exprs = [d.expr for d in (*block.updates, block.result)]
-            exprs += [s.initial for s in block.states]
-            exprs += [d.expr for d in all_definitions(block) if d.array.name == name]
+            moving = self.equations.moving[block.name]
+            exprs = [self._text(d) for d in all_definitions(block) if d.array.name in moving]
+            exprs += [self._text(d) for d in block.updates] + [s.initial for s in block.states]
+            return [n for expr in exprs for n in self._read_by(expr) if n not in moving]
         elif name in self.equations.first:
             exprs = [*exprs, self._text(self.equations.first[name])]
         return [each for expr in exprs for each in self._read_by(expr)]
@@ -146,12 +147,6 @@ class FunctionPrinter(HeadPrinter):
         p = self.printer
         always = list({d.array.name: d for d in (*wanted, *self._also(block))}.values())
         asked = self._asked(block, always)
-        graph = any(s.array.name in self.differentiated for s in block.states)
-        if graph:
-            p.line("grad_mode = torch.is_grad_enabled()")
-            given = ", ".join(self.arguments[i.name] for i in self.spec.inputs)
-            p.line(f"wanted = grad_mode and wants_gradients({given})")
-            p.line("torch.set_grad_enabled(True)  # grad() below needs a graph")
         for state in block.states:
             self._initial(state.array, state.initial)
         for each in (*always, *asked):
@@ -161,10 +156,6 @@ class FunctionPrinter(HeadPrinter):
         self._loop(block, always, asked)
         for each in always:
             self._stack(each.array.name, block.rows[-1])
-        if graph:
-            p.line("torch.set_grad_enabled(grad_mode)")
-            for array in [each.array for each in (*always, *block.states)]:
-                p.line(f"{p.arrays[array.name]} = keep_graph({p.arrays[array.name]}, wanted)")
 
     def _loop(
         self, block: Block, always: Sequence[Definition], asked: Sequence[Definition]
@@ -178,9 +169,7 @@ class FunctionPrinter(HeadPrinter):
         p.product_type = "wide"
         self._clauses(block, row)
         for line in block.updates:
-            name = self._define(line, self.equations.prepared(line, block))
-            if line.array.name in self.differentiated:
-                p.line(f"{name} = tracked({name})")
+            self._define(line, self.equations.prepared(line, block))
         for each in always:
             self._record(each, block, row)
         for each in asked:
@@ -239,7 +228,7 @@ class FunctionPrinter(HeadPrinter):
                 inside = other is block and (
                     definition.array.name in moving or definition in block.updates
                 )
-                names = [] if inside else self._read_by(definition.expr)
+                names = [] if inside else self._read_by(self._text(definition))
                 found += [self.equations.first[n] for n in names if self._is_recorded(n, block)]
         return found
 
@@ -255,8 +244,6 @@ class FunctionPrinter(HeadPrinter):
         cast = {"bool": f"{given}.bool()", "int": f"{given}.long()"}.get(kind, f"Real({given})")
         p.line(f"{given} = {code} if {given} is None else {cast}")
         p.arrays[array.name] = given
-        if array.name in self.differentiated:
-            p.line(f"{given} = tracked({given})")
 
     def _stack(self, name: str, row: Index) -> None:
         p = self.printer

@@ -32,9 +32,6 @@ class HeadPrinter:
         self.printer.numbers |= {name: self.arguments[name] for name in numbers}
         self.printed: set[str] = set(inputs)
         self.rows: dict[str, tuple[Array, str]] = {}  # recorded row by row, by name: the list
-        self.differentiated = {
-            node.array.name for expr in self._all() for node in postorder(expr) if node.op == "grad"
-        }
 
     def _all(self) -> list[Expr]:
         return [d.expr for b in all_blocks(self.spec.root) for d in all_definitions(b)]

@@ -128,7 +128,29 @@ class Equations:
         expr = self._visible(definition.array.name, definition.expr, definition.array.indices)
         if block is not None:
             expr = self._written_out(expr, block)
+            expr = rewrite(expr, lambda node: self._standing_alone(node, block))
         return bordered(expr)
+
+    def _standing_alone(self, node: Expr, block: Block) -> Expr:
+        """A `grad` whose number names no local of the step that depends on its variable."""
+        if node.op != "grad":
+            return node
+        lines = {line.array.name: line for line in block.updates}
+        states = {state.array.name for state in block.states}
+
+        def change(each: Expr) -> Expr:
+            name = each.array.name if each.op == "read" else ""
+            if name in states or name not in lines:
+                return each
+            line = lines[name]
+            return substitute(line.expr, dict(zip(line.array.indices, each.args, strict=True)))
+
+        number = node.args[0]
+        while True:
+            longer = rewrite(number, change)
+            if longer == number:
+                return node.with_args((number, *node.args[1:]))
+            number = longer
 
     def _written_out(self, expr: Expr, block: Block) -> Expr:
         moving = self.moving[block.name] - {array.name for array in clauses(block)}

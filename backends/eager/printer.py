@@ -29,12 +29,12 @@ CALLS = {
 RESERVED = frozenset((
     "Real", "abs", "absolute", "all_keys", "among_largest", "as_real", "at", "batched", "bool",
     "constant", "contract", "dict", "divided_down", "eager", "emit", "exp", "finished",
-    "first_entry", "first_extreme", "float", "function", "grad_mode", "int", "key_length",
+    "first_entry", "first_extreme", "float", "function", "differentiated", "int", "key_length",
     "key_offset", "largest", "log", "max", "maximum", "measured", "min", "minimum", "narrow",
     "offset", "out", "over", "over_batch", "padded", "part", "per_batch", "plain", "product",
     "random", "range", "ranked", "real", "remainder", "results", "root", "rounded", "seed",
     "shifts", "sign", "slope_by", "smallest", "spread", "sqrt", "stacked", "stop", "tensors",
-    "to_complex", "torch", "total", "tracked", "tuple", "wanted", "wants_gradients", "where",
+    "to_complex", "torch", "total", "tuple", "where",
     "wide",
 ))  # fmt: skip
 LONG = 60  # characters of an expression that is worth a line of its own
@@ -342,6 +342,8 @@ def operands(node: Expr) -> tuple[Expr, ...]:
     """What is printed before a node: for a sum of products of reals the factors."""
     if node.op == "solve":
         return node.args[:2]
+    if node.op == "grad":
+        return node.args[1:]
     if node.op != "fold" or node.monoid != "sum":
         return node.args
     factors: list[Expr] = []

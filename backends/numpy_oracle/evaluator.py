@@ -271,10 +271,21 @@ class Evaluator:
         if not outside.any():
             return ()
         name = node.array.name if node.op == "read" else node.op
-        sample = int(row.mantissa[outside].reshape(-1)[0]) + first
         wanted = f"positions {first} .. {first + count} on the axis `{index.axis.name}`"
-        came = f"a read at {sample}{place_of(node)}"
-        return (Trouble(name, wanted, came, True, Grid(row.dims, outside)),)
+        found = np.unique(row.mantissa[outside])
+        # One trouble for each position while they are few: the one demanded is the one told.
+        spans = [(at, at) for at in found] if found.size <= 16 else [(found[0], found[-1])]
+        return [
+            Trouble(
+                name,
+                wanted,
+                f"a read at {low + first}{'' if low == high else f' .. {high + first}'}"
+                f"{place_of(node)}",
+                True,
+                Grid(row.dims, outside & (row.mantissa >= low) & (row.mantissa <= high)),
+            )
+            for low, high in spans
+        ]
 
     def array(self, array: Array) -> Grid:
         """The values of an input, an equation or a recorded result over the array's own indices."""
