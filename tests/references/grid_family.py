@@ -36,7 +36,7 @@ def halo(t, n, offset):
 
     def score(p, b, h, i, key, dy, dx):
         q = p.query(b, h, i)
-        return q @ key * p.scale + q @ (t["row"][dy + origin] + t["col"][dx + origin])
+        return q @ key * p.scale + q @ (t["row"][dy + origin] + t["column"][dx + origin])
 
     return patch(t, n, score)
 
