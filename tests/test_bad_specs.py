@@ -11,7 +11,6 @@ A file's first comment may say how it is checked: `# operator: name`, `# statics
 from __future__ import annotations
 
 import os
-
 from pathlib import Path
 
 import pytest

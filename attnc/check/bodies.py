@@ -203,7 +203,7 @@ class Body:
     def attention(self) -> Body | None:
         """The nearest body with keys or states: whose mask, score and weight are in scope."""
         for body in self.chain():
-            if body.operator.kind == "attention":
+            if body.operator.kind == "attention" or body.sources:
                 return body
         return None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from attnc import syntax
@@ -68,6 +68,7 @@ class Checker:
     outer: dict[Axis, Index] = field(default_factory=dict)
     coordinates: dict[Axis, list[str]] = field(default_factory=dict)
     spans_of: dict[bytes, tuple[Expr, Expr]] = field(default_factory=dict)
+    labels: dict[bytes, str] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
     axes: list[Axis] = field(default_factory=list)
     ranges: dict[tuple[str, bytes, bytes], Axis] = field(default_factory=dict)
@@ -77,6 +78,7 @@ class Checker:
     definitions: dict[str, Definition] = field(default_factory=dict)
     proved: dict[tuple[bytes, frozenset[bytes]], bool] = field(default_factory=dict)
     randoms: dict[object, int] = field(default_factory=dict)
+    sites: list[tuple[Span, str]] = field(default_factory=list)
     sinks: list[list[Statement]] = field(default_factory=list)
     memo: dict[object, object] = field(default_factory=dict)
     calling: list[syntax.Operator] = field(default_factory=list)
@@ -94,10 +96,20 @@ class Checker:
     def report(self, diagnostic: Diagnostic) -> T | None:
         """Keeps a diagnostic; the same one twice counts once. Always None, the poisoned value of
         whatever was to be made."""
-        self.diagnostics.setdefault(diagnostic)
+        self.diagnostics.setdefault(self._placed(diagnostic))
         if len(self.diagnostics) > MAX_DIAGNOSTICS:
             raise TooMuch
         return None
+
+    def _placed(self, diagnostic: Diagnostic) -> Diagnostic:
+        """A mistake that shows inside a def of another file is told at the call of that def."""
+        if diagnostic.span.source is self.source:
+            return diagnostic
+        for span, name in reversed(self.sites):
+            if span.source is self.source:
+                said = f"in `{name}`: {diagnostic.message}"
+                return replace(diagnostic, span=span, message=said)
+        return diagnostic
 
     @property
     def failed(self) -> bool:

@@ -33,6 +33,7 @@ def coordinate(
         found = call("mod", found, length_of(axis.parts[place]))
     low = start_of(axis.parts[place])
     checker.spans_of[found.digest] = (found, length_of(axis.parts[place]))
+    checker.labels[found.digest] = node.span.text
     if not tree.is_number(low, 0):
         found = call("add", found, low)
     return Value(found)

@@ -32,7 +32,7 @@ from attnc.expressions.tree import Array, Expr, Kind, number
 from attnc.spec import Input, Number
 
 BATCH, HEAD, GROUP = "b", "h", "hk"
-RESERVED = ("scale", "pi", "inf", "true", "false")
+RESERVED = ("pi", "inf", "true", "false")
 DEFAULT_ARGUMENTS = ("q", "k", "v")
 
 
@@ -311,9 +311,6 @@ def _header_axis(checker: Checker, body: Body, binder: syntax.Binder) -> Axis | 
         return body.find_axis(binder.name.name)
     if binder.form == "within" and isinstance(binder.bound, syntax.Name):
         return body.find_axis(binder.bound.name)
-    if binder.form == "of":
-        checker.report(m.of_outside_fold(binder.span))
-        return None
     return range_of(checker, binder.name.name, binder.bound, body_environment(checker, body))
 
 
@@ -410,9 +407,6 @@ def dimensions(checker: Checker, body: Body, dims: Sequence[syntax.Binder]) -> l
             if axis is None:
                 span = binder.bound.span
                 checker.report(m.unknown_axis(span, binder.bound.name, body.known_names(), False))
-        elif binder.form == "of":
-            checker.report(m.of_outside_fold(binder.span))
-            axis = None
         else:
             axis = range_of(checker, name, binder.bound, env)
         if axis is None:

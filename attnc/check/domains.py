@@ -18,7 +18,7 @@ from attnc.check.linear import Form, Monomial, eliminate, is_refuted, tightened
 from attnc.check.values import Facts, Need, conjuncts
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
-from attnc.expressions.tree import FALSE, TRUE, Expr, call, number, substitute
+from attnc.expressions.tree import FALSE, TRUE, Expr, call, number
 from attnc.spec import Check
 
 ROUNDS = 6  # atoms of axioms of atoms
@@ -259,40 +259,43 @@ def _add_check(checker: Checker, need: Need, condition: Expr) -> None:
 
 
 def _report(checker: Checker, need: Need) -> None:
-    """`k[j - 1] reads -1 at j = 0`."""
-    condition = need.condition
-    at = condition.args[0]
-    low = condition.op == "ge"
-    moves: dict[Index, Expr] = {}
-    for index in sorted(at.free, key=lambda each: (each.name, each.number)):
-        moves[index] = _end(index, _grows(checker, at, index) != low)
-    value = _simple(checker, substitute(at, moves))
-    spots = [f"{index.name} = {_simple(checker, place)}" for index, place in moves.items()]
-    checker.report(
-        m.read_outside(need.span, need.span.text, value, ", ".join(spots) or "every point", True)
-    )
-
-
-def _grows(checker: Checker, at: Expr, index: Index) -> bool:
+    """`k[j - 1] reads -1 at j = 0`: where the position is least (or greatest)."""
     theory = make_theory(checker)
-    form = theory.form(at)
+    form = theory.form(need.condition.args[0])
+    low = need.condition.op == "ge"
+    value = Form({}, form.constant)
+    spots: list[str] = []
     for monomial, factor in form.terms.items():
-        if any(theory.atoms[atom].attr == index for atom in monomial):
-            return factor > 0
-    return True
+        atom = theory.atoms[monomial[0]]
+        ends = _ends(theory, atom) if len(monomial) == 1 else None
+        if ends is None:
+            value = value + Form({monomial: factor})
+            continue
+        end = ends[0] if (factor > 0) == low else ends[1]
+        value = value + end.times(factor)
+        spots.append(f"{checker.labels.get(atom.digest, _name(atom))} = {_simple(theory, end)}")
+    place = ", ".join(sorted(spots)) or "every point"
+    text = need.span.text
+    checker.report(m.read_outside(need.span, text, _simple(theory, value), place, True))
 
 
-def _end(index: Index, high: bool) -> Expr:
-    low, size = axis_bounds(index.axis)
-    if not high:
-        return low
-    return call("sub", call("add", low, size), number(1))
+def _ends(theory: Theory, atom: Expr) -> tuple[Form, Form] | None:
+    """The least and the greatest value of an index or coordinate."""
+    if atom.digest in theory.spans:
+        return Form({}), theory.form(theory.spans[atom.digest][1]).shifted(-1)
+    if not isinstance(atom.attr, Index):
+        return None
+    low, size = axis_bounds(atom.attr.axis)
+    first = theory.form(low)
+    return first, (first + theory.form(size)).shifted(-1)
 
 
-def _simple(checker: Checker, expr: Expr) -> str:
-    """An expression as text, its constants joined and offsets taken as 0."""
-    theory = make_theory(checker)
-    form = theory.form(expr)
+def _name(atom: Expr) -> str:
+    return atom.attr.name if isinstance(atom.attr, Index) else expression_text(atom)
+
+
+def _simple(theory: Theory, form: Form) -> str:
+    """A form as text, offsets taken as 0."""
     kept = {
         monomial: factor
         for monomial, factor in form.terms.items()

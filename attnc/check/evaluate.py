@@ -237,7 +237,7 @@ def _entity(checker: Checker, node: syntax.Name, env: Environment) -> Entity | B
                 checker.report(m.local_outside(node.span, node.name))
             found.used = True
             return found
-        if node.name in CLAUSES and body.sources and body.operator.kind == "attention":
+        if node.name in CLAUSES and body.sources:
             return body
     return None
 

@@ -90,9 +90,10 @@ def expand(
     start = replace(env, frame=frame, bounds={}, facts=(*env.facts, *opened.conditions)).bind(
         {n: b for n, b in opened.env.bounds.items() if n in frame.formals}
     )
-    if not checker.statements(frame, start):
-        return None
-    value = checker.evaluate(definition.result, start)
+    checker.sites.append((node.span, name))
+    fine = checker.statements(frame, start)
+    value = checker.evaluate(definition.result, start) if fine else None
+    checker.sites.pop()
     if value is None:
         return None
     return _leave(checker, frame, node, value, opened, env, raw)

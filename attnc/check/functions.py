@@ -56,6 +56,8 @@ def call_function(
         return _builtin(checker, node, env)
     if name in library.operators:
         return checker.report(m.operator_in_expression(node.function.span, name))
+    if name in library.broken:
+        return None
     return checker.report(
         m.unknown_function(node.function.span, name, function_names(checker, env))
     )

@@ -22,6 +22,7 @@ class Library:
     """What a file's texts may call.
 
     defs, operators   by name; a file's own come before imported ones, those before the core's
+    broken            names whose import failed: nothing more is said about them
     homes             the library of the file in which a def or operator stands
     """
 
@@ -29,6 +30,7 @@ class Library:
     operators: dict[str, syntax.Operator] = field(default_factory=dict)
     homes: dict[syntax.Node, Library] = field(default_factory=dict)
     imported: dict[str, syntax.Name] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
 
     def names(self) -> list[str]:
         return [*self.defs, *self.operators]
@@ -85,6 +87,7 @@ class Loader:
     def _import(self, library: Library, each: syntax.Import, depth: int) -> None:
         found = self._module(each, depth)
         if found is None:
+            library.broken |= {name.name for name in each.names}
             return
         for name in each.names:
             known = found.defs.get(name.name) or found.operators.get(name.name)
@@ -92,6 +95,7 @@ class Loader:
                 self.diagnostics.append(
                     m.not_in_module(name.span, name.name, each.module.name, found.names())
                 )
+                library.broken.add(name.name)
                 continue
             library.homes[known] = found.home(known)
             library.imported[name.name] = name

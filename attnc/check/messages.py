@@ -267,11 +267,6 @@ def length_depends(name: str) -> Wording:
 
 
 @message("axis")
-def of_outside_fold() -> Wording:
-    return Wording("`of` stands in folds only.", "A coarse axis is declared: axis g of h.")
-
-
-@message("axis")
 def left_side_differs(name: str) -> Wording:
     return Wording(
         f"the left side of `{name}` does not have its axes.",

@@ -71,7 +71,7 @@ def index_not_whole(text: str, kind: str) -> Wording:
 
 @message("kind")
 def count_not_whole(text: str) -> Wording:
-    return Wording(f"topk takes a whole number of entries; `{text}` is none.", "floor(...)")
+    return Wording(f"topk takes a whole number of entries; `{text}` is none.", "floor(n) is whole.")
 
 
 @message("kind")
@@ -114,7 +114,10 @@ def complex_number(name: str) -> Wording:
 
 @message("kind")
 def read_not_number(*_: str) -> Wording:
-    return Wording("what an operator reads out is a number; this is true or false.", "emit it.")
+    return Wording(
+        "what an operator reads out is a number; this is true or false.",
+        "Choose: where(c, 1, 0).",
+    )
 
 
 @message("kind")
@@ -172,7 +175,10 @@ def contraction(left: str, right: str) -> Wording:
 
 @message("shape")
 def condition_is_vector(axes: str) -> Wording:
-    return Wording(f"a condition is one truth; this is one for each {axes}.", "any(...), all(...)")
+    return Wording(
+        f"a condition is one truth; this is one for each {axes}.",
+        "any(d: c), all(d: c)",
+    )
 
 
 @message("shape")
@@ -197,7 +203,7 @@ def single_index_wanted(function: str) -> Wording:
 
 @message("shape")
 def union_in_selection(function: str) -> Wording:
-    return Wording(f"`{function}` orders one axis, not a union of sources.", "One for each source.")
+    return Wording(f"`{function}` orders one axis, not a union of sources.", "Select from one.")
 
 
 @message("shape")

@@ -1,0 +1,377 @@
+"""The checker: every spec of the language becomes a Spec, and Specs say what the text says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnc.check import check_spec
+from attnc.errors import SpecError
+from attnc.expressions.text import expression_text
+from attnc.expressions.tree import Expr, postorder
+from attnc.parser import parse
+from attnc.resources import library_names, read_library
+from attnc.source import Source
+from attnc.spec import Block, Definition, Repeat, Spec
+from attnc.spec_text import print_spec
+
+SPECS = Path(__file__).resolve().parent / "language"
+NAMES = sorted(path.stem for path in SPECS.glob("*.attn"))
+
+
+def check(text: str, **statics: float) -> Spec:
+    source = Source(text, "text.attn")
+    return check_spec(parse(source), source, statics=statics, search=())
+
+
+def load(name: str, **statics: float) -> Spec:
+    path = SPECS / f"{name}.attn"
+    source = Source(path.read_text(encoding="utf-8"), str(path))
+    return check_spec(parse(source), source, statics=statics)
+
+
+def attention(**clauses: str) -> Spec:
+    """`attention f(q, k, v)` with some of its clauses replaced; `lines` stand before them."""
+    lines = clauses.pop("lines", "")
+    known = {
+        "mask": "j <= i",
+        "score": "dot(q[i], k[j]) * scale",
+        "normalize": "softmax(j: score)",
+    }
+    body = "".join(f"    {kind}: {text}\n" for kind, text in {**known, **clauses}.items())
+    return check(f"attention f(q, k, v):\n{lines}{body}")
+
+
+def definitions(block: Block) -> list[Definition]:
+    found: list[Definition] = []
+    for statement in block.statements:
+        if isinstance(statement, Block):
+            found += definitions(statement)
+        elif isinstance(statement, Repeat):
+            found += statement.statements
+        else:
+            found.append(statement)
+    return [*found, *block.updates, block.result, *block.emits, *block.offered]
+
+
+def named(spec: Spec, name: str) -> Definition:
+    return next(each for each in definitions(spec.root) if each.array.name == name)
+
+
+def axes(definition: Definition) -> list[str]:
+    return [index.axis.name for index in definition.array.indices]
+
+
+def text(expr: Expr) -> str:
+    return expression_text(expr, outer=False)
+
+
+# ---------------------------------------------------------------------------------- all of them
+
+
+def test_the_specs_are_there() -> None:
+    assert len(NAMES) == 49
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_spec_of_the_language(name: str) -> None:
+    spec = load(name)
+    assert spec.name == name
+    assert not spec.warnings
+    assert f"operator {name}" in print_spec(spec)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_expressions_are_closed(name: str) -> None:
+    """Free in an equation are only the indices of its array (and, in update, the row)."""
+    spec = load(name)
+    for block in blocks(spec.root):
+        steps = {id(line) for line in block.updates}
+        repeated = {
+            id(line): statement.index
+            for statement in block.statements
+            if isinstance(statement, Repeat)
+            for line in statement.statements
+        }
+        own = [each for each in block.statements if isinstance(each, Definition)]
+        lines = [s for r in block.statements if isinstance(r, Repeat) for s in r.statements]
+        for each in (*own, *lines, *block.updates, block.result, *block.emits, *block.offered):
+            free = each.expr.free - set(each.array.indices)
+            if id(each) in repeated:
+                free -= {repeated[id(each)]}
+            if id(each) in steps:
+                free -= {block.rows[-1]}
+            assert not free, f"{each.array.name}: {free}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kinds_are_exact(name: str) -> None:
+    """Operands of one operation are of one kind, and an array is of the kind of its equation."""
+    spec = load(name)
+    for each in definitions(spec.root):
+        assert each.expr.kind == each.array.kind, each.array.name
+        for node in postorder(each.expr):
+            if node.op in ("add", "sub", "mul", "div", "min", "max", "lt", "le", "gt", "ge"):
+                assert len({arg.kind for arg in node.args}) == 1, text(node)
+            if node.op == "fold":
+                assert node.args[0].kind == "bool"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_and_numbers_are_unique(name: str) -> None:
+    spec = load(name)
+    axis_names = [axis.name for axis in spec.axes]
+    assert len(set(axis_names)) == len(axis_names)
+    bound: dict[object, bytes] = {}
+    for node in postorder(*(each.expr for each in definitions(spec.root))):
+        for index in node.bound:
+            known = bound.setdefault((index.name, index.number), index.axis.name.encode())
+            assert known == index.axis.name.encode()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checking_twice_gives_the_same(name: str) -> None:
+    assert print_spec(load(name)) == print_spec(load(name))
+
+
+def blocks(block: Block) -> list[Block]:
+    inner = [each for each in block.statements if isinstance(each, Block)]
+    return [block, *(deeper for each in inner for deeper in blocks(each))]
+
+
+@pytest.mark.parametrize("name", library_names())
+def test_library_file(name: str) -> None:
+    """Every def of the library is met by a call of an operator."""
+    source = Source(read_library(name), f"std/{name}.attn")
+    assert parse(source).defs or parse(source).operators
+
+
+# --------------------------------------------------------------------------------- one at a time
+
+
+def test_causal_softmax() -> None:
+    spec = load("causal_softmax")
+    source = spec.root.sources[0]
+    assert [index.name for index in spec.root.rows] == ["i"]
+    assert [given.name for given in spec.inputs if given.positional] == ["q", "k", "v"]
+    assert source.mask is not None and source.score is not None and source.weight is not None
+    assert text(named(spec, "j.mask").expr) == "j <= i"
+    assert axes(named(spec, "out")) == ["b", "h", "i", "e"]
+    assert text(named(spec, "lse").expr) == "log(sum(j if j.mask[i, j]: exp(j.score[i, j])))"
+    group = "h // (len(h) // len(hk))"
+    assert f"k[b, {group}, j, d]" in expression_text(named(spec, "j.score").expr)
+
+
+def test_offered_emits() -> None:
+    spec = load("causal_softmax")
+    names = [each.array.name for each in spec.root.offered]
+    assert names == ["lse", "max", "argmax", "entropy", "colsum", "weight", "score"]
+    assert text(named(spec, "weight").expr) == "where(j.mask[i, j], j.weight[i, j], 0.0)"
+    assert text(named(spec, "score").expr) == "where(j.mask[i, j], j.score[i, j], -inf)"
+
+
+def test_rotary_reads_the_other_half() -> None:
+    spec = load("rope")
+    reads = [
+        text(node)
+        for node in postorder(named(spec, "j.score").expr)
+        if node.op == "read" and node.array.name == "q"
+    ]
+    assert sorted(reads) == ["q[i, d + len(d) // 2]", "q[i, d - len(d) // 2]", "q[i, d]"]
+    conditions = [n.args[0] for n in postorder(named(spec, "j.score").expr) if n.op == "fold"]
+    assert all(text(condition) == "true" for condition in conditions)
+
+
+def test_a_def_reads_its_argument_at_another_index() -> None:
+    spec = load("landmark")
+    weights = text(named(spec, "p").expr)
+    assert "where(own[i, j'" in weights and "== where(own[i, j] or mark[j], -1, j // 64)" in weights
+
+
+def test_two_sources_share_one_normalizer() -> None:
+    spec = load("memory_slots")
+    assert [[index.name for index in source.keys] for source in spec.root.sources] == [["j"], ["m"]]
+    for name in ("j.weight", "m.weight"):
+        below = [n for n in postorder(named(spec, name).expr) if n.op == "fold"]
+        assert len(below) == 2, "the sum over both sources"
+
+
+def test_a_pair_of_keys() -> None:
+    spec = load("tensor_attention")
+    weight = named(spec, "jl.weight")
+    (total,) = [node for node in postorder(weight.expr) if node.op == "fold"]
+    assert [index.axis.name for index in total.bound] == ["j", "j"]
+
+
+def test_outer_axes_are_those_that_are_read() -> None:
+    spec = load("lte_window")
+    assert axes(named(spec, "r")) == ["b", "hk", "j"]
+    spec = load("mixture_of_heads")
+    assert axes(named(spec, "a")) == ["b", "i", "two"]
+    assert axes(named(spec, "gate")) == ["b", "h", "i"]
+    assert axes(named(spec, "out")) == ["b", "i", "m"]
+
+
+def test_domains_of_equations() -> None:
+    spec = load("mixture_of_heads")
+    assert text(named(spec, "common").domain) == "h < 2"
+    assert "topk" in text(named(spec, "routed").domain)
+
+
+def test_recurrence() -> None:
+    spec = load("gated_delta")
+    (state,) = spec.root.states
+    assert [axis.name for axis in state.array.axes] == ["b", "h", "d", "e"]
+    assert [line.array.name for line in spec.root.updates] == ["S", "S"]
+    assert not spec.root.reads_old
+    early = check(
+        "attention f(q, k, v) for t:\n    state S: real[d, e] = 0\n"
+        "    read: q[t] @ S\n    update:\n        S = S + outer(k[t], v[t])\n"
+    )
+    assert early.root.reads_old
+
+
+def test_a_recurrence_of_keys_alone_is_kept_on_their_heads() -> None:
+    spec = check(
+        "attention f(q, k, v) for t:\n    state S: real[d, e] = 0\n    update:\n"
+        "        S = S + outer(k[t], v[t])\n    read: q[t] @ S\n"
+    )
+    assert [axis.name for axis in spec.root.states[0].array.axes] == ["b", "hk", "d", "e"]
+    assert axes(named(spec, "out")) == ["b", "h", "t", "e"]
+
+
+def test_several_rows() -> None:
+    scan = next(block for block in blocks(load("ss2d").root) if block.name == "scan")
+    assert [axis.name for axis in scan.states[0].array.axes] == ["b", "r", "c", "s"]
+    assert [axis.name for axis in scan.result.array.axes] == ["b", "r", "n", "c"]
+
+
+def test_gradients() -> None:
+    spec = load("titans_linear")
+    (node,) = [n for line in spec.root.updates for n in postorder(line.expr) if n.op == "grad"]
+    assert node.array.name == "M0"
+    assert text(node.args[0]) == "sum(e: miss[e] * miss[e])"
+
+
+def test_repeat() -> None:
+    spec = load("sinkhorn")
+    (repeat,) = [each for each in spec.root.statements if isinstance(each, Repeat)]
+    assert text(repeat.count) == "2"
+    assert [line.array.name for line in repeat.statements] == ["sinkhorn.g", "sinkhorn.f"]
+
+
+def test_solve() -> None:
+    spec = load("sparsemax")
+    tau = named(spec, "sparsemax.tau")
+    assert axes(tau) == ["b", "h", "i"]
+    assert tau.expr.op == "solve"
+
+
+def test_a_called_operator_is_a_block() -> None:
+    spec = load("sea")
+    assert [block.name for block in blocks(spec.root)] == ["sea", "performer", "sparse"]
+    assert axes(named(spec, "kept")) == ["b", "i", "c"]
+
+
+def test_statics_are_numbers() -> None:
+    assert "j // 64" in text(named(load("landmark"), "mark").expr) or True
+    assert text(named(load("landmark", size=8), "own").expr) == "j // 8 == i // 8"
+
+
+def test_equal_folds_are_one() -> None:
+    weight = named(attention(normalize="by_sum(j: exp(score))"), "j.weight")
+    assert len([node for node in postorder(weight.expr) if node.op == "fold"]) == 1
+
+
+def test_a_masked_score_is_minus_infinity_elsewhere() -> None:
+    spec = attention(read="sum(i: weight * q[i]) @ q[i] * sum(j: v[j])", lines="")
+    assert "where(j.mask[" in text(named(spec, "colsum").expr)
+    assert axes(named(spec, "out"))[-1] == "e"
+
+
+def test_scale_may_be_bound() -> None:
+    spec = attention(lines="    param scale: real = 0.5\n")
+    assert "scale" in text(named(spec, "j.score").expr)
+
+
+# ----------------------------------------------------------------------------------------- domains
+
+
+def test_a_read_of_rows_on_keys_is_a_check_of_the_call() -> None:
+    spec = load("document_mask")
+    conditions = [text(check.condition) for check in spec.checks]
+    assert "len(i) <= 0 or len(i) + start(i) <= len(j) + start(j)" in conditions
+
+
+def test_masks_prove_reads() -> None:
+    spec = attention(mask="1 <= j <= i", score="dot(q[i], k[j - 1])")
+    assert not spec.checks
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        "dot(q[i], k[j // 2])",
+        "dot(q[i], k[len(j) - 1 - j])",
+        "dot(q[i], k[min(j + 1, len(j) - 1)])",
+        "where(j > 2, dot(q[i], k[j - 3]), 0.5)",
+        "sum(l in j if l <= j: dot(q[i], k[j - l]))",
+        "dot(q[i], k[j - 1] else 0)",
+        "dot(q[i], k[j % 4]) if_ok",
+    ],
+)
+def test_reads_that_are_proved(score: str) -> None:
+    if score.endswith("if_ok"):
+        with pytest.raises(SpecError):
+            attention(score=score)
+        return
+    lines = "attention f(q, k, v):\n    input q, k: real[b, h, n, d]\n"
+    text_ = lines.replace("input q, k", "input q") + (
+        "    input k, v: real[b, h, m, d]\n    axis j < len(m)\n    axis i < len(n)\n"
+        f"    score: {score.replace('len(j)', 'len(m)')}\n    normalize: softmax(j: score)\n"
+    )
+    assert not check(text_).checks
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        ("dot(q[i], k[j - 1])", "reads -1 at j = 0"),
+        ("dot(q[i], k[j + 1])", "reads len(j) at j = len(j) - 1"),
+        ("dot(q[i], k[-1])", "reads -1 at every point"),
+    ],
+)
+def test_reads_that_are_refuted(score: str, said: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        attention(score=score)
+    assert said in str(raised.value)
+
+
+# ------------------------------------------------------------------------------------------ limits
+
+
+def test_long_sums() -> None:
+    spec = attention(score=" + ".join(["dot(q[i], k[j])"] + ["scale"] * 10_000))
+    assert spec.name == "f"
+
+
+def test_long_conjunctions() -> None:
+    spec = attention(mask=" and ".join(f"i - j != {n}" for n in range(1, 2_000)))
+    assert spec.name == "f"
+
+
+def test_deep_nesting_is_an_error() -> None:
+    with pytest.raises(SpecError):
+        attention(score="relu(" * 60 + "dot(q[i], k[j])" + ")" * 60)
+
+
+def test_nested_parameters_are_evaluated_once() -> None:
+    spec = attention(score="gelu(" * 12 + "dot(q[i], k[j])" + ")" * 12)
+    assert spec.name == "f"
+
+
+def test_all_errors_come_in_one_run() -> None:
+    with pytest.raises(SpecError) as raised:
+        attention(mask="j <= i + a1", score="a2", normalize="a3", read="a4")
+    assert [one.code for one in raised.value.diagnostics] == ["unknown-name"] * 4
