@@ -321,7 +321,7 @@ def substitute(root: Expr, exchange: dict[Index, Expr]) -> Expr:
 
     def change(node: Expr) -> Expr:
         if node.op == "index" and node.attr in hit:
-            return exchange[node.attr]  # type: ignore[index]
+            return exchange[node.attr]
         return node
 
     done: dict[bytes, Expr] = {}

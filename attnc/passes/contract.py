@@ -11,13 +11,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from attnc.expressions.index import Index
-from attnc.expressions.tree import TRUE, Array, Expr, position, postorder, read, rewrite, value
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import (
+    TRUE,
+    Array,
+    Expr,
+    length,
+    position,
+    postorder,
+    read,
+    rewrite,
+    value,
+)
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Hoister, Names
 from attnc.passes.separate import exchange
-from attnc.passes.simplify import make, simplify_node
+from attnc.passes.simplify import make, simplify_expr, simplify_node
 from attnc.schedule import MapKernel, Product, Store, Workspace
 
 
@@ -34,25 +44,62 @@ class Preparations:
         """A plain read of `expr`, over (grid, along, width): itself, or of a workspace."""
         if is_plain(expr, frame, along, width):
             return expr
+        return self._known(expr, frame, along, width)
+
+    def table(self, expr: Expr, frame: Frame, along: Index, row: Index) -> Expr:
+        """A read of `expr` for each `row` of a short axis, kept in the accumulation type."""
+        known = len(self.workspaces)
+        place = self._known(expr, frame, along, row)
+        if len(self.workspaces) > known:
+            self.workspaces[-1] = Workspace(self.workspaces[-1].array, "accumulate")
+        return place
+
+    def scalars(self, expr: Expr, frame: Frame, walked: Index) -> Expr:
+        """The expression with sums that a key alone decides (norms, scores of the key) read from a
+        workspace: they are computed once, not once for every tile of rows."""
+        heavy = {
+            node.digest: self._known(node, frame, walked, None) for node in _heaviest(expr, frame)
+        }
+        return exchange(expr, heavy) if heavy else expr
+
+    def _known(self, expr: Expr, frame: Frame, along: Index, width: Index | None) -> Expr:
         if expr.digest not in self.known:
             self.known[expr.digest] = self._prepare(expr, frame, along, width)
         return self.known[expr.digest]
 
-    def _prepare(self, expr: Expr, frame: Frame, along: Index, width: Index) -> Expr:
+    def _prepare(self, expr: Expr, frame: Frame, along: Index, width: Index | None) -> Expr:
         body, places = _coarsened(expr, frame)
         grid = tuple(index for index in places if index in body.free)
         over = (*grid, *((along,) if along in body.free else ()))
-        array = Array(self.names.fresh(_base(expr)), (*over, width), "real", "workspace")
-        hoister = Hoister(Frame(over, width, ()), Names(set(self.names.taken)))
+        ends = (width,) if width else ()
+        array = Array(self.names.fresh(_base(expr)), (*over, *ends), "real", "workspace")
+        inner = Frame(over, width or Index("none", along.axis, -1), ())
+        hoister = Hoister(inner, Names(set(self.names.taken)))
         rowwise = hoister.hoist(simplify_node(body), "held")
         values = tuple(hoister.lets["grid"])
         self.kernels.append(
             MapKernel(f"prepare_{array.name}", over, values, (Store(array, width, rowwise),))
         )
-        self.workspaces.append(Workspace(array, "query"))
+        self.workspaces.append(Workspace(array, "query" if width else "accumulate"))
         at = [places[index] for index in grid]
-        ends = [position(index) for index in array.indices[len(grid) :]]
-        return read(array, (*at, *ends))
+        return read(array, (*at, *(position(index) for index in array.indices[len(grid) :])))
+
+
+def _heaviest(expr: Expr, frame: Frame) -> list[Expr]:
+    """The outermost folds of a key alone, of reals."""
+    found: dict[bytes, Expr] = {}
+    seen: set[bytes] = set()
+    stack = [expr]
+    while stack:
+        node = stack.pop()
+        if node.digest in seen:
+            continue
+        seen.add(node.digest)
+        if node.op == "fold" and frame.level(node) == "walked" and node.kind == "real":
+            found.setdefault(node.digest, node)
+        else:
+            stack.extend(node.args)
+    return list(found.values())
 
 
 def is_plain(expr: Expr, frame: Frame, along: Index, width: Index) -> bool:
@@ -119,6 +166,22 @@ def _coarse_uses(expr: Expr, index: Index) -> tuple[Expr, Index] | None:
     return uses.pop(), Index(axis.name, axis, 0)
 
 
+SHORT = 1024  # rows of a table that are worth a product with every row
+
+
+def _row_of_table(factor: Expr, frame: Frame) -> tuple[Expr, Axis] | None:
+    """The place, on an axis of known short length, at which a read depends on the pair."""
+    if factor.op != "read":
+        return None
+    pairs = zip(factor.args, factor.array.indices, strict=True)
+    found = [(place, index.axis) for place, index in pairs if frame.level(place) == "pair"]
+    if len(found) != 1:
+        return None
+    rows = simplify_expr(length(found[0][1]))
+    short = rows.op == "number" and isinstance(rows.attr, int) and rows.attr <= SHORT
+    return found[0] if short else None
+
+
 def regrouped(expr: Expr, frame: Frame) -> Expr:
     """Products of pairs with their factors of lower levels gathered by level: x / cap * scale
     becomes x * (scale / cap)."""
@@ -183,6 +246,7 @@ class Contraction:
         parts = [self._sum(node, addend) for addend, _ in addends]
         if all(part is None for part in parts):
             return None
+        self.loops += sum(part is None for part in parts)
         found = [
             part or simplify_node(node.with_args((TRUE, addend)))
             for part, (addend, _) in zip(parts, addends, strict=True)
@@ -197,13 +261,31 @@ class Contraction:
         right, rest = inside.split(lambda f: walked in f.free and held not in f.free)
         left, mixed = rest.split(lambda f: walked not in f.free)
         if mixed.above or mixed.below:
-            return self._expanded(node, body, mixed)
+            return self._table(node, body) or self._expanded(node, body, mixed)
         if not (left.above or left.below) or not (right.above or right.below):
             return None
         a = self.preparations.operand(left.expr, self.frame, held, width)
         b = self.preparations.operand(right.expr, self.frame, walked, width)
         product = self._product(width, a, b)
         return Factors((product, *outside.above), outside.below, outside.negative).expr
+
+    def _table(self, node: Expr, body: Expr) -> Expr | None:
+        """sum_d q_id * r_{f(i, j), d} where r has few rows: the products of each row i with all of
+        them, looked up at f(i, j). The same for a key j."""
+        (width,) = node.bound
+        for factor in factors_of(body).above:
+            found = _row_of_table(factor, self.frame)
+            if found is None:
+                continue
+            place, axis = found
+            row = Index(axis.name, axis, node.bound[0].number + 1)
+            whole = exchange(body, {place.digest: position(row)})
+            for along in (self.frame.held, self.walked):
+                if whole.free - set(self.frame.grid) - {width, row} == {along}:
+                    summed = node.with_args((node.args[0], whole))
+                    table = self.preparations.table(summed, self.frame, along, row)
+                    return exchange(table, {position(row).digest: place})
+        return None
 
     def _expanded(self, node: Expr, body: Expr, mixed: Factors) -> Expr | None:
         """(a_i + b_j) * c_id distributed, where that makes a product of at least one part."""

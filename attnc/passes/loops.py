@@ -104,7 +104,8 @@ class LoopBuilder:
             for entry, part, own in source.parts
         ]
         roots = [t for t, _ in split] + list(source.hidden) + ([score] if score else [])
-        contracted = [contraction.contract(root) for root in roots]
+        light = (self.preparations.scalars(root, self.frame, walked) for root in roots)
+        contracted = [contraction.contract(root) for root in light]
         shared = self.hoister.share(self.hoister.hoist(root) for root in contracted)
         terms, rest = shared[: len(split)], shared[len(split) :]
         hidden = rest[: len(source.hidden)]
@@ -114,6 +115,8 @@ class LoopBuilder:
             for (entry, _, _), term, (_, operand) in zip(source.parts, terms, split, strict=True)
         ]
         mask = _all(source.visible)
+        if mask is not None:
+            mask = self.preparations.scalars(mask, self.frame, walked)
         visible = None if mask is None else self.hoister.hoist(mask)
         self._note(contraction)
         return WalkedLoop(

@@ -294,7 +294,7 @@ def _pinned(node: Expr) -> Expr:
 def _length(node: Expr) -> Expr:
     axis = node.attr
     known = getattr(axis, "length", None)
-    return known if isinstance(known, Expr) else node
+    return simplify_expr(known) if isinstance(known, Expr) else node
 
 
 def _start(node: Expr) -> Expr:
@@ -302,7 +302,7 @@ def _start(node: Expr) -> Expr:
     if getattr(axis, "shifted", ""):
         return node
     low = getattr(axis, "low", None)
-    return low if isinstance(low, Expr) else number(0)
+    return simplify_expr(low) if isinstance(low, Expr) else number(0)
 
 
 def pin(expr: Expr, exchange: dict[Expr, Expr]) -> Expr:

@@ -67,6 +67,8 @@ def frame_of(graph: Graph) -> Frame:
         raise refuse("column_norm: arrays that are repeated")
     if graph.recurrences:
         raise refuse("linear_state")
+    if not graph.keys:
+        raise refuse("pipeline")
     if not graph.rows:
         raise refuse("pooling_stage: an operator without rows")
     if any(len(axes) != 1 for axes in graph.keys):
