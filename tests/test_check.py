@@ -275,7 +275,7 @@ def test_a_called_operator_is_a_block() -> None:
 
 
 def test_statics_are_numbers() -> None:
-    assert "j // 64" in text(named(load("landmark"), "mark").expr) or True
+    assert text(named(load("landmark"), "own").expr) == "j // 64 == i // 64"
     assert text(named(load("landmark", size=8), "own").expr) == "j // 8 == i // 8"
 
 
@@ -285,9 +285,9 @@ def test_equal_folds_are_one() -> None:
 
 
 def test_a_masked_score_is_minus_infinity_elsewhere() -> None:
-    spec = attention(read="sum(i: weight * q[i]) @ q[i] * sum(j: v[j])", lines="")
-    assert "where(j.mask[" in text(named(spec, "colsum").expr)
-    assert axes(named(spec, "out"))[-1] == "e"
+    spec = attention(lines="    up[j] = max(i: score)\n")
+    assert text(named(spec, "up").expr) == "max(i: where(j.mask[i, j], j.score[i, j], -inf))"
+    assert axes(named(spec, "up")) == ["b", "h", "j"]
 
 
 def test_scale_may_be_bound() -> None:
@@ -306,7 +306,8 @@ def test_a_read_of_rows_on_keys_is_a_check_of_the_call() -> None:
 
 def test_masks_prove_reads() -> None:
     spec = attention(mask="1 <= j <= i", score="dot(q[i], k[j - 1])")
-    assert not spec.checks
+    (check,) = spec.checks  # with a key offset, the key before the first is none
+    assert "start(j) <= 0" in text(check.condition)
 
 
 @pytest.mark.parametrize(
@@ -318,20 +319,15 @@ def test_masks_prove_reads() -> None:
         "where(j > 2, dot(q[i], k[j - 3]), 0.5)",
         "sum(l in j if l <= j: dot(q[i], k[j - l]))",
         "dot(q[i], k[j - 1] else 0)",
-        "dot(q[i], k[j % 4]) if_ok",
     ],
 )
 def test_reads_that_are_proved(score: str) -> None:
-    if score.endswith("if_ok"):
-        with pytest.raises(SpecError):
-            attention(score=score)
-        return
-    lines = "attention f(q, k, v):\n    input q, k: real[b, h, n, d]\n"
-    text_ = lines.replace("input q, k", "input q") + (
-        "    input k, v: real[b, h, m, d]\n    axis j < len(m)\n    axis i < len(n)\n"
-        f"    score: {score.replace('len(j)', 'len(m)')}\n    normalize: softmax(j: score)\n"
+    lines = (
+        "attention f(q, k, v):\n    input q: real[b, h, n, d]\n    input k, v: real[b, h, m, d]\n"
+        "    axis j < len(m)\n    axis i < len(n)\n"
     )
-    assert not check(text_).checks
+    clauses = f"    score: {score.replace('len(j)', 'len(m)')}\n    normalize: softmax(j: score)\n"
+    assert not check(lines + clauses).checks
 
 
 @pytest.mark.parametrize(
@@ -344,7 +340,7 @@ def test_reads_that_are_proved(score: str) -> None:
 )
 def test_reads_that_are_refuted(score: str, said: str) -> None:
     with pytest.raises(SpecError) as raised:
-        attention(score=score)
+        attention(mask="true", score=score)
     assert said in str(raised.value)
 
 

@@ -7,7 +7,7 @@ filled by the index in scope of their name; what remains is left over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnc import syntax
@@ -174,8 +174,8 @@ def read_array(
     for place, index in enumerate(array.indices):
         found = places.get(place)
         if isinstance(found, Bound):
-            needs += _coordinate_needs(index.axis, found, span)
-            found = _row_major(index.axis, found)
+            needs += coordinate_needs(index.axis, found, span)
+            found = row_major(index.axis, found)
         if found is None and index in entity.context:
             found = position(index)
         elif found is None:
@@ -227,14 +227,14 @@ def _place(
         for place, index in enumerate(array.indices)
         if not is_outer(index.axis) and place not in places and index not in context
     ]
-    wanted = _flatten(given, [array.indices[place].axis for place in inner])
+    wanted = flatten(given, [array.indices[place].axis for place in inner])
     if len(wanted) > len(inner):
         return _too_many(checker, array, given, len(inner), span)
     places.update(zip(inner, wanted, strict=False))
     return places
 
 
-def _flatten(given: Subscripts, axes: Sequence[Axis]) -> list[Expr | Bound]:
+def flatten(given: Subscripts, axes: Sequence[Axis]) -> list[Expr | Bound]:
     """Subscripts in order; a group gives one for each of its indices, coordinates stay together."""
     found: list[Expr | Bound] = []
     for each in given.at:
@@ -258,7 +258,7 @@ def _too_many(
     return checker.report(m.too_many_subscripts(span, array.name, len(given.at), inner))
 
 
-def _row_major(axis: Axis, group: Bound) -> Expr:
+def row_major(axis: Axis, group: Bound) -> Expr:
     if axis.form != "product":
         return linear(group.parts) if group.parts[0].axis is not ANY else group.parts[0].at
     parts = [Part(part, each.at) for part, each in zip(axis.parts, group.parts, strict=False)]
@@ -270,7 +270,7 @@ def _row_major(axis: Axis, group: Bound) -> Expr:
     return linear(moved)
 
 
-def _coordinate_needs(axis: Axis, group: Bound, span: Span) -> list[Need]:
+def coordinate_needs(axis: Axis, group: Bound, span: Span) -> list[Need]:
     if axis.form != "product" or group.parts[0].axis is not ANY:
         return []
     return [
@@ -350,96 +350,3 @@ def _group_place(checker: Checker, group: Index, places: dict[Index, Expr]) -> E
         if index.axis is group.axis.of and at != position(checker.outer_index(index.axis)):
             return grouped(group.axis, at)
     return position(group)
-
-
-# ---------------------------------------------------------------------------------------- vectors
-
-
-def read_vector(
-    checker: Checker,
-    value: Value,
-    args: Sequence[syntax.Argument],
-    env: Environment,
-    span: Span,
-    what: str,
-) -> Value | None:
-    """Subscripts on a value: they fill its left-over axes from the left."""
-    given = subscripts(checker, args, env)
-    if given is None:
-        return None
-    wanted = _flatten(given, [index.axis for index in value.over])
-    if len(wanted) + len(given.named) > len(value.over):
-        return checker.report(m.too_many_subscripts(span, what, len(wanted), len(value.over)))
-    moves: dict[Index, Expr] = {}
-    needs: list[Need] = list(given.needs)
-    rest = list(value.over)
-    for name, named in given.named.items():
-        found = next((index for index in rest if index.name == name), None)
-        if found is None:
-            names = [index.name for index in value.over]
-            return checker.report(m.no_such_axis(span, name, what, names))
-        rest.remove(found)
-        moves[found] = named.expr
-    for index, at in zip(rest, wanted, strict=False):
-        if isinstance(at, Bound):
-            needs += _coordinate_needs(index.axis, at, span)
-            at = _row_major(index.axis, at)
-        if not is_on(index.axis, at):
-            needs.append(Need(inside(index.axis, at), span, native=False))
-        moves[index] = at
-    moved = value.moved(moves)
-    kept = checker.drop_proved(join_needs(moved.needs, needs), env.facts)
-    return Value(moved.expr, (*given.over, *moved.over), kept)
-
-
-def fill_from(
-    checker: Checker, value: Value, inner: Environment, env: Environment, names: Iterable[str]
-) -> Value:
-    """The value with the indices that `names` were bound to in `inner` read where they stand in
-    `env`; those that are not in scope there stay left over."""
-    moves: dict[Index, Expr] = {}
-    for name in names:
-        own, here = inner.bounds.get(name), env.bounds.get(name)
-        if own is None:
-            continue
-        if here is None or len(here.parts) != len(own.parts):
-            continue
-        if own.alternative != here.alternative:
-            continue
-        for part, place in zip(own.parts, here.parts, strict=True):
-            assert isinstance(part.at.attr, Index)
-            moves[part.at.attr] = place.at
-    moves = {index: at for index, at in moves.items() if index in value.over}
-    if not moves:
-        return value
-    span = value.expr.span
-    needs = [
-        Need(inside(index.axis, at), span, native=False)
-        for index, at in moves.items()
-        if not is_on(index.axis, at) and span is not None
-    ]
-    moved = value.moved(moves)
-    kept = checker.drop_proved(join_needs(moved.needs, needs), env.facts)
-    return Value(moved.expr, moved.over, kept)
-
-
-def fill_at(
-    checker: Checker, value: Value, indices: Sequence[Index], facts: tuple[Expr, ...]
-) -> Value:
-    """The value with left-over indices read at those of a left side: by name, else by axis."""
-    moves: dict[Index, Expr] = {}
-    taken: list[Index] = []
-    for by_name in (True, False):
-        for index in value.over:
-            if index in moves:
-                continue
-            for other in indices:
-                same = other.name == index.name or not by_name
-                if same and other.axis is index.axis and other not in taken:
-                    moves[index] = position(other)
-                    taken.append(other)
-                    break
-    if not moves:
-        return value
-    moved = value.moved(moves)
-    return Value(moved.expr, moved.over, checker.drop_proved(moved.needs, facts))

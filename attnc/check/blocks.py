@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import fill_at, grouped
+from attnc.check.arrays import grouped
 from attnc.check.bodies import ArrayEntity, Body, Source
 from attnc.check.checker import Checker
 from attnc.check.domains import settle_needs
@@ -22,6 +22,7 @@ from attnc.check.operators import axes_text, cast
 from attnc.check.outer_axes import outer_indices
 from attnc.check.states import state_arrays, states_of, update_lines
 from attnc.check.values import Bound, Environment, Part, Value
+from attnc.check.vectors import fill_at
 from attnc.expressions import tree
 from attnc.expressions.index import Index
 from attnc.expressions.tree import TRUE, number, position

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import fill_at, grouped
+from attnc.check.arrays import grouped
 from attnc.check.binders import binder_axis
 from attnc.check.bodies import ArrayEntity, Body, is_outer
 from attnc.check.checker import Checker
 from attnc.check.operators import axes_text, matches
 from attnc.check.values import Bound, Environment, Part, Value, bound_at, conjunction
+from attnc.check.vectors import fill_at
 from attnc.expressions import tree
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, Role, position

@@ -11,13 +11,7 @@ from dataclasses import replace
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import (
-    CLAUSES,
-    linear,
-    read_array,
-    read_clause,
-    read_vector,
-)
+from attnc.check.arrays import CLAUSES, linear, read_array, read_clause
 from attnc.check.binders import caller_view
 from attnc.check.bodies import ArrayEntity, Body, Entity, NumberEntity
 from attnc.check.checker import Checker
@@ -35,6 +29,7 @@ from attnc.check.operators import (
     widen,
 )
 from attnc.check.values import Environment, Value, conjunction, join_needs
+from attnc.check.vectors import read_vector
 from attnc.expressions import tree
 from attnc.expressions.tree import call, number
 from attnc.source import Span

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import fill_from, inside, is_on, read_vector, subscripts
+from attnc.check.arrays import inside, is_on, subscripts
 from attnc.check.binders import (
     Binding,
     Formal,
@@ -26,6 +26,7 @@ from attnc.check.bodies import ArrayEntity
 from attnc.check.checker import MAX_EXPANSIONS, Checker, TooMuch
 from attnc.check.library import Library
 from attnc.check.values import Bound, Environment, Need, Part, Value, join_needs
+from attnc.check.vectors import fill_from, read_vector
 from attnc.source import Span
 
 MAX_EXPANSION = 24  # defs inside one another

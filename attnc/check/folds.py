@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import fill_from
 from attnc.check.binders import Binding, alternatives, bind, condition_value, is_dependent
 from attnc.check.checker import Checker
 from attnc.check.operators import axes_text, cast, domain_of, join, widen
 from attnc.check.values import Environment, Need, Part, Value, conjunction, join_needs
+from attnc.check.vectors import fill_from
 from attnc.expressions import tree
 from attnc.expressions.index import Index
 from attnc.expressions.tree import TRUE, Expr, call, number, position

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import fill_at
 from attnc.check.binders import bind
 from attnc.check.bodies import ArrayEntity
 from attnc.check.checker import Checker
@@ -20,6 +19,7 @@ from attnc.check.operators import cast
 from attnc.check.solving import solve_value
 from attnc.check.statements import repeat_index
 from attnc.check.values import Environment, Value
+from attnc.check.vectors import fill_at
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, position, read, rewrite
 from attnc.spec import Definition, Repeat

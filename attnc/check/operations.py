@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from attnc import syntax
 from attnc.check import messages as m
+from attnc.check.axis_declarations import BATCH, GROUP, HEAD
 from attnc.check.blocks import build_block, prepare
 from attnc.check.bodies import (
     ArrayEntity,
@@ -16,7 +17,7 @@ from attnc.check.bodies import (
     is_outer,
 )
 from attnc.check.checker import Checker
-from attnc.check.declarations import BATCH, GROUP, HEAD, declare
+from attnc.check.declarations import declare
 from attnc.check.emits import written_emit
 from attnc.check.equations import body_environment, finish
 from attnc.expressions.index import Axis

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import fill_at, length_of
+from attnc.check.arrays import length_of
 from attnc.check.binders import binder_axis
 from attnc.check.bodies import (
     ArrayEntity,
@@ -35,6 +35,7 @@ from attnc.check.equations import (
 from attnc.check.outer_axes import outer_indices
 from attnc.check.solving import solve_value
 from attnc.check.values import Environment, bound_at
+from attnc.check.vectors import fill_at
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
 from attnc.spec import Definition, Repeat

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from attnc import syntax
 from attnc.check import messages as m
-from attnc.check.arrays import fill_at, grouped
+from attnc.check.arrays import grouped
 from attnc.check.bodies import ArrayEntity, Body, LocalEntity, StateEntity, is_outer
 from attnc.check.checker import Checker
 from attnc.check.declarations import dimensions
@@ -22,6 +22,7 @@ from attnc.check.equations import (
 from attnc.check.operators import WIDTH, cast
 from attnc.check.outer_axes import state_outer
 from attnc.check.values import Bound, Environment, Part, Value
+from attnc.check.vectors import fill_at
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Kind, position
 from attnc.source import Span
