@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from attnc.expressions.tree import COMPARISON, Expr, is_number, number, postorder
 from attnc.passes.constants import LN_2, LOG2_E
-from attnc.passes.factors import ONE, Factors, factors_of
+from attnc.passes.factors import ONE, ZERO, Factors, factors_of
 from attnc.passes.linear import Linear
 from attnc.passes.signs import never_negative
 from attnc.passes.simplify import make, simplify_node
@@ -47,24 +47,34 @@ class Scaled:
         """The number itself. A zero that a condition chose stays zero whatever the exponent."""
         if not self.exponent or self.is_zero:
             return self.mantissa
-        power = make("exp2", self.exponent.expr())
-        factors = factors_of(self.mantissa)
-        for place, factor in enumerate(factors.above):
-            chosen = _times_chosen(factor, power)
-            if chosen is not None:
-                above = (*factors.above[:place], chosen, *factors.above[place + 1 :])
-                return Factors(above, factors.below, factors.negative).expr
-        return power if self.mantissa == ONE else make("mul", self.mantissa, power)
+        return times_power(self.mantissa, make("exp2", self.exponent.expr()))
 
 
-def _times_chosen(factor: Expr, power: Expr) -> Expr | None:
-    """where(c, x, 0) * power with the power inside, or None for any other factor."""
+def times_power(mantissa: Expr, power: Expr) -> Expr:
+    """mantissa * power, with the power inside choices of zero, where it may be infinite."""
+    if mantissa == ONE:
+        return power
+    factors = factors_of(mantissa)
+    for place, factor in enumerate(factors.above):
+        found = chosen(factor)
+        if found is not None:
+            condition, inner, yes = found
+            inside = times_power(inner, power)
+            branches = (inside, ZERO) if yes else (ZERO, inside)
+            changed = make("where", condition, *branches)
+            above = (*factors.above[:place], changed, *factors.above[place + 1 :])
+            return Factors(above, factors.below, factors.negative).expr
+    return make("mul", mantissa, power)
+
+
+def chosen(factor: Expr) -> tuple[Expr, Expr, bool] | None:
+    """c, x and true of where(c, x, 0), c, x and false of where(c, 0, x), None of all else."""
     if factor.op != "where":
         return None
     condition, yes, no = factor.args
     if is_number(no, 0):
-        return make("where", condition, make("mul", yes, power), no)
-    return make("where", condition, yes, make("mul", no, power)) if is_number(yes, 0) else None
+        return condition, yes, True
+    return (condition, no, False) if is_number(yes, 0) else None
 
 
 def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) -> Scaled:
@@ -197,14 +207,14 @@ def align(a: Scaled, b: Scaled) -> tuple[tuple[Expr, Expr], Linear]:
 def _where_not_zero(value: Scaled) -> Expr:
     """The exponent, -inf where a condition makes the mantissa 0: nothing is aligned to that."""
     exponent = value.exponent.expr()
-    for factor in factors_of(value.mantissa).above:
-        if factor.op != "where":
-            continue
-        condition, yes, no = factor.args
-        if is_number(no, 0):
-            exponent = make("where", condition, exponent, number(-math.inf))
-        elif is_number(yes, 0):
-            exponent = make("where", condition, number(-math.inf), exponent)
+    stack = list(factors_of(value.mantissa).above)
+    while stack:
+        found = chosen(stack.pop())
+        if found is not None:
+            condition, inner, yes = found
+            never = number(-math.inf)
+            exponent = make("where", condition, *((exponent, never) if yes else (never, exponent)))
+            stack.extend(factors_of(inner).above)
     return exponent
 
 
