@@ -434,7 +434,7 @@ def print_region(kernel: StreamKernel, schedule: Schedule, number: int) -> dict[
         f"certain = certain & ((tile + 1) * BLOCK_WALKED <= {count})",
     ]
     return {
-        "function": f"gpu_{kernel.name}_region_{number}",
+        "function": f"kernel_{kernel.name}_region_{number}",
         "held": kernel.held.name,
         "place": lines + list(arguments.shifted.values()),
         "bounds": bounds,
@@ -557,7 +557,7 @@ def print_summary(
     for side in ("low", "high"):
         arguments.add(f"{side}_ptr", "pointer", "work", f"summary.{summary.name}.{side}")
     return {
-        "function": f"gpu_{kernel.name}_{summary.name}_{number}",
+        "function": f"kernel_{kernel.name}_{summary.name}_{number}",
         "place": lines + split + grid + list(arguments.shifted.values()),
         "lanes": lanes,
         "value": value,

@@ -45,7 +45,7 @@ def print_map(kernel: MapKernel, schedule: Schedule) -> dict[str, Any]:
         stores += [f"    {line}" for text in body for line in text.split("\n")]
     over_names = ", ".join(index.name for index in kernel.over)
     return {
-        "function": f"gpu_{kernel.name}",
+        "function": f"kernel_{kernel.name}",
         "lanes": lanes + list(arguments.shifted.values()) + _positions(kernel, scope),
         "values": values,
         "stores": stores,
@@ -91,6 +91,7 @@ def _print_width(index: Index, scope: Scope, lines: list[str]) -> Scope:
     """The lanes across: a padded width, or a block of a long one."""
     arguments, axis = scope.arguments, index.axis
     lane, inside = scope.names.fresh(index.name), scope.names.fresh(f"{index.name}_in")
+    arguments.blocks[index] = arguments.padded(axis.name)
     lines += [
         f"{lane} = tl.arange(0, {arguments.padded(axis.name)})",
         f"{inside} = {lane} < {arguments.width(axis.name)}",

@@ -30,7 +30,7 @@ INFIX = {
 CALLS = {
     "exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt", "sin": "tl.sin", "cos": "tl.cos",
     "erf": "tl.erf", "exp2": "tl.exp2", "log2": "tl.log2", "tanh": "gpu_tanh",
-    "log1p": "gpu_log1p", "softplus": "gpu_softplus",
+    "log1p": "gpu_log1p", "softplus": "gpu_softplus", "sigmoid": "gpu_sigmoid",
 }  # fmt: skip
 TO_INTEGER = {"floor": "tl.floor", "ceil": "tl.ceil", "round": "gpu_round_even"}
 IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
@@ -172,7 +172,9 @@ class Printer:
         if op in INFIX:
             return f"({args[0]} {INFIX[op]} {args[1]})"
         if op in CALLS:
-            return f"{CALLS[op]}({unwrapped(args[0])})"
+            of_number = node.args[0].op == "number"
+            operand = f"tl.full([], {args[0]}, ACC)" if of_number else unwrapped(args[0])
+            return f"{CALLS[op]}({operand})"
         if op in TO_INTEGER:
             if kinds[0] != "real":
                 return args[0]
@@ -216,7 +218,7 @@ class Printer:
             return repr(float(node.attr))  # type: ignore[arg-type]
         if node.op == "length" and isinstance(node.attr, Axis):
             if node.attr.name in self.scope.widths:
-                return f"({text} * 1.0)"
+                return f"tl.full([], {text}, ACC)"  # a constexpr would be float32 to tl's functions
         return f"{text}.to(ACC)"
 
     def _where(self, node: Expr, args: list[str]) -> str:
@@ -377,6 +379,7 @@ class Printer:
         lane = self.scope.names.fresh(f"{index.name}_lane")
         inside = self.scope.names.fresh(f"{index.name}_in")
         padded, width = arguments.padded(index.axis.name), arguments.width(index.axis.name)
+        arguments.blocks[index] = padded
         self.lines.append(f"{lane} = tl.arange(0, {padded})")
         self.lines.append(f"{inside} = {lane} < {width}")
         leaf = Leaf(lane, (index,))

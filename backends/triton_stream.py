@@ -507,7 +507,7 @@ def print_stream(
     splits = kernel.split is None and not merge
     holes["partial"] = printer.partial() if splits else []
     holes["finish"] = printer.finish()
-    function = f"gpu_{kernel.name}{'_merge' if merge else ''}"
+    function = f"kernel_{kernel.name}{'_merge' if merge else ''}"
     return {
         **holes,
         "function": function,
