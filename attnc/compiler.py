@@ -8,7 +8,6 @@ Each arrow is one function; `attnc show FILE --emit STAGE` prints what stands be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,10 @@ from attnc.errors import AttncError, UnsupportedError
 from attnc.front import NumberValue, load_source, read_spec
 from attnc.source import Source
 from attnc.spec import Spec
+from attnc.stages import Stages
 
 if TYPE_CHECKING:
-    from attnc.graph import Graph
     from attnc.operator import Operator
-    from attnc.schedule import Schedule
 
 BACKENDS = ("auto", "triton", "cpu", "eager", "numpy")
 
@@ -30,8 +28,8 @@ def compile(
 ) -> Operator:
     """Compiles an operator from a path or from the text itself.
 
-    backend   "auto": Triton kernels for tensors on a GPU, C++ kernels for those on the CPU; or one of
-              "triton", "cpu"; "eager" (dense torch) and "numpy" (the oracle) run every spec
+    backend   "auto": Triton kernels for tensors on a GPU, C++ kernels for those on the CPU; or one
+              of "triton", "cpu"; "eager" (dense torch) and "numpy" (the oracle) run every spec
     name      which operator of the file, if not the one named as the file, else the last
     statics   values of the spec's statics
 
@@ -53,17 +51,6 @@ def compile_source(
     if backend not in BACKENDS:
         raise AttncError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
     return Operator(read_spec(source, name, statics), backend)
-
-
-@dataclass(frozen=True, slots=True)
-class Stages:
-    """What the compiler made of a Spec. Without a schedule no kernel runs it, and `refusal` says
-    why."""
-
-    spec: Spec
-    graph: Graph | None
-    schedule: Schedule | None
-    refusal: UnsupportedError | None
 
 
 def lower(spec: Spec) -> Stages:

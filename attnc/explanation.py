@@ -3,10 +3,10 @@ cost."""
 
 from __future__ import annotations
 
-from attnc.compiler import Stages
 from attnc.expressions.text import expression_text
 from attnc.schedule import Kernel, MapKernel, Region, StreamKernel, WalkedLoop
 from attnc.spec import Spec
+from attnc.stages import Stages
 
 PATHS = {
     "auto": "C++ kernels for tensors on the CPU, Triton kernels for tensors on a GPU",

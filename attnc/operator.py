@@ -9,7 +9,7 @@ from attnc.errors import UnsupportedError
 from attnc.spec import Spec
 
 if TYPE_CHECKING:
-    from attnc.compiler import Stages
+    from attnc.stages import Stages
 
 
 class Operator:

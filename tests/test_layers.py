@@ -44,10 +44,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.passes",),
     ("attnc.backends",),
     ("attnc.cases",),
+    ("attnc.stages",),
+    ("attnc.emission", "attnc.explanation"),
     (
         "attnc.compiler",
-        "attnc.emission",
-        "attnc.explanation",
         "attnc.operator",
         "attnc.reference",
     ),

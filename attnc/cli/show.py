@@ -10,8 +10,8 @@ import click
 from attnc.cli.common import FILE, console, read_source, with_statics
 
 if TYPE_CHECKING:
-    from attnc.compiler import Stages
     from attnc.spec import Spec
+    from attnc.stages import Stages
 
 STAGES = ("syntax", "spec", "graph", "schedule", "source", "cpu", "triton", "eager", "explain")
 

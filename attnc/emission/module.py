@@ -17,8 +17,8 @@ from attnc.resources import template_environment
 from attnc.signature import Signature
 
 if TYPE_CHECKING:
-    from attnc.compiler import Stages
     from attnc.schedule import Schedule
+    from attnc.stages import Stages
 
 REFERENCE_SUPPORT = (
     "failures", "call", "operator", "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
