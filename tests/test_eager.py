@@ -267,3 +267,38 @@ def test_nothing_of_a_text_becomes_code():
         load(spec)(**to_torch(given), narrow=1.5)["out"],
         evaluate(spec, given, {"narrow": 1.5})["out"],
     )
+
+
+def test_powers_of_each_entry():
+    spec = text(
+        """
+        pipeline f(v, p) for i:
+            input v, p: real[b, h, i, e]
+            read: v[i] ** p[i] + (v[i] ** (i - 2) else 0)
+        """
+    )
+    rng = np.random.default_rng(11)
+    v = rng.normal(size=(1, 1, 5, 3))
+    p = np.where(v < 0, rng.integers(-2, 4, v.shape), rng.normal(size=v.shape))
+    close(load(spec)(**to_torch({"v": v, "p": p}))["out"], evaluate(spec, {"v": v, "p": p})["out"])
+
+
+def test_long_and_deep_texts():
+    terms = " + ".join(f"dot(q[i], k[j]) * {n}e-6" for n in range(400))
+    nested = "tanh(" * 150 + "dot(q[i], k[j])" + ")" * 150
+    for score in (terms, nested):
+        spec = text(
+            f"attention f(q, k, v):\n    score: {score}\n    normalize: softmax(j: score)\n"
+        )
+        given = draw(np.random.default_rng(12), 2, 3)
+        close(load(spec)(**to_torch(given))["out"], evaluate(spec, given)["out"])
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_key_lengths_and_empty_batches(batch):
+    spec = causal()
+    given = {name: x[:batch] for name, x in draw(np.random.default_rng(13)).items()}
+    offsets = torch.arange(batch)
+    for extras in ({"key_length": 3}, {"offset": offsets, "key_length": torch.full((batch,), 2)}):
+        truth = evaluate(spec, given, **{name: np.asarray(x) for name, x in extras.items()})
+        close(load(spec)(**to_torch(given), **extras)["out"], truth["out"])

@@ -107,6 +107,9 @@ def over_batch(
     the tensors and of what comes out; `shifts` are offsets and key lengths, one or one each."""
     given = {name: x for name, x in tensors.items() if x is not None}
     count = next(x.shape[batched[name]] for name, x in given.items() if name in batched)
+    if count == 0:
+        alike = {name: 0 if per_batch(x) else x for name, x in shifts.items()}
+        return form(**tensors, **alike, **others)
     parts = []
     for entry in range(count):
         one = {

@@ -73,10 +73,20 @@ class Real:
         if isinstance(by, Real):
             by = by.plain()
         if isinstance(by, Tensor) and (by.ndim or by.requires_grad):
-            return exp(log(self) * Real(by))
+            return self._power_of_each(by)
         by = float(by)
         exponent = None if self.exponent is None else self.exponent * by
         return Real(chained("power", self.mantissa, by), exponent)
+
+    def _power_of_each(self, by: Tensor) -> Real:
+        """A power of its own for each entry; of a negative number where it is a whole one."""
+        by = by if by.is_floating_point() else by.to(self.mantissa.real.dtype)
+        size = exp(log(absolute(self)) * Real(by))
+        negative = self.mantissa.real < 0
+        sign = torch.where(negative & (by.detach() % 2 == 1), -1.0, 1.0).to(by.dtype)
+        lost = negative & (by.detach() != by.detach().round())
+        value = where(lost, math.nan, size * Real(sign))
+        return where(by.detach() == 0, 1.0, value)  # type: ignore[no-any-return]
 
     def __rpow__(self, base: Value) -> Real:
         return exp(self * math.log(base)) if base > 0 else as_real(base, self) ** self

@@ -122,7 +122,7 @@ class HeadPrinter:
             for given in cut:
                 name = self.arguments[given.name]
                 at = [a.shifted for a in given.array.axes].index("key_offset")
-                code = f"{name} = {name}.narrow({at}, 0, key_length)"
+                code = f"{name} = {name}.narrow({at}, 0, int(key_length))"
                 p.line(code if given.default is None else f"{code} if {name} is not None else None")
             p.depth -= 1
 

@@ -92,7 +92,8 @@ class Printer:
         self.unknowns: dict[str, Text] = {}
         self.fixed: dict[Index, str] = {}
         self.rowless: dict[str, int] = {}
-        self.order: list[Index] = []
+        self.order: dict[Index, int] = {}
+        self.temporaries = 0
         self.scopes: list[dict[bytes, Text]] = []
         self.product_type = "narrow"
 
@@ -104,8 +105,9 @@ class Printer:
     def sorted(self, dims: Iterable[Index]) -> tuple[Index, ...]:
         """Dimensions in the one order of this definition."""
         found = dict.fromkeys(dims)
-        self.order += [index for index in found if index not in self.order]
-        return tuple(sorted(found, key=self.order.index))
+        for index in found:
+            self.order.setdefault(index, len(self.order))
+        return tuple(sorted(found, key=self.order.__getitem__))
 
     def union(self, *texts: Text) -> tuple[Index, ...]:
         return self.sorted(index for text in texts for index in text.dims)
@@ -139,7 +141,7 @@ class Printer:
     def expression(self, expr: Expr, order: Sequence[Index]) -> Text:
         """Prints what an expression needs before it, and returns its code."""
         kept = self.order
-        self.order = list(order)
+        self.order = {index: place for place, index in enumerate(order)}
         self.scopes.append({})
         text = self._printed(expr)
         self.scopes.pop()
@@ -155,17 +157,12 @@ class Printer:
             text = self._node(node, [self._text(arg) for arg in operands(node)])
             shared = uses.get(node.digest, 0) > 1 and not text.code.isidentifier()
             if (shared and not _short(node)) or (len(text.code) > LONG and node is not root):
-                name = self.names.fresh("x1" if "x1" not in self.names.taken else self._next())
+                self.temporaries += 1
+                name = self.names.fresh(f"x{self.temporaries}")
                 self.line(f"{name} = {text.code}")
                 text = Text(name, text.dims)
             done[node.digest] = text
         return self._text(root)
-
-    def _next(self) -> str:
-        number = 2
-        while f"x{number}" in self.names.taken:
-            number += 1
-        return f"x{number}"
 
     def _known(self, node: Expr) -> Text | None:
         return next((s[node.digest] for s in reversed(self.scopes) if node.digest in s), None)

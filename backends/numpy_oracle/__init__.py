@@ -64,7 +64,7 @@ def evaluate(
     spec = with_visible_keys(spec)
     arrays = {name: np.asarray(tensor) for name, tensor in tensors.items()}
     given = {name: np.asarray(tensor) for name, tensor in (states or {}).items()}
-    check_names(spec, arrays, given)
+    check_names(spec, arrays, numbers or {}, given)
     wanted = tuple(emit)
     batch = _batch(spec, arrays)
     each = (offset, key_offset, key_length)

@@ -30,8 +30,17 @@ def states_of(spec: Spec) -> list[tuple[Block, State]]:
     return [(block, state) for block in blocks(spec.root) for state in block.states]
 
 
-def check_names(spec: Spec, tensors: Mapping[str, Values], states: Mapping[str, Values]) -> None:
-    """Every tensor has a known name, and every input that must be given is."""
+def check_names(
+    spec: Spec,
+    tensors: Mapping[str, Values],
+    numbers: Mapping[str, Any],
+    states: Mapping[str, Values],
+) -> None:
+    """Every name is known, and every input that must be given is."""
+    params = [number.name for number in spec.numbers]
+    for name in numbers:
+        if name not in params:
+            raise ArgumentUnknown.among(spec.name, name, params)
     inputs = [given.name for given in spec.inputs]
     for name in tensors:
         if name not in inputs:
