@@ -92,9 +92,9 @@ def stage_text(spec: Spec, stage: str) -> str:
         return emit_eager(spec)
     stages = compiler.lower(spec)
     if stage == "graph":
-        from attnc.graph_text import print_graph
+        from attnc.graph_text import graph_text
 
-        return print_graph(stages.graph)
+        return graph_text(stages.graph)
     if stage == "explain":
         from attnc.explanation import explain
 
@@ -108,11 +108,11 @@ def stage_text(spec: Spec, stage: str) -> str:
 def _kernel_text(stages: Stages, stage: str) -> str:
     from attnc import compiler
     from attnc.backends import cpu, triton
-    from attnc.schedule_text import print_schedule
+    from attnc.schedule_text import schedule_text
 
     assert stages.schedule is not None
     if stage == "schedule":
-        return print_schedule(stages.schedule)
+        return schedule_text(stages.schedule)
     if stage == "cpu":
         return cpu.emit(stages.schedule)
     if stage == "triton":

@@ -41,7 +41,7 @@ except ImportError:  # a module at large, without attnc
         """An argument that the operator does not have, or one given twice."""
 
         @classmethod
-        def among(cls, operator: str, argument: str, known: list[str]) -> ArgumentUnknown:
+        def among(cls, operator: str, argument: str, known: list[str]) -> CallError:
             return cls(operator, argument, f"one of: {', '.join(known)}", "an unknown name.")
 
     class ShapeError(CallError):  # type: ignore[no-redef]

@@ -317,7 +317,7 @@ def _register(operator: KernelOperator) -> tuple[Any, Any]:
         def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
             raise _no_derivative("vmap")
 
-    apply: Any = Function.apply  # type: ignore[no-untyped-call]
+    apply: Any = Function.apply
 
     def autograd(*flat: Any) -> Any:
         inputs = [x for x in flat[: len(signature.inputs)] if x is not None]
