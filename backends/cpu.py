@@ -18,6 +18,7 @@ from attnc.backends.cpu_names import Slots
 from attnc.backends.cpu_printer import INSTEAD
 from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.triton_sizes import fits_int32
+
 from attnc.errors import UnsupportedError
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
@@ -93,7 +94,11 @@ def _place_workspaces(schedule: Schedule, slots: Slots) -> list[str]:
         sizes = []
         for axis in array.axes:
             macro = slots.width(axis)
-            splits = {k.split.axis.name for k in schedule.kernels if isinstance(k, StreamKernel) and k.split}
+            splits = {
+                k.split.axis.name
+                for k in schedule.kernels
+                if isinstance(k, StreamKernel) and k.split
+            }
             length = "int64_t(1)" if axis.name in splits else slots.integer(f"len_{axis.name}")
             sizes.append(f"int64_t({macro})" if macro else length)
         place = slots.tensors.index(array.name)
@@ -128,6 +133,9 @@ def _reads_integers_of_pairs(schedule: Schedule) -> bool:
             exprs += [e for e in (loop.visible, loop.hidden, loop.exponent) if e is not None]
             exprs += [c.term for c in loop.contributions]
             nodes = (node for expr in exprs for node in postorder(expr))
-            if any(node.op in ("read", "floor", "ceil", "round") and node.kind == "int" for node in nodes):
+            if any(
+                node.op in ("read", "floor", "ceil", "round") and node.kind == "int"
+                for node in nodes
+            ):
                 return True
     return False

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from attnc.backends.cpu_names import GridFields, Names, Slots
 from attnc.backends.cpu_printer import TYPES, Printer, Scope, unwrapped
+
 from attnc.expressions.index import Index
 from attnc.expressions.tree import FUNCTIONS, Expr, postorder
 from attnc.schedule import MapKernel, Store
@@ -65,8 +66,8 @@ class MapPrinter:
         for index in reversed(outer):
             length = self.slots.integer(f"len_{index.axis.name}")
             key = f"row {index.number} {index.name}"
-            self.fields.add(key, "int64_t", f"{index.name} row", f"number % {length}")
-            self.fields.statements.append(f"number /= {length};")
+            self.fields.add(key, "int64_t", f"{index.name} row", f"instance % {length}")
+            self.fields.statements.append(f"instance /= {length};")
             counts.append(length)
         return " * ".join(counts) or "1"
 
@@ -91,7 +92,9 @@ class MapPrinter:
         heads = []
         for index in inner:
             at = self.names.fresh(index.name)
-            heads.append(f"for (int64_t {at} = 0; {at} < {self.fields.length(index.axis)}; {at}++) {{")
+            heads.append(
+                f"for (int64_t {at} = 0; {at} < {self.fields.length(index.axis)}; {at}++) {{"
+            )
             scope = self._placed(scope, index, at)
         innermost = self._innermost(scope, hoisted)
         body = [*lines, *heads, *(f"    {line}" for line in innermost), *("}" for _ in heads)]
@@ -114,7 +117,9 @@ class MapPrinter:
                 over = store.width if store.width in node.free else None
                 if over is None or store.width is None:
                     printer = Printer(scope, lines)
-                    lines.append(f"const {TYPES[node.kind]} {array} = {unwrapped(printer.text(node))};")
+                    lines.append(
+                        f"const {TYPES[node.kind]} {array} = {unwrapped(printer.text(node))};"
+                    )
                     hoisted[node.digest] = (array, None)
                     continue
                 column = self.names.fresh(store.width.name)
@@ -131,9 +136,7 @@ class MapPrinter:
                 hoisted[node.digest] = (array, store.width)
         return lines, scope, hoisted
 
-    def _innermost(
-        self, scope: Scope, hoisted: dict[bytes, tuple[str, Index | None]]
-    ) -> list[str]:
+    def _innermost(self, scope: Scope, hoisted: dict[bytes, tuple[str, Index | None]]) -> list[str]:
         printer = Printer(scope)
         printer.done |= {digest: text for digest, (text, over) in hoisted.items() if over is None}
         for let in self.kernel.values:
@@ -154,7 +157,9 @@ class MapPrinter:
             length = self.fields.length(store.width.axis)
             heads.append(f"for (int64_t {column} = 0; {column} < {length}; {column}++) {{")
             scope = self._placed(scope, store.width, column)
-            done |= {d: f"{text}[{column}]" for d, (text, over) in hoisted.items() if over == store.width}
+            done |= {
+                d: f"{text}[{column}]" for d, (text, over) in hoisted.items() if over == store.width
+            }
         printer = Printer(scope, [], done)
         kind = self.slots.types[store.array.name]
         text = printer._as("real", printer.text(store.expr), store.expr)
@@ -164,7 +169,9 @@ class MapPrinter:
             f"{scope.rows[index]} * {self.fields.stride(store.array, place)}"
             for place, index in enumerate(store.array.indices)
         )
-        stored = f"narrow<{kind}>({unwrapped(text)})" if kind in ("Element", "Acc") else unwrapped(text)
+        stored = (
+            f"narrow<{kind}>({unwrapped(text)})" if kind in ("Element", "Acc") else unwrapped(text)
+        )
         at = f"const_cast<{kind}*>({self.fields.pointer(store.array)})"
         lines = [*printer.lines, f"{at}[{offset or '0'}] = {stored};"]
         return [*heads, *(f"    {line}" for line in lines), *("}" for _ in heads)]

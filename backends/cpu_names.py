@@ -159,7 +159,12 @@ class GridFields:
 
     def stride(self, array: Array, place: int) -> str:
         initial = f"{self.slots.tensor(array.name)}.stride[{place}]"
-        return self.add(f"s {array.name} {place}", "int64_t", f"{array.name} per {array.axes[place].name}", initial)
+        return self.add(
+            f"s {array.name} {place}",
+            "int64_t",
+            f"{array.name} per {array.axes[place].name}",
+            initial,
+        )
 
 
 def straight(index: Index, array: Array, place: int, at: Expr) -> bool:

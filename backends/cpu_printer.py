@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_names import GridFields, Names
+
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr
@@ -31,6 +32,8 @@ CALLS = {
 FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tanh", "erf", "exp2", "log2", "log1p", "softplus")
 WHOLE = {"floor": "floor_int", "ceil": "ceil_int", "round": "round_int"}
 TYPES = {"real": "Acc", "int": "int64_t", "bool": "bool"}
+# How values of single positions are kept in arrays.
+KEPT = {"real": "Acc", "int": "Int", "bool": "bool"}
 IDENTITY = {"sum": "0", "prod": "1", "max": "-INFINITE", "min": "INFINITE"}
 
 
@@ -69,6 +72,10 @@ class Scope:
     def extended(self, **changes: object) -> Scope:
         merged = {name: {**getattr(self, name), **table} for name, table in changes.items()}  # type: ignore[dict-item]
         return replace(self, **merged)
+
+    def renamed(self, names: Names, lanes: bool = False) -> Scope:
+        """The same scope in another C++ function."""
+        return replace(self, names=names, lanes=lanes)
 
 
 @dataclass
@@ -154,7 +161,10 @@ class Printer:
             raise UnsupportedError("complex numbers", "cpu", INSTEAD)
         op = node.op
         if op == "where":
-            branches = [self._as(node.kind, text, arg) for text, arg in zip(args[1:], node.args[1:], strict=True)]
+            branches = [
+                self._as(node.kind, text, arg)
+                for text, arg in zip(args[1:], node.args[1:], strict=True)
+            ]
             return f"choose({unwrapped(args[0])}, {', '.join(map(unwrapped, branches))})"
         compares = op in ("eq", "ne", "lt", "le", "gt", "ge")
         if op not in ("to_int", *WHOLE) and (node.kind != "bool" or compares):
@@ -199,7 +209,11 @@ class Printer:
                     return self._repeated(args[0], int(value), node.kind)
         if node.kind != "real":
             raise UnsupportedError("an integer to a power given at run time", "cpu", INSTEAD)
-        return f"power(spread({args[0]}), spread({args[1]}))" if self.scope.lanes else f"power({args[0]}, {args[1]})"
+        return (
+            f"power(spread({args[0]}), spread({args[1]}))"
+            if self.scope.lanes
+            else f"power({args[0]}, {args[1]})"
+        )
 
     def _repeated(self, base: str, exponent: int, kind: str) -> str:
         """base ** exponent by squaring."""
@@ -220,7 +234,9 @@ class Printer:
         if kind == node.kind or kind == "bool":
             return text
         if node.op == "number":
-            return f"{TYPES[kind]}({node.attr!r})" if kind == "real" else f"int64_t({int(node.attr)})"  # type: ignore[arg-type]
+            return (
+                f"{TYPES[kind]}({node.attr!r})" if kind == "real" else f"int64_t({int(node.attr)})"
+            )  # type: ignore[arg-type]
         return f"{'number' if kind == 'real' else 'whole_number'}({unwrapped(text)})"
 
     # --- Reads ------------------------------------------------------------------------------------
@@ -253,14 +269,14 @@ class Printer:
 
     def _default(self, node: Expr) -> str:
         """The expression where all its reads are inside, else the fallback."""
-        inside = [self.guards[below.digest] for below in _unscoped(node.args[0]) if below.op == "read"]
+        inside = [
+            self.guards[below.digest] for below in _unscoped(node.args[0]) if below.op == "read"
+        ]
         guard = "true"
         for check in dict.fromkeys(inside):
             if check != "true":
                 guard = check if guard == "true" else f"both({guard}, {check})"
-        first, second = (
-            self._as(node.kind, self.done[arg.digest], arg) for arg in node.args
-        )
+        first, second = (self._as(node.kind, self.done[arg.digest], arg) for arg in node.args)
         return first if guard == "true" else f"choose({guard}, {first}, {second})"
 
     def _random(self, node: Expr) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from attnc.backends.cpu_finish import Finish
 from attnc.backends.cpu_names import GridFields, Names, Slots, straight
 from attnc.backends.cpu_printer import (
     INSTEAD,
+    KEPT,
     TYPES,
     Printer,
     Scope,
@@ -18,112 +20,19 @@ from attnc.backends.cpu_printer import (
     identity,
     unwrapped,
 )
+from attnc.backends.cpu_regions import Regions
+from attnc.backends.cpu_texts import KeptText, LoopText, StreamText
+
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Expr, postorder
+from attnc.expressions.tree import Expr
 from attnc.schedule import (
     STRIDED,
     Carried,
     Let,
-    Product,
-    Region,
-    Store,
     StreamKernel,
-    Summary,
     WalkedLoop,
 )
-
-KEPT = {"real": "Acc", "int": "Int", "bool": "bool"}
-
-
-@dataclass(frozen=True)
-class KeptText:
-    """Values kept one a position: the fields of a struct of arrays, and the lines that fill it."""
-
-    fields: tuple[str, ...]
-    fill: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class StoreText:
-    rows: str
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class SummaryText:
-    title: str
-    type: str
-    rows: str
-    slots: str
-    slot: str
-    owner: str
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LoopText:
-    """What the template prints of one walked loop."""
-
-    title: str
-    products: tuple[Product, ...]
-    terms: tuple[Expr, ...]
-    depths: str
-    targets: str
-    mask: str
-    has_exponent: str
-    start: str
-    count: str
-    length: str
-    lefts: tuple[str, ...]
-    rights: tuple[str, ...]
-    operands: tuple[str, ...]
-    walked: KeptText
-    possible: tuple[str, ...]
-    certain: tuple[str, ...]
-    exponent: tuple[str, ...]
-    lift: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class StreamText:
-    """What the template prints of a stream kernel."""
-
-    title: str
-    name: str
-    statistics: int
-    tiles: int
-    products_most: int
-    layers_most: int
-    reference: str
-    widths: str
-    tile_widths: str
-    tile_rescaled: str
-    statistic_rescaled: str
-    statistic_units: str
-    store_widths: str
-    combine: tuple[str, ...]
-    fields: tuple[str, ...]
-    grid_count: str
-    enter: tuple[str, ...]
-    start: str
-    count: str
-    held: KeptText
-    summaries: tuple[SummaryText, ...]
-    loops: tuple[LoopText, ...]
-    loop_names: str
-    finish: KeptText
-    stores: tuple[StoreText, ...]
-
-
-class RegionPrinter(Printer):
-    """Prints integers as saturating bounds."""
-
-    def _node(self, node: Expr) -> str:
-        text = super()._node(node)
-        leaf = node.op in ("param", "length", "start", "value", "index", "read")
-        leaf = leaf and not text.endswith(("_low", "_high"))
-        return f"Bound({unwrapped(text)})" if leaf and node.kind == "int" else text
 
 
 @dataclass
@@ -137,7 +46,6 @@ class StreamPrinter:
     fields: GridFields = field(init=False)
     grid: Scope = field(init=False)
     held_kept: dict[str, str] = field(default_factory=dict)
-    summaries: list[SummaryText] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.fields = GridFields(self.slots, self.kernel.grid)
@@ -147,14 +55,17 @@ class StreamPrinter:
         self._refuse()
         count = self._enter_grid()
         held = self._held()
-        loops = tuple(self._loop(loop) for loop in kernel.loops)
-        finish, stores = self._finish()
+        regions = Regions(kernel, self.grid)
+        loops = tuple(self._loop(loop, regions) for loop in kernel.loops)
         tiles, statistics = self._tiles, self._statistics
+        end = Finish(kernel, self.grid, self.held_kept, tiles, statistics)
+        finish, stores = end.print()
         widths = [self._width(index) for index in self._all_widths()] or ["1"]
         start = Printer(self.grid).start(kernel.held.axis)
         rows = self.fields.length(kernel.held.axis)
+        walked = ", ".join(loop.walked.name for loop in kernel.loops)
         return StreamText(
-            title=f"holds {kernel.held.name}, walks {', '.join(p.walked.name for p in kernel.loops)}",
+            title=f"holds {kernel.held.name}, walks {walked}",
             name=self.identifier,
             statistics=len(statistics),
             tiles=len(tiles),
@@ -174,14 +85,14 @@ class StreamPrinter:
             start=start,
             count=rows,
             held=held,
-            summaries=tuple(self.summaries),
+            summaries=tuple(regions.summaries),
             loops=loops,
             loop_names=", ".join(f"Loop{place}" for place in range(len(loops))),
             finish=finish,
             stores=stores,
         )
 
-    # --- What is carried ----------------------------------------------------------------------------
+    # --- What is carried --------------------------------------------------------------------------
 
     @property
     def _tiles(self) -> list[Carried]:
@@ -220,7 +131,7 @@ class StreamPrinter:
         found += [c.width for c in self._tiles if c.width is not None]
         return found + [s.width for s in self.kernel.stores if s.width is not None]
 
-    # --- Grid and held values -------------------------------------------------------------------------
+    # --- Grid and held values ---------------------------------------------------------------------
 
     def _enter_grid(self) -> str:
         """The rows and positions of grid indices, the grid values; gives back the number of
@@ -270,7 +181,7 @@ class StreamPrinter:
         """Values of single positions: `kept` gets the text of each as an array's name."""
         names = Names({"at", "row", "grid", owner, "position_"})
         scope = self.grid.extended(positions={index: "position_"}, rows={index: "row"})
-        printer = Printer(Scope(**{**vars_of(scope), "names": names}))
+        printer = Printer(scope.renamed(names))
         fields = ["alignas(64) Int position_[N];"]
         fill = [f"{owner}.position_[at] = Int(position_);"]
         for let in lets:
@@ -284,9 +195,9 @@ class StreamPrinter:
         head = f"const int64_t position_ = row + {start};"
         return KeptText(tuple(fields), (head, *printer.lines, *fill))
 
-    # --- Loops ------------------------------------------------------------------------------------------
+    # --- Loops ------------------------------------------------------------------------------------
 
-    def _loop(self, loop: WalkedLoop) -> LoopText:
+    def _loop(self, loop: WalkedLoop, regions: Regions) -> LoopText:
         walked_kept: dict[str, str] = {}
         start = Printer(self.grid).start(loop.walked.axis)
         walked = self._keep(loop.walked, start, loop.walked_values, "walked", walked_kept)
@@ -317,8 +228,8 @@ class StreamPrinter:
             rights=tuple(self._rows(p.right, loop.walked, p.width) for p in loop.products),
             operands=tuple(operands),
             walked=walked,
-            possible=self._region(loop.region, loop.region.possible, loop),
-            certain=self._region(loop.region, loop.region.certain, loop),
+            possible=regions.print(loop.region, loop.region.possible),
+            certain=regions.print(loop.region, loop.region.certain),
             exponent=self._exponent(loop, walked_kept),
             lift=self._lift(loop, walked_kept),
         )
@@ -351,72 +262,12 @@ class StreamPrinter:
         pointer = self.fields.pointer(array)
         return f"Rows<{kind}>{{{pointer}{''.join(base)}, {stride}, {step}}}"
 
-    def _region(self, region: Region, expr: Expr, loop: WalkedLoop) -> tuple[str, ...]:
-        values = {name: name for name in ("held_low", "held_high", "walked_low", "walked_high")}
-        names = Names(set(values) | {"grid"})
-        scope = Scope(**{**vars_of(self.grid), "names": names}).extended(values=values)
-        used = {str(node.attr) for node in postorder(expr) if node.op == "value"}
-        lines = []
-        for summary in region.summaries:
-            if not used & {f"{summary.name}_low", f"{summary.name}_high"}:
-                continue
-            place = self._summary(summary)
-            side = "held" if summary.index == self.kernel.held else "walked"
-            start = Printer(self.grid).start(summary.index.axis)
-            found = names.fresh(f"s {summary.name}")
-            lines.append(
-                f"const auto {found} = grid.shared->at{place}.over(Summary{place}::slot(grid), "
-                f"{side}_low.at - {start}, {side}_high.at - {start});"
-            )
-            scope = scope.extended(
-                values={
-                    f"{summary.name}_low": f"{found}.low",
-                    f"{summary.name}_high": f"{found}.high",
-                }
-            )
-        printer = RegionPrinter(scope, lines)
-        text = printer.text(expr)
-        return (*printer.lines, f"return {unwrapped(text)};")
-
-    def _summary(self, summary: Summary) -> int:
-        """The place of a summary, printed at its first use."""
-        for place, known in enumerate(self.summaries):
-            if known.title == summary.name:
-                return place
-        index = summary.index
-        start = Printer(self.grid).start(index.axis)
-        names = Names({"grid", "row", "position_"})
-        scope = Scope(**{**vars_of(self.grid), "names": names}).extended(
-            positions={index: "position_"}, rows={index: "row"}
-        )
-        printer = Printer(scope, [f"const int64_t position_ = row + {start};"])
-        text = printer.text(summary.expr)
-        needed = [one for one in self.kernel.grid if one in summary.expr.free or _shifts(index, one)]
-        slot, slots, owner = "int64_t(0)", "int64_t(1)", []
-        for one in self.kernel.grid:
-            if one in needed:
-                length = self.fields.length(one.axis)
-                slot = f"({slot}) * {length} + {self.fields.row(one)}"
-                slots = f"{slots} * {length}"
-            else:
-                owner.append(f"{self.fields.row(one)} == 0")
-        self.summaries.append(
-            SummaryText(
-                title=summary.name,
-                type="int64_t" if summary.expr.kind == "int" else "Acc",
-                rows=self.fields.length(index.axis),
-                slots=slots,
-                slot=slot,
-                owner=" && ".join(owner) or "true",
-                lines=(*printer.lines, f"return {unwrapped(text)};"),
-            )
-        )
-        return len(self.summaries) - 1
-
     def _pair_scope(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> Scope:
         """The scope of pairs: values are loaded where they are used."""
         held, walked = self.kernel.held, loop.walked
-        names = Names({"grid", "held", "walked", "at", "reference", "product", "peak", "weight", "sums"})
+        names = Names(
+            {"grid", "held", "walked", "at", "reference", "product", "peak", "weight", "sums"}
+        )
         values = {name: f"at.held({text})" for name, text in self.held_kept.items()}
         values |= {name: f"at.walked({text})" for name, text in walked_kept.items()}
         values |= {p.name: f"product[{place}]" for place, p in enumerate(loop.products)}
@@ -424,10 +275,12 @@ class StreamPrinter:
         positions = {held: "at.held(held.position_)", walked: "at.walked(walked.position_)"}
         printer = Printer(self.grid)
         rows = {
-            index: text if printer.start(index.axis) == "int64_t(0)" else f"({text} - {printer.start(index.axis)})"
+            index: text
+            if printer.start(index.axis) == "int64_t(0)"
+            else f"({text} - {printer.start(index.axis)})"
             for index, text in positions.items()
         }
-        scope = Scope(**{**vars_of(self.grid), "names": names, "lanes": True})
+        scope = self.grid.renamed(names, lanes=True)
         return scope.extended(positions=positions, rows=rows, values=values)
 
     def _mask(self, loop: WalkedLoop, printer: Printer) -> str:
@@ -438,7 +291,9 @@ class StreamPrinter:
         inner = Printer(printer.scope, [], dict(printer.done), dict(printer.guards))
         visible = inner.text(loop.visible)
         shown = printer.scope.names.fresh("shown")
-        printer.lines.append(f"Truth {shown} = {f'spread(negated({hidden}))' if hidden else 'Truth(true)'};")
+        printer.lines.append(
+            f"Truth {shown} = {f'spread(negated({hidden}))' if hidden else 'Truth(true)'};"
+        )
         keeps = f"both({shown}, spread({visible}))"
         printer.lines += ["if constexpr (MASKED) {", *(f"    {x}" for x in inner.lines)]
         printer.lines += [f"    {shown} = {keeps};", "}"]
@@ -453,7 +308,9 @@ class StreamPrinter:
         text = f"spread({unwrapped(printer.text(loop.exponent))})"
         if shown:
             plain = "MASKED" if loop.hidden is None else "true"
-            printer.lines.append(f"if constexpr ({plain}) return select({shown}, {text}, Real(-INFINITE));")
+            printer.lines.append(
+                f"if constexpr ({plain}) return select({shown}, {text}, Real(-INFINITE));"
+            )
         return (*printer.lines, f"return {text};")
 
     def _pair_values(self, loop: WalkedLoop, printer: Printer) -> None:
@@ -471,7 +328,10 @@ class StreamPrinter:
             if shown:
                 masked = printer.scope.names.fresh("seen")
                 test = "true" if always else "MASKED"
-                printer.lines.append(f"const Real {masked} = {test} ? select({shown}, {text}, Real(-INFINITE)) : {text};")
+                printer.lines.append(
+                    f"const Real {masked} = "
+                    f"{test} ? select({shown}, {text}, Real(-INFINITE)) : {text};"
+                )
                 text = masked
             printer.lines.append(f"peak = raise(peak, {text});")
             printer.done[loop.exponent.digest] = text
@@ -500,89 +360,6 @@ class StreamPrinter:
             else:
                 printer.lines.append(f"weight[{place}] = {term};")
                 place += 1
-
-    # --- After the loops ----------------------------------------------------------------------------------
-
-    def _finish(self) -> tuple[KeptText, tuple[StoreText, ...]]:
-        names = Names({"grid", "held", "at", "reference", "statistic", "tiles", "finish", "tile", "column"})
-        held = self.kernel.held
-        start = Printer(self.grid).start(held.axis)
-        position = "at.held(held.position_)"
-        base = Scope(**{**vars_of(self.grid), "names": names, "lanes": True}).extended(
-            positions={held: position},
-            rows={held: position if start == "int64_t(0)" else f"({position} - {start})"},
-            values={name: f"at.held({text})" for name, text in self.held_kept.items()},
-        )
-        values = {"reference": "reference"}
-        values |= {c.name: f"statistic[{place}]" for place, c in enumerate(self._statistics)}
-        widths = {}
-        for place, carried in enumerate(self._tiles):
-            values[carried.name] = f"load(tiles[{place}] + ({{row}}) * TILE + at.lane)"
-            assert carried.width is not None
-            widths[carried.name] = carried.width
-        printer = Printer(base.extended(values=values, widths=widths))
-        fields, fill, kept = [], [], {}
-        wanted = {
-            str(node.attr) for s in self.kernel.stores for node in postorder(s.expr) if node.op == "value"
-        }
-        lets = [(let.name, let.expr.kind, let.expr) for let in self.kernel.finish]
-        for name, kind, expr in lets:
-            text = printer.bind(name, f"spread({unwrapped(printer.text(expr))})")
-            printer.scope = printer.scope.extended(values={name: text})
-        own = [*(name for name, _, _ in lets), "reference", *(c.name for c in self._statistics)]
-        kinds = {name: kind for name, kind, _ in lets}
-        for name in own:
-            if name not in wanted:
-                continue
-            array = names.fresh(f"kept {name}")
-            kind = kinds.get(name, "real")
-            fields.append(f"alignas(64) {KEPT[kind]} {array}[TILE];")
-            fill.append(f"keep_lanes(finish.{array} + at.lane, {printer.scope.values[name]});")
-            kept[name] = f"at.held(finish.{array})"
-        text = KeptText(tuple(fields), (*printer.lines, *fill))
-        return text, tuple(self._store(store, base.extended(values=kept)) for store in self.kernel.stores)
-
-    def _store(self, store: Store, scope: Scope) -> StoreText:
-        rows, values, widths = {}, {}, {}
-        if store.width is not None:
-            rows[store.width] = "int64_t(column)"
-        for place, carried in enumerate(self._tiles):
-            values[carried.name] = f"tile[{place}]"
-        for index in {c.width for c in self._tiles if c.width is not None}:
-            rows[index] = "int64_t(column)"
-        positions = {}
-        for index, row in rows.items():
-            start = Printer(scope).start(index.axis)
-            positions[index] = row if start == "int64_t(0)" else f"({row} + {start})"
-        printer = Printer(scope.extended(rows=rows, positions=positions, values=values, widths=widths))
-        text = printer._as("real", printer.text(store.expr), store.expr)
-        lines = (*printer.lines, f"return spread({unwrapped(text)});")
-        return StoreText(self._target(store), lines)
-
-    def _target(self, store: Store) -> str:
-        """The rows of the array that a store writes."""
-        base, stride, step = [], "0", "0"
-        for place, index in enumerate(store.array.indices):
-            by = self.fields.stride(store.array, place)
-            if index == self.kernel.held:
-                stride = by
-            elif index == store.width:
-                step = by
-            else:
-                base.append(f" + {self.fields.row(index)} * {by}")
-        kind, pointer = self.slots.types[store.array.name], self.fields.pointer(store.array)
-        shifted = f"{pointer} ? {pointer}{''.join(base)} : nullptr"
-        return f"Rows<{kind}>{{{shifted}, {stride}, {step}}}"
-
-
-def vars_of(scope: Scope) -> dict[str, object]:
-    """The fields of a scope by name."""
-    return {name: getattr(scope, name) for name in Scope.__dataclass_fields__}
-
-
-def _shifts(index: Index, one: Index) -> bool:
-    """Whether positions of `index` depend on the batch, which `one` is."""
-    return bool(index.axis.shifted) and one.axis.name == "b"
 
 
 def _truth(value: bool) -> str:

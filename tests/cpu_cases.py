@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import triton_shelf
+from attnc.backends.cpu import emit
 from triton_cases import bind
 from triton_shelf import CASES, Shelf, column
 
-from attnc.backends.cpu import emit
 from attnc.runtime.cpu_build import CpuBackend
 
 WANTED = frozenset(("out", "lse"))
@@ -22,7 +22,18 @@ def grouped(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.repeat_interleave(heads // x.shape[1], 1) if heads else x
 
 
-triton_shelf.grouped = grouped  # so that its formulas also run in the dtype of a call
+def turned(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+    """Rows turned by their positions, as eager PyTorch does it: angles in float32 at least."""
+    half, dtype = x.shape[-1] // 2, torch.promote_types(x.dtype, torch.float32)
+    angle = at[..., None] * 100.0 ** (-torch.arange(half, dtype=dtype) / half)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], -1).to(x.dtype)
+
+
+# So that the formulas of the shelf also run in the dtype of a call.
+triton_shelf.grouped = grouped
+triton_shelf.turned = turned
 
 
 @cache

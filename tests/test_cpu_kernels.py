@@ -1,4 +1,4 @@
-"""CPU kernels against the dense formula in float64, on hostile shapes, dtypes and instruction sets."""
+"""CPU kernels against the dense formula in float64: hostile shapes, dtypes, instruction sets."""
 
 from __future__ import annotations
 

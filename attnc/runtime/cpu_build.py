@@ -58,15 +58,14 @@ FLAGS = (
     "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility-inlines-hidden", "-w",
 )  # fmt: skip
 NEEDS_WIDE = 2
-LARGEST = (
-    2**20
-)  # lengths, positions and numbers up to here fit 32-bit lanes where the table says so
+# Lengths, positions and numbers up to here fit 32-bit lanes where the table says so.
+LARGEST = 2**20
 
 
 class TensorOfCall(ctypes.Structure):
     """`struct Tensor` of the C ABI: strides in elements."""
 
-    _fields_ = (  # noqa: RUF012
+    _fields_ = (
         ("data", ctypes.c_void_p),
         ("size", ctypes.c_int64 * 6),
         ("stride", ctypes.c_int64 * 6),
@@ -76,7 +75,7 @@ class TensorOfCall(ctypes.Structure):
 class CallOfKernel(ctypes.Structure):
     """`struct Call` of the C ABI."""
 
-    _fields_ = (  # noqa: RUF012
+    _fields_ = (
         ("tensors", ctypes.POINTER(TensorOfCall)),
         ("integers", ctypes.POINTER(ctypes.c_int64)),
         ("reals", ctypes.POINTER(ctypes.c_double)),
@@ -88,8 +87,7 @@ class CallOfKernel(ctypes.Structure):
     )
 
 
-# --- The machine
-# -----------------------------------------------------------------------------------
+# --- The machine -----------------------------------------------------------------------------
 
 
 def processor_features() -> frozenset[str]:
@@ -136,22 +134,21 @@ def find_compiler() -> str:
 def library_folder() -> Path:
     """The folder of built libraries: private, since code is loaded from it."""
     base = os.environ.get("ATTNC_CACHE")
-    home = (
-        Path(base)
-        if base
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnc"
-    )
-    folder = home / "cpu"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnc"
+    folder = (Path(base) if base else default) / "cpu"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
     except OSError as error:
-        raise CacheError(
-            f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours."
-        ) from None
+        raise _unwritable(error, folder) from None
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise CacheError(f"the cache folder is not private to its owner: {folder}")
     return folder
+
+
+def _unwritable(error: OSError, folder: Path) -> CacheError:
+    why = f"the cache cannot be written ({error.strerror}): {folder}"
+    return CacheError(f"{why}. Set ATTNC_CACHE to a folder of yours.")
 
 
 def build_library(source: str, macros: dict[str, str], level: int) -> Path:
@@ -177,14 +174,11 @@ def build_library(source: str, macros: dict[str, str], level: int) -> Path:
                 raise RuntimeError(f"{compiler} failed on a kernel:\n{done.stderr[-4000:]}")
             os.replace(built, library)
     except OSError as error:
-        raise CacheError(
-            f"the cache cannot be written ({error.strerror}): {folder}. Set ATTNC_CACHE to a folder of yours."
-        ) from None
+        raise _unwritable(error, folder) from None
     return library
 
 
-# --- Calls
-# -----------------------------------------------------------------------------------------
+# --- Calls ------------------------------------------------------------------------------------
 
 _FORKED = False
 

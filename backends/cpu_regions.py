@@ -1,0 +1,106 @@
+"""Prints the regions of a walked loop: which tiles are visited, as a predicate over bounds of
+positions, and the run-time summaries of data that it asks.
+
+Bounds saturate (templates/cpu/integers.hpp), so that no formula wraps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from attnc.backends.cpu_names import Names
+from attnc.backends.cpu_printer import Printer, Scope, unwrapped
+from attnc.backends.cpu_texts import SummaryText
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Expr, postorder
+from attnc.schedule import Region, StreamKernel, Summary
+
+
+class RegionPrinter(Printer):
+    """Prints integers as saturating bounds."""
+
+    def _node(self, node: Expr) -> str:
+        text = super()._node(node)
+        leaf = node.op in ("param", "length", "start", "value", "index", "read")
+        leaf = leaf and not text.endswith(("_low", "_high"))
+        return f"Bound({unwrapped(text)})" if leaf and node.kind == "int" else text
+
+
+@dataclass
+class Regions:
+    """The regions of one kernel, and the summaries that they share. `grid` is the scope of values
+    that are the same for all pairs of a grid instance."""
+
+    kernel: StreamKernel
+    grid: Scope
+    summaries: list[SummaryText] = field(default_factory=list)
+
+    def print(self, region: Region, expr: Expr) -> tuple[str, ...]:
+        values = {name: name for name in ("held_low", "held_high", "walked_low", "walked_high")}
+        names = Names(set(values) | {"grid"})
+        scope = self.grid.renamed(names).extended(values=values)
+        used = {str(node.attr) for node in postorder(expr) if node.op == "value"}
+        lines = []
+        for summary in region.summaries:
+            if not used & {f"{summary.name}_low", f"{summary.name}_high"}:
+                continue
+            place = self._summary(summary)
+            side = "held" if summary.index == self.kernel.held else "walked"
+            start = Printer(self.grid).start(summary.index.axis)
+            found = names.fresh(f"s {summary.name}")
+            lines.append(
+                f"const auto {found} = grid.shared->at{place}.over(Summary{place}::slot(grid), "
+                f"{side}_low.at - {start}, {side}_high.at - {start});"
+            )
+            scope = scope.extended(
+                values={
+                    f"{summary.name}_low": f"{found}.low",
+                    f"{summary.name}_high": f"{found}.high",
+                }
+            )
+        printer = RegionPrinter(scope, lines)
+        text = printer.text(expr)
+        return (*printer.lines, f"return {unwrapped(text)};")
+
+    def _summary(self, summary: Summary) -> int:
+        """The place of a summary, printed at its first use."""
+        for place, known in enumerate(self.summaries):
+            if known.title == summary.name:
+                return place
+        index = summary.index
+        start = Printer(self.grid).start(index.axis)
+        names = Names({"grid", "row", "position_"})
+        scope = self.grid.renamed(names).extended(
+            positions={index: "position_"}, rows={index: "row"}
+        )
+        printer = Printer(scope, [f"const int64_t position_ = row + {start};"])
+        text = printer.text(summary.expr)
+        needed = [
+            one for one in self.kernel.grid if one in summary.expr.free or _shifts(index, one)
+        ]
+        slot, slots, owner = "int64_t(0)", "int64_t(1)", []
+        for one in self.kernel.grid:
+            if one in needed:
+                length = self.grid.fields.length(one.axis)
+                slot = f"({slot}) * {length} + {self.grid.fields.row(one)}"
+                slots = f"{slots} * {length}"
+            else:
+                owner.append(f"{self.grid.fields.row(one)} == 0")
+        self.summaries.append(
+            SummaryText(
+                title=summary.name,
+                type="int64_t" if summary.expr.kind == "int" else "Acc",
+                rows=self.grid.fields.length(index.axis),
+                slots=slots,
+                slot=slot,
+                owner=" && ".join(owner) or "true",
+                lines=(*printer.lines, f"return {unwrapped(text)};"),
+            )
+        )
+        return len(self.summaries) - 1
+
+
+def _shifts(index: Index, one: Index) -> bool:
+    """Whether positions of `index` depend on the batch, which `one` is."""
+    return bool(index.axis.shifted) and one.axis.name == "b"

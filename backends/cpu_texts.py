@@ -1,0 +1,88 @@
+"""What the C++ template of a stream kernel prints: one frozen class for each part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.expressions.tree import Expr
+from attnc.schedule import Product
+
+
+@dataclass(frozen=True)
+class KeptText:
+    """Values kept one a position: the fields of a struct of arrays, and the lines that fill it."""
+
+    fields: tuple[str, ...]
+    fill: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoreText:
+    rows: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SummaryText:
+    title: str
+    type: str
+    rows: str
+    slots: str
+    slot: str
+    owner: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LoopText:
+    """What the template prints of one walked loop."""
+
+    title: str
+    products: tuple[Product, ...]
+    terms: tuple[Expr, ...]
+    depths: str
+    targets: str
+    mask: str
+    has_exponent: str
+    start: str
+    count: str
+    length: str
+    lefts: tuple[str, ...]
+    rights: tuple[str, ...]
+    operands: tuple[str, ...]
+    walked: KeptText
+    possible: tuple[str, ...]
+    certain: tuple[str, ...]
+    exponent: tuple[str, ...]
+    lift: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StreamText:
+    """What the template prints of a stream kernel."""
+
+    title: str
+    name: str
+    statistics: int
+    tiles: int
+    products_most: int
+    layers_most: int
+    reference: str
+    widths: str
+    tile_widths: str
+    tile_rescaled: str
+    statistic_rescaled: str
+    statistic_units: str
+    store_widths: str
+    combine: tuple[str, ...]
+    fields: tuple[str, ...]
+    grid_count: str
+    enter: tuple[str, ...]
+    start: str
+    count: str
+    held: KeptText
+    summaries: tuple[SummaryText, ...]
+    loops: tuple[LoopText, ...]
+    loop_names: str
+    finish: KeptText
+    stores: tuple[StoreText, ...]
