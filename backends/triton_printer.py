@@ -11,6 +11,7 @@ Does not decide anything: which statements there are is the Schedule's, tile siz
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -172,9 +173,7 @@ class Printer:
         if op in INFIX:
             return f"({args[0]} {INFIX[op]} {args[1]})"
         if op in CALLS:
-            of_number = node.args[0].op == "number"
-            operand = f"tl.full([], {args[0]}, ACC)" if of_number else unwrapped(args[0])
-            return f"{CALLS[op]}({operand})"
+            return f"{CALLS[op]}({unwrapped(exact(args[0], node.args[0]))})"
         if op in TO_INTEGER:
             if kinds[0] != "real":
                 return args[0]
@@ -190,7 +189,8 @@ class Printer:
             return whole if op == "floordiv" else f"({args[0]} - {whole} * {args[1]})"
         if op in ("min", "max"):
             if real:
-                return f"gpu_{'smaller' if op == 'min' else 'larger'}({args[0]}, {args[1]})"
+                operands = ", ".join(map(exact, args, node.args))
+                return f"gpu_{'smaller' if op == 'min' else 'larger'}({operands})"
             return f"tl.{op}imum({args[0]}, {args[1]})"
         if op == "pow":
             return self._power(node, args)
@@ -226,7 +226,9 @@ class Printer:
         if node.kind == "real":
             operands = zip(branches, node.args[1:], strict=True)
             branches = [self.real(text, arg) for text, arg in operands]
-        if all(arg.op == "number" for arg in node.args[1:]) and node.kind != "bool":
+            if any(not is_single(arg) for arg in node.args[1:]):
+                branches = list(map(exact, branches, node.args[1:]))
+        if all(b == literal(a) for b, a in zip(branches, node.args[1:], strict=True)) and node.kind != "bool":
             kind = "ACC" if node.kind == "real" else "INDEX"
             branches = [f"tl.full([], {branch}, {kind})" for branch in branches]
         if node.kind == "bool":
@@ -243,7 +245,7 @@ class Printer:
                 return self._repeated(args[0], int(value))
         if node.kind != "real":
             raise UnsupportedError("an integer to a power given at run time", "triton", ("eager",))
-        return f"gpu_power({args[0]}, {args[1]})"
+        return f"gpu_power({', '.join(map(exact, args, node.args))})"
 
     def _repeated(self, base: str, exponent: int) -> str:
         """base ** exponent by squaring."""
@@ -458,6 +460,18 @@ def literal(node: Expr) -> str:
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else f'float("{value}")'
     return repr(value)
+
+
+def exact(text: str, node: Expr) -> str:
+    """An operand of a function: a literal would reach it as float32."""
+    return f"tl.full([], {text}, ACC)" if node.op == "number" else text
+
+
+def is_single(node: Expr) -> bool:
+    """Whether a literal is the same number in float32 (what is no literal is)."""
+    if node.op != "number" or not isinstance(node.attr, float) or math.isinf(node.attr):
+        return True
+    return math.isnan(node.attr) or struct.unpack("f", struct.pack("f", node.attr))[0] == node.attr
 
 
 def unwrapped(text: str) -> str:

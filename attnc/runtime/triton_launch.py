@@ -69,12 +69,15 @@ def interpreting() -> bool:
 @contextlib.contextmanager
 def interpreter_mended() -> Iterator[None]:
     """Triton's interpreter as it should be: loops to a bound held in an array of one entry, which
-    NumPy 2.4 does not turn into an int; and numbers as float64, as the kernels declare them."""
+    NumPy 2.4 does not turn into an int; numbers as float64, as the kernels declare them; and truths
+    of reals that stay truths when they are spread over a tile."""
     import numpy as np
     import triton.language as tl
     from triton.runtime import interpreter
 
     patch, convert = interpreter._patch_lang_tensor, interpreter._implicit_cvt
+    builder = interpreter.InterpreterBuilder
+    splat = builder.create_splat
 
     def patched(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
@@ -86,12 +89,19 @@ def interpreter_mended() -> Iterator[None]:
             return tl.tensor(handle, tl.float64)
         return convert(value)
 
+    def spread(self: Any, type_: Any, value: Any) -> Any:
+        if value.data.dtype != np.bool_:
+            return splat(self, type_, value)
+        return interpreter.TensorHandle(np.full(type_.shape, value.data.item()), tl.int1)
+
     interpreter._patch_lang_tensor, interpreter._implicit_cvt = patched, converted
+    builder.create_splat = spread
     try:
         with np.errstate(all="ignore"):
             yield
     finally:
         interpreter._patch_lang_tensor, interpreter._implicit_cvt = patch, convert
+        builder.create_splat = splat
 
 
 def describe_device(device: torch.device) -> TritonDevice:
