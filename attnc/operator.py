@@ -71,7 +71,9 @@ class Operator:
 
     def _choose(self) -> Any:
         if self.backend == "numpy":
-            return self.reference
+            from attnc.reference import numpy_operator
+
+            return numpy_operator(self.spec)
         if self.backend == "eager":
             from attnc.reference import eager_operator
 

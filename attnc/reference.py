@@ -24,6 +24,28 @@ def reference_module(spec: Spec) -> Any:
     return load_module(print_module(lower_reference(spec)), f"{spec.name}_reference")
 
 
+def numpy_operator(spec: Spec) -> Any:
+    """The oracle behind the operator's signature: torch in, torch out (the result in the query's
+    dtype),
+    NumPy in, NumPy out."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import torch
+
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        results = run_reference(spec, args, dict(kwargs))
+        if not given:
+            return results
+        dtype, device = given[0].dtype, given[0].device
+        first, *rest = results if isinstance(results, tuple) else (results,)
+        out = torch.from_numpy(np.ascontiguousarray(first)).to(device)
+        out = out.to(dtype) if out.is_floating_point() else out
+        others = [torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in rest]
+        return (out, *others) if others else out
+
+    return run
+
+
 def run_reference(spec: Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The oracle's answer to a call of the operator: a NumPy array, or a tuple with the emits asked
     for."""

@@ -3,6 +3,8 @@ function."""
 
 from __future__ import annotations
 
+import ast
+import builtins
 import hashlib
 import keyword
 from dataclasses import dataclass
@@ -60,7 +62,8 @@ def print_module(stages: Stages) -> str:
 
     spec, schedule = stages.spec, stages.schedule
     signature = schedule.signature if schedule else signature_of(spec, stages.graph)
-    check_names(signature)
+    support = bundle_runtime(SUPPORT if schedule else REFERENCE_SUPPORT)
+    check_names(signature, support)
     parts = {
         "signature": print_signature(spec, signature),
         "eager": eager.emit_eager(spec).strip("\n"),
@@ -72,7 +75,7 @@ def print_module(stages: Stages) -> str:
         version=attnc.__version__,
         spec_text=_quoted(spec.source.text),
         call_example=", ".join(t.name for t in signature.inputs if t.positional),
-        support=bundle_runtime(SUPPORT if schedule else REFERENCE_SUPPORT),
+        support=support,
         banner=BANNER,
         assembly=_print_assembly(
             signature, digest, _renamed(eager.argument_names(spec)), schedule is not None
@@ -92,18 +95,33 @@ def _kernel_texts(schedule: Schedule | None) -> dict[str, str]:
     return {name: text.strip("\n") for name, text in texts.items()}
 
 
-def check_names(signature: Signature) -> None:
-    """Names of the operator and its arguments become Python names."""
-    names = [
-        signature.name,
-        *(t.name for t in signature.inputs),
-        *(n.name for n in signature.numbers),
-    ]
-    for name in names:
+def check_names(signature: Signature, support: str) -> None:
+    """Names of the operator and its arguments become Python names, and the operator's must not hide
+    a name that the module itself uses."""
+    arguments = [t.name for t in signature.inputs] + [n.name for n in signature.numbers]
+    for name in (signature.name, *arguments):
         if keyword.iskeyword(name) or name.startswith("__"):
             raise AttncError(
-                f"{signature.name}: `{name}` cannot be an argument of a Python function; rename it"
+                f"{signature.name}: `{name}` cannot be a name in a Python module; rename it"
             )
+    if signature.name in _taken_names(support):
+        raise AttncError(
+            f"`{signature.name}` is a name that every module of attnc uses; rename the operator"
+        )
+
+
+def _taken_names(support: str) -> set[str]:
+    """What the support part defines or imports, with Python's own names."""
+    taken = {"eager", "operator", "reference", *dir(builtins)}
+    for node in ast.parse(support).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            taken.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            taken.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            taken.update(target.id for target in targets if isinstance(target, ast.Name))
+    return taken
 
 
 def _quoted(text: str) -> str:
