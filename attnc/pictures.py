@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from attnc.errors import AttncError
 from attnc.expressions.evaluate import Environment, evaluate
-from attnc.schedule import Region, Summary, WalkedLoop
+from attnc.expressions.tree import postorder
+from attnc.schedule import Let, Region, Summary, WalkedLoop
 from attnc.spec import Spec
 
 if TYPE_CHECKING:
@@ -59,11 +60,12 @@ def mask_and_tiles(
     spans = environment.length(held.axis), environment.length(loop.walked.axis)
     visible = np.ones(spans, bool)
     if loop.visible is not None:
-        grid = {held: np.arange(spans[0])[:, None], loop.walked: np.arange(spans[1])[None, :]}
-        seen = evaluate(loop.visible, _with(environment, indices={**indices, **grid}))
+        pairs = {held: np.arange(spans[0])[:, None], loop.walked: np.arange(spans[1])[None, :]}
+        lets = (*kernel.grid_values, *kernel.held_values, *loop.walked_values)  # type: ignore[union-attr]
+        seen = evaluate(loop.visible, _after(lets, _with(environment, indices=indices | pairs)))
         visible = np.broadcast_to(seen, spans).copy()
-    lets = _grid_values(kernel, _with(environment, indices=indices))
-    states = tile_states(loop.region, held, loop.walked, _with(lets, indices=indices), spans, tile)
+    heads = _after(kernel.grid_values, _with(environment, indices=indices))  # type: ignore[union-attr]
+    states = tile_states(loop.region, held, heads, spans, tile)
     return visible, states, f"{spec.name}: {case}"
 
 
@@ -102,21 +104,18 @@ def _with(environment: Environment, **changes: Any) -> Environment:
     return replace(environment, **changes)
 
 
-def _grid_values(kernel: Any, environment: Environment) -> Environment:
-    """The environment with the kernel's values per head."""
-    for let in kernel.grid_values:
+def _after(lets: tuple[Let, ...], environment: Environment) -> Environment:
+    """The environment with the values of statements, of those that need no tile."""
+    for let in lets:
+        if any(node.op == "fold" for node in postorder(let.expr)):
+            continue
         values = {**environment.values, let.name: evaluate(let.expr, environment)}
         environment = _with(environment, values=values)
     return environment
 
 
 def tile_states(
-    region: Region,
-    held: Any,
-    walked: Any,
-    environment: Environment,
-    spans: tuple[int, int],
-    tile: int,
+    region: Region, held: Any, environment: Environment, spans: tuple[int, int], tile: int
 ) -> NDArray[Any]:
     """0, 1 or 2 for each tile: skipped, mixed, full, as the region's predicate says."""
     counts = tuple(-(-span // tile) for span in spans)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from attnc.cli.common import FILE, console, read_source, with_statics
+from attnc.errors import ArgumentUnknown
 
 if TYPE_CHECKING:
     from attnc.spec import Spec
@@ -53,6 +54,10 @@ def command(
         return
     statics, params = _split(assignments, source.text)
     spec = read_spec(source, statics=statics)
+    known = [number.name for number in spec.numbers]
+    for name in params:
+        if name not in known:
+            raise ArgumentUnknown.among(spec.name, name, known)
     if mask:
         from attnc.pictures import draw_spec_mask
 
