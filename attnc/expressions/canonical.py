@@ -15,7 +15,7 @@ APART = 1_000_000  # a number that no index of a text reaches
 def set_apart(root: Expr) -> Expr:
     """The tree with every bound index numbered beyond APART: nothing put into it is captured."""
 
-    bound = {index for node in postorder(root) for index in node.bound}
+    bound = {i for node in postorder(root) for i in node.bound if i.number < APART}
 
     def change(node: Expr) -> Expr:
         if node.op == "index" and node.attr in bound:

@@ -165,11 +165,20 @@ def _free(expr: Expr) -> frozenset[Index]:
     if expr.op == "index":
         assert isinstance(expr.attr, Index)
         return frozenset((expr.attr,))
-    bound = frozenset(expr.bound)
+    bound = expr.bound
     if not bound:
-        return frozenset().union(*(arg.free for arg in expr.args))
-    inner: frozenset[Index] = frozenset().union(*(arg.free for arg in expr.args[:2]))
-    return (inner - bound).union(*(arg.free for arg in expr.args[2:]))
+        return _joined(expr.args)
+    inner = _joined(expr.args[:2]).difference(bound)
+    return inner.union(*(arg.free for arg in expr.args[2:]))
+
+
+def _joined(args: tuple[Expr, ...]) -> frozenset[Index]:
+    """The free indices of the operands together; most often those of one of them, shared."""
+    found: frozenset[Index] = frozenset()
+    for arg in args:
+        if not arg.free <= found:
+            found = arg.free if found <= arg.free else found | arg.free
+    return found
 
 
 def _digest(expr: Expr) -> bytes:

@@ -43,11 +43,27 @@ class Scaled:
     def is_zero(self) -> bool:
         return is_number(self.mantissa, 0)
 
+    @property
+    def may_be_infinite(self) -> bool:
+        """Whether the exponent may be inf or NaN, for a row without keys: its mantissa is 0."""
+        return any(c < 0 and _may_be_bottom(term) for term, c in self.exponent.terms)
+
     def collapsed(self) -> Expr:
         """The number itself. A zero that a condition chose stays zero whatever the exponent."""
         if not self.exponent or self.is_zero:
             return self.mantissa
-        return times_power(self.mantissa, make("exp2", self.exponent.expr()))
+        found = times_power(self.mantissa, make("exp2", self.exponent.expr()))
+        if not self.may_be_infinite:
+            return found
+        zero = make("eq", self.mantissa, ZERO)  # the power may be infinite, or NaN
+        return make("where", zero, ZERO, found) if found.op != "where" else found
+
+
+def _may_be_bottom(term: Expr) -> bool:
+    """Whether a term of an exponent is -inf for a row without keys: a maximum over its keys."""
+    if term.op == "read":
+        return term.array.role == "workspace" and not term.array.name.startswith("finished")
+    return term.op in ("value", "fold")
 
 
 def times_power(mantissa: Expr, power: Expr) -> Expr:
@@ -215,6 +231,9 @@ def _where_not_zero(value: Scaled) -> Expr:
             never = number(-math.inf)
             exponent = make("where", condition, *((exponent, never) if yes else (never, exponent)))
             stack.extend(factors_of(inner).above)
+    if exponent.op != "where" and value.may_be_infinite:
+        zero = make("eq", value.mantissa, ZERO)
+        exponent = make("where", zero, number(-math.inf), exponent)
     return exponent
 
 

@@ -37,8 +37,8 @@ from attnc.passes.hoist import Names
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
+from attnc.passes.sources import SEEN, join_sources
 
-SEEN = "seen "  # before the names of domains: whether the row has met a key of one of them
 ELSEWHERE = ("eager", "numpy")
 
 
@@ -109,7 +109,7 @@ class Reductions:
         whole = rewrite(expr, self._node)
         if any(node.op == "value" and node.attr in self.aliases for node in postorder(whole)):
             whole = rewrite(whole, self._unalias)
-        return rewrite(whole, self._joined)
+        return join_sources(whole, self)
 
     # -------------------------------------------------------------------------------- folds
 
@@ -217,7 +217,7 @@ class Reductions:
             part = Part(walked, conditions, pair, keys.domain)
             self.entries[name] = Reduction(name, monoid, body.kind, width, (part,), level)
             self.known[key] = name
-        found = self._value(self.known[key], own)
+        found = self.value_of(self.known[key], own)
         return make("to_int", found) if counted else found
 
     def _apart(self, body: Expr) -> Scaled:
@@ -231,7 +231,7 @@ class Reductions:
         relative = any(term.digest in known for term, _ in whole.exponent.terms)
         return Scaled(whole.collapsed()) if relative else whole
 
-    def _value(self, name: str, own: Index | None) -> Expr:
+    def value_of(self, name: str, own: Index | None) -> Expr:
         """The result, at the width index of the place where it is used."""
         entry = self.entries[name]
         over = [index for index in (*self.frame.grid, self.frame.held)]
@@ -259,7 +259,7 @@ class Reductions:
     def _unalias(self, node: Expr) -> Expr:
         if node.op == "value" and node.attr in self.aliases:
             name, _, width = self.aliases[str(node.attr)]
-            return self._value(name, width)
+            return self.value_of(name, width)
         return node
 
     # ------------------------------------------------------------------------ row factors
@@ -313,7 +313,7 @@ class Reductions:
 
     def _make_pending(self, expr: Expr) -> Pending:
         over = (*self.frame.grid, self.frame.held)
-        whole = rewrite(expr, self._joined)
+        whole = join_sources(expr, self)
         apart = bool(scaled(whole, self.symbolic).exponent)
         name = self.names.fresh("finished")
         mantissa = Array(name, over, "real", "workspace")
@@ -342,25 +342,8 @@ class Reductions:
 
     # ----------------------------------------------------------------------- key sources
 
-    def _joined(self, node: Expr) -> Expr:
-        """r * F + r * G for folds F, G over different sources is r * (F + G), carried as one."""
-        if node.op != "add" or node.kind != "real":
-            return node
-        left, right = (self._handle(arg) for arg in node.args)
-        if left is None or right is None:
-            return node
-        first, second = left[0], right[0]
-        around = _same_around(left[1], right[1])
-        if around is None:
-            return node
-        walked = {part.walked for part in first.parts}
-        fits = first.monoid == second.monoid == "sum" and first.width == second.width
-        if not fits or any(part.walked in walked for part in second.parts):
-            return node
-        joined = self._join(first, second)
-        return exchange(around, {_HOLE.digest: self._value(joined.name, joined.width)})
-
-    def _join(self, first: Reduction, second: Reduction) -> Reduction:
+    def join(self, first: Reduction, second: Reduction) -> Reduction:
+        """One reduction of two over different sources."""
         key = ("join", first.name, second.name)
         if key not in self.known:
             name = f"r{len(self.known) + 1}"
@@ -369,45 +352,6 @@ class Reductions:
             self.entries[name] = replace(first, name=name, parts=parts, level=level)
             self.known[key] = name
         return self.entries[self.known[key]]
-
-    def _handle(self, node: Expr) -> tuple[Reduction, Expr] | None:
-        """A reduction and the row expression around it, with `1.0` where it stood."""
-        inner = node
-        if inner.op == "where" and (is_number(inner.args[1], 0) or is_number(inner.args[2], 0)):
-            place = 1 if is_number(inner.args[2], 0) else 2
-            below = self._handle(inner.args[place])
-            if below is None:
-                return None
-            args = tuple(below[1] if at == place else arg for at, arg in enumerate(inner.args))
-            return below[0], inner.with_args(args)
-        factors = factors_of(inner)
-        for place, factor in enumerate(factors.above):
-            entry = self.entries.get(str(factor.attr)) if factor.op == "value" else None
-            if entry is not None:
-                rest = factors.above[:place] + factors.above[place + 1 :]
-                around = replace(factors, above=(_HOLE, *rest))
-                return entry, around.expr
-        return None
-
-
-_HOLE = value("hole", "real")
-
-
-def _same_around(left: Expr, right: Expr) -> Expr | None:
-    """The row expression around two folds, if it is the same but for the domains whose keys it asks
-    about: together it asks about both."""
-    first, second = _asked(left), _asked(right)
-    if len(first) != 1 or len(second) != 1:
-        return left if left == right else None
-    (a,), (b,) = first, second
-    domains = dict.fromkeys((str(a.attr) + "+" + str(b.attr)[len(SEEN) :])[len(SEEN) :].split("+"))
-    both = value(SEEN + "+".join(domains), "bool", a.free)
-    merged = exchange(left, {a.digest: both})
-    return merged if merged == exchange(right, {b.digest: both}) else None
-
-
-def _asked(expr: Expr) -> list[Expr]:
-    return [n for n in postorder(expr) if n.op == "value" and str(n.attr).startswith(SEEN)]
 
 
 def _all(conditions: list[Expr]) -> Expr:
