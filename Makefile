@@ -1,4 +1,4 @@
-# demo, test, torture, lint, bench: each sets up all it needs on a fresh machine, once.
+# demo, test, torture, lint, bench, gallery: each sets up all it needs on a fresh machine, once.
 #
 #   PYTHON=python3.12      the interpreter the environment is made from
 #   VENV=.venv             where it is made
@@ -26,7 +26,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check -qq
 install := $(pip) install -c constraints.txt
 
-.PHONY: help demo test torture lint bench clean
+.PHONY: help demo test torture lint bench gallery clean
 
 help:
 	@sed -n '1s/^# //p' Makefile
@@ -48,6 +48,10 @@ lint: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(bin)/attnc bench $(ARGS)
+
+# The table and the pictures of examples/README.md, from the specs and what the compiler says of them.
+gallery: $(VENV)/.attnc
+	$(bin)/python examples/gallery.py
 
 # ---------------------------------------------------------------------------------- set-up
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from attnc.cases import Case, Shape, draw_case
 from attnc.expressions.evaluate import Environment, evaluate
 from attnc.front import load_source, read_spec
@@ -247,7 +248,8 @@ SETTINGS: dict[str, Setting] = {
     "overlapping_window": on_map((4, 6), (5, 3), (1, 1), statics={"size": 2, "reach": 1}),
     "botnet": on_map((3, 4), (5, 2), (1, 1)),
     "neighborhood": on_map(
-        (2, 5, 5), (3, 4, 7),
+        (2, 5, 5),
+        (3, 4, 7),
         statics={"size": 3, "dilation": 1, "stride": 2},
         names=("frames", "height", "width"),
     ),
@@ -320,7 +322,8 @@ SETTINGS: dict[str, Setting] = {
     ),
     "neighborhood_2d": on_map((4, 6), (7, 5), statics={"size": 3, "dilation": 1}),
     "neighborhood_3d": on_map(
-        (3, 4, 3), (5, 3, 4),
+        (3, 4, 3),
+        (5, 3, 4),
         statics={"past": 2, "size": 3, "stride": 2},
         names=("frames", "height", "width"),
     ),

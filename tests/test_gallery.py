@@ -8,6 +8,7 @@ the oracle.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -18,17 +19,25 @@ from typing import Any
 import numpy as np
 import pytest
 from attnc.backends.numpy_oracle import evaluate as evaluate_oracle
+from equivalents import EQUIVALENT
+from gallery_cases import EXAMPLES, SETTINGS, calls, load, of_one_width, setting_of, spec_paths
+from mutants import checked, mutants_of
+from references import REFERENCES
+
+from attnc.compiler import lower
 from attnc.errors import AttncError
 from attnc.spec import Spec
-from equivalents import EQUIVALENT
-from gallery_cases import EXAMPLES, SETTINGS, calls, load, setting_of, spec_paths
-from mutants import Mutant, checked, mutants_of
-from references import REFERENCES
 
 for family in ("softmax", "positional", "window", "grid", "segment", "normalizer"):
     importlib.import_module(f"references.{family}_family")
 importlib.import_module("references.variants")
 REFERENCES["causal"] = REFERENCES["causal_softmax"]
+
+_spec = importlib.util.spec_from_file_location("gallery", EXAMPLES / "gallery.py")
+assert _spec is not None and _spec.loader is not None
+gallery = importlib.util.module_from_spec(_spec)
+sys.modules["gallery"] = gallery
+_spec.loader.exec_module(gallery)
 
 TOLERANCE = 1e-10
 FEWEST_MUTANTS = 5
@@ -87,3 +96,150 @@ def test_mutants_die(path: Path) -> None:
     unused = set(expected_alive) - {one.name for one in alive}
     assert not unused, f"listed as equivalent, but killed: {unused}"
     assert killed + len(expected_alive) >= FEWEST_MUTANTS, f"only {killed} mutants"
+
+
+# kernels ----------------------------------------------------------------------------------------
+
+# Of a few rows the worst is a matter of luck: errors under four roundings of float32 pass too.
+ROUNDINGS = 4 * 2.0**-23
+
+
+def compare_kernels(path: Path, backend: str) -> list[str]:
+    """Calls of an operator on one backend whose result is further from the oracle than allowed."""
+    import torch
+
+    from attnc.operator import Operator
+    from attnc.verification import LARGEST_RATIO, compare
+
+    spec = load(path)
+    run, eager = Operator(spec, backend), Operator(spec, "eager")
+    emit = ("lse",) if any(one.array.name == "lse" for one in spec.root.offered) else ()
+    wrong = []
+    for case, _ in calls(spec, of_one_width(setting_of(path.stem)), seed=11):
+        verdict = compare(spec, case, run, eager, torch.float32, emit=emit, backend=backend)
+        for one in verdict.comparisons:
+            ratio = max(one.frobenius_ratio, one.worst_row_ratio)
+            if not (ratio <= LARGEST_RATIO or max(one.frobenius, one.worst_row) <= ROUNDINGS):
+                wrong.append(f"{path.stem}: {one} in {case}")
+    return wrong
+
+
+@cache
+def has_kernels(path: Path) -> bool:
+    return lower(load(path)).refusal is None
+
+
+WITH_KERNELS = [path for path in PATHS if has_kernels(path)]
+every_kernel = pytest.mark.parametrize("path", WITH_KERNELS, ids=[one.stem for one in WITH_KERNELS])
+
+
+@every_kernel
+def test_cpu_kernels_agree_with_the_oracle(path: Path) -> None:
+    assert not compare_kernels(path, "cpu")
+
+
+# Triton reads TRITON_INTERPRET when it is imported, so its kernels run in processes of their own.
+PORTIONS = 6
+
+
+@pytest.mark.parametrize("portion", range(PORTIONS))
+def test_triton_kernels_agree_with_the_oracle(portion: int) -> None:
+    paths = [str(path) for path in WITH_KERNELS[portion::PORTIONS]]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, *paths], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# the page ---------------------------------------------------------------------------------------
+
+# What is shipped, with a verified operator of the gallery that needs it.
+SHOWN_BY = {
+    "additive_score": "additive",
+    "bias_function": "cosine_window",
+    "bias_table": "relative_bias",
+    "bias_tensor": "perturbed_logits",
+    "block_bitmap": "block_sparse",
+    "causal": "causal_softmax",
+    "concat_kv": "concat_kv",
+    "cross_lengths": "softmax",
+    "decode_cache": "causal_softmax",
+    "feature_map": "feature_sum",
+    "free_head_dim": "softmax",
+    "gqa": "causal_softmax",
+    "grid_axes": "relative_bias",
+    "key_only_score": "aaren",
+    "key_padding": "additive",
+    "keyless_weights": "slot_mixture",
+    "learned_param": "memory_slots",
+    "learned_query": "aaren",
+    "logit_function": "soft_cap",
+    "logit_scale": "cosine_window",
+    "lse_merge": "concat_kv",
+    "mask_tensor": "per_head_mask",
+    "mlp_stage": "box_bias",
+    "multi_term_score": "mvpa",
+    "nd_neighborhood": "neighborhood_3d",
+    "output_gate": "decoupled_target",
+    "output_norm": "exp_gated_norm",
+    "pair_embedding": "query_relative",
+    "pair_predicate": "interval_mask",
+    "per_head_mask": "duo_heads",
+    "qk_norm": "qk_rmsnorm",
+    "rope": "rope",
+    "row_sum": "softplus",
+    "segment_ids": "document_mask",
+    "segment_table": "segment_relation",
+    "separate_sources": "positional_only",
+    "sink_keys": "sink_window",
+    "sliding_window": "sliding_window",
+    "token_axis": "axial",
+    "two_pass": "softplus_reweighted",
+    "unnormalised": "unnormalised_attention",
+    "weight_edit": "manhattan_decay",
+    "window_partition": "shifted_window",
+}
+
+
+def test_each_shipped_feature_is_shown_by_a_verified_operator() -> None:
+    shown = {path.stem for path in WITH_KERNELS}
+    assert gallery.read_shipped().keys() == SHOWN_BY.keys()
+    assert set(SHOWN_BY.values()) <= shown
+
+
+def test_the_page_is_the_printed_one() -> None:
+    """After a change of specs, features or kernels: make gallery."""
+    assert (EXAMPLES / "README.md").read_text() == gallery.print_page(gallery.read_rows())
+
+
+def test_every_spec_is_in_the_catalogue_and_every_row_says_what_it_lacks() -> None:
+    rows = gallery.read_rows()
+    assert {row.name for row in rows if row.path} == {path.stem for path in PATHS}
+    for row in rows:
+        assert row.path or gallery.missing(row), row.name
+
+
+def test_specs_that_count_have_graphs_of_their_own() -> None:
+    """No operator is there twice: texts that differ but for comments and names of files."""
+    bodies: dict[str, str] = {}
+    for path in PATHS:
+        lines = [line.split("#")[0].rstrip() for line in path.read_text().splitlines()]
+        body = "\n".join(line for line in lines if line).replace(path.stem, "_")
+        if path.stem != "causal":
+            assert body not in bodies, f"{path.stem} is {bodies[body]}"
+            bodies[body] = path.stem
+
+
+def test_pictures_are_small() -> None:
+    assert all(path.stat().st_size < 2048 for path in (EXAMPLES / "pictures").glob("*.png"))
+
+
+def test_settings_name_specs() -> None:
+    assert SETTINGS.keys() <= {path.stem for path in PATHS}
+
+
+if __name__ == "__main__":
+    failures = [line for path in sys.argv[1:] for line in compare_kernels(Path(path), "triton")]
+    print("\n".join(failures))
+    sys.exit(bool(failures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from references import Pairs, causal, reference, rotate
 
 
@@ -66,10 +67,12 @@ def box_bias(t, n, offset):
     def score(b, h, i, j):
         y, x = divmod(j, width)
         row = i - offset
-        bx = network(t["left"][b, row] - x, t["right"][b, row] - x, t["x1"], t["x2"], t["xc"],
-                     t["xo"][h])
-        by = network(t["top"][b, row] - y, t["bottom"][b, row] - y, t["y1"], t["y2"], t["yc"],
-                     t["yo"][h])
+        bx = network(
+            t["left"][b, row] - x, t["right"][b, row] - x, t["x1"], t["x2"], t["xc"], t["xo"][h]
+        )
+        by = network(
+            t["top"][b, row] - y, t["bottom"][b, row] - y, t["y1"], t["y2"], t["yc"], t["yo"][h]
+        )
         return p.logit(b, h, i, j) + bx + by
 
     return p.attend(score)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from references import Pairs, by_sum, causal, reference, rotate, sigmoid, unit
 
 
@@ -41,8 +42,10 @@ visible(
 )
 visible(
     "fixed",
-    lambda t, n, b, h, i, j: j <= i
-    and (i // n["size"] == j // n["size"] or j % n["size"] in range(n["size"])[-n["last"] :]),
+    lambda t, n, b, h, i, j: (
+        j <= i
+        and (i // n["size"] == j // n["size"] or j % n["size"] in range(n["size"])[-n["last"] :])
+    ),
 )
 visible("block_diagonal", lambda t, n, b, h, i, j: i // n["size"] == j // n["size"])
 visible(
@@ -123,7 +126,7 @@ def qk_rmsnorm(t, n, offset):
 def distance(t, n, offset):
     p = Pairs(t, offset)
     return p.attend(
-        lambda b, h, i, j: -np.linalg.norm(p.query(b, h, i) - p.key(b, h, j)) ** 2 * p.scale
+        lambda b, h, i, j: -(np.linalg.norm(p.query(b, h, i) - p.key(b, h, j)) ** 2) * p.scale
     )
 
 
@@ -165,9 +168,7 @@ def feature_sum(t, n, offset):
     def phi(x):
         return np.where(x > 0, x, np.exp(x) - 1) + 1
 
-    return p.attend(
-        lambda b, h, i, j: phi(p.query(b, h, i)) @ phi(p.key(b, h, j)), causal, by_sum
-    )
+    return p.attend(lambda b, h, i, j: phi(p.query(b, h, i)) @ phi(p.key(b, h, j)), causal, by_sum)
 
 
 @reference
