@@ -45,11 +45,17 @@ def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedul
         kernels,
         spaces if form in _WALKING else (),
         widths_of_kernels(kernels),
-        tuple(lowering.notes),
+        (*lowering.notes, *_prepared_notes(prepared)),
     )
     for schedule_pass in SCHEDULE_PASSES:
         schedule = _verified(verify_schedule, schedule_pass(_verified(verify_schedule, schedule)))
     return schedule
+
+
+def _prepared_notes(kernels: Sequence[MapKernel]) -> tuple[str, ...]:
+    """What is written before the loops."""
+    names = [store.array.name for kernel in kernels for store in kernel.stores]
+    return (f"Written once, before the keys are walked: {', '.join(names)}.",) if names else ()
 
 
 def _verified(verify: Callable[[T], None], stage: T) -> T:

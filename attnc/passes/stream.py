@@ -18,7 +18,7 @@ from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
 from attnc.passes.loops import LoopBuilder
 from attnc.passes.reductions import SEEN, Reductions, refuse
-from attnc.passes.references import REFERENCE, group, witness
+from attnc.passes.references import REFERENCE, Group, group, witness
 from attnc.passes.simplify import simplify_node
 from attnc.schedule import Let, Store, StreamKernel, Workspace
 
@@ -142,9 +142,16 @@ def carries_of(lowering: Lowering, targets: tuple[Target, ...]) -> list[Carry]:
     for members in groups:
         builder = LoopBuilder(lowering.frame, members, lowering.preparations)
         builder.build()
-        lowering.notes.extend(note for note in builder.notes if note not in lowering.notes)
+        notes = (_reference_note(members), *builder.notes)
+        lowering.notes.extend(note for note in notes if note not in lowering.notes)
         carries.append(Carry(members, builder.carried, builder, witnesses))
     return carries
+
+
+def _reference_note(members: Group) -> str:
+    if members.exponents:
+        return "Sums are carried relative to the running maximum of the weights' exponent."
+    return "No weight has an exponent that needs a running maximum."
 
 
 def kernel_of(
