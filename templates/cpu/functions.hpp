@@ -128,6 +128,7 @@ ATTNC_INLINE Real log1p(Real x) {
     return select((u == Real(1)) | (x != x), x, select(u == Real(INFINITE), u, log(u) * (x / (u - Real(1)))));
 }
 ATTNC_INLINE Real softplus(Real x) { return maximum(x, Real(0)) + log1p(exp(-absolute(x))); }
+ATTNC_INLINE Real sigmoid(Real x) { return Real(1) / (Real(1) + exp(-x)); }
 ATTNC_INLINE Real sqrt(Real x) {
 #if ATTNC_ISA >= 3
     if constexpr (SINGLE) return Real((AccVector)_mm512_sqrt_ps((__m512)x.v), 0);
@@ -182,6 +183,7 @@ ATTNC_INLINE Acc cos(Acc x) { return std::cos(x); }
 ATTNC_INLINE Acc tanh(Acc x) { return std::tanh(x); }
 ATTNC_INLINE Acc erf(Acc x) { return std::erf(x); }
 ATTNC_INLINE Acc softplus(Acc x) { return maximum(x, Acc(0)) + log1p(std::exp(-std::fabs(x))); }
+ATTNC_INLINE Acc sigmoid(Acc x) { return Acc(1) / (Acc(1) + std::exp(-x)); }
 
 // Whole numbers of reals: floor, ceil and round (ties to even) give integers.
 ATTNC_INLINE int64_t whole(Acc x) { return x >= -9.2e18 && x <= 9.2e18 ? int64_t(x) : 0; }

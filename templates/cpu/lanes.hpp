@@ -332,15 +332,25 @@ ATTNC_INLINE Integer floor_div(Integer a, Integer b) {
         return out;
     }
 }
+// By a number that all lanes share: a shift, or a product with the reciprocal, put right by at most
+// one.
 ATTNC_INLINE Integer floor_div(Integer a, int64_t b) {
     if (b > 0 && (b & (b - 1)) == 0) return Integer(a.v >> int(__builtin_ctzll(b)), 0);
+    if constexpr (sizeof(Int) == 4) {
+        if (b > 0) {
+            typedef double Wide __attribute__((vector_size(LANES * 8)));
+            const Wide q = __builtin_convertvector(a.v, Wide) * (1.0 / double(b));
+            const Integer t(__builtin_convertvector(q, IntVector), 0), r = a - t * Integer(b);
+            return t - to_int(r < Integer(0)) + to_int(r >= Integer(b));
+        }
+    }
     return floor_div(a, Integer(b));
 }
 ATTNC_INLINE Integer floor_div(int64_t a, Integer b) { return floor_div(Integer(a), b); }
 ATTNC_INLINE Integer floor_mod(Integer a, Integer b) { return a - floor_div(a, b) * b; }
 ATTNC_INLINE Integer floor_mod(Integer a, int64_t b) {
     if (b > 0 && (b & (b - 1)) == 0) return Integer(a.v & Int(b - 1), 0);
-    return a - floor_div(a, Integer(b)) * Integer(b);
+    return a - floor_div(a, b) * Integer(b);
 }
 ATTNC_INLINE Integer floor_mod(int64_t a, Integer b) { return floor_mod(Integer(a), b); }
 

@@ -41,6 +41,9 @@ ATTNC_INLINE Integer whole_number(Integer x) { return x; }
 ATTNC_INLINE int64_t whole_number(bool x) { return x; }
 ATTNC_INLINE Integer whole_number(Truth x) { return to_int(x); }
 ATTNC_INLINE int64_t whole_number(Acc x) { return whole(std::trunc(x)); }
+ATTNC_INLINE Integer whole_number(Real x) {
+    return select(x < Real(0), Integer(0) - floor_int(-x), floor_int(x));
+}
 ATTNC_INLINE Real floor_real(Real x) {
     for (int l = 0; l < LANES; l++) x.v[l] = std::floor(x.v[l]);
     return x;
@@ -78,12 +81,22 @@ template <class T>
 ATTNC_INLINE T entry(const Tensor& tensor, int64_t at) {
     return static_cast<const T*>(tensor.data)[at * tensor.stride[0]];
 }
+// One row a lane, scaled: kept in two parts, so that small tables are gathered by 32-bit offsets.
+struct Scaled {
+    Integer row;
+    int64_t stride, base;
+    ATTNC_INLINE Offsets whole() const {
+        Offsets out;
+        for (int l = 0; l < LANES; l++) out.v[l] = int64_t(row.v[l]) * stride + base;
+        return out;
+    }
+    friend ATTNC_INLINE Scaled operator+(Scaled a, int64_t b) { return {a.row, a.stride, a.base + b}; }
+    friend ATTNC_INLINE Scaled operator+(int64_t a, Scaled b) { return b + a; }
+    friend ATTNC_INLINE Offsets operator+(Scaled a, Scaled b) { return a.whole() + b.whole(); }
+    friend ATTNC_INLINE Offsets operator+(Offsets a, Scaled b) { return a + b.whole(); }
+};
 ATTNC_INLINE int64_t times(int64_t row, int64_t stride) { return row * stride; }
-ATTNC_INLINE Offsets times(Integer row, int64_t stride) {
-    Offsets out;
-    for (int l = 0; l < LANES; l++) out.v[l] = int64_t(row.v[l]) * stride;
-    return out;
-}
+ATTNC_INLINE Scaled times(Integer row, int64_t stride) { return {row, stride, 0}; }
 template <class T>
 ATTNC_INLINE auto fetched(T x) {  // as printed algebra sees it: Acc, int64_t or bool
     if constexpr (std::is_same_v<T, bool>) return x;
@@ -125,6 +138,23 @@ ATTNC_INLINE auto fetch(const T* base, Truth inside, const Offsets& at) {
 }
 template <class T>
 ATTNC_INLINE auto fetch(const T* base, bool inside, const Offsets& at) {
+    return fetch(base, Truth(inside), at);
+}
+
+template <class T>
+ATTNC_INLINE auto fetch(const T* base, Truth inside, const Scaled& at) {
+#if ATTNC_ISA >= 3
+    // Rows inside an axis are below 2^21 where lanes have 32 bits (the call is told so otherwise).
+    if constexpr (SINGLE && sizeof(Int) == 4 && std::is_same_v<T, float>)
+        if (at.stride >= -512 && at.stride <= 512) {
+            const __m512i offsets = (__m512i)(at.row * Integer(at.stride)).v;
+            return Real((AccVector)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), inside.v, offsets, base + at.base, 4), 0);
+        }
+#endif
+    return fetch(base, inside, at.whole());
+}
+template <class T>
+ATTNC_INLINE auto fetch(const T* base, bool inside, const Scaled& at) {
     return fetch(base, Truth(inside), at);
 }
 
