@@ -108,14 +108,13 @@ LARGEST_GRAPH = 400
 def draw_network(graph: Graph, path: Path) -> None:
     """Draws a Graph: operands above the nodes that use them, a colour for each kind of node."""
     plt = _pyplot()
-    import networkx
-
-    net = graph.network()
-    hidden = [n for n in net if node_kind(n) in (NodeKind.CONSTANT, NodeKind.INDEX)]
-    net.remove_nodes_from(hidden)
+    net, layers = graph.layers()
     if len(net) > LARGEST_GRAPH:
         raise AttncError(f"{graph.name}: {len(net)} nodes are too many to draw")
-    places = _layers(networkx, net)
+    places = [
+        [(2.0 * (n - (len(layer) - 1) / 2), node) for n, node in enumerate(layer)]
+        for layer in layers
+    ]
     width = 2.0 * max(len(layer) for layer in places) if places else 2.0
     figure, axes = plt.subplots(figsize=(max(width, 6.0), 0.9 * len(places) + 1.0), dpi=110)
     at = {node: (x, -float(level)) for level, layer in enumerate(places) for x, node in layer}
@@ -138,15 +137,6 @@ def draw_network(graph: Graph, path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
-
-
-def _layers(networkx: Any, net: Any) -> list[list[tuple[float, Any]]]:
-    """The nodes by depth, each with its place across."""
-    layers = [list(layer) for layer in networkx.topological_generations(net)]
-    return [
-        [(2.0 * (n - (len(layer) - 1) / 2), node) for n, node in enumerate(layer)]
-        for layer in layers
-    ]
 
 
 def _label(node: Any) -> str:

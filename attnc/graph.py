@@ -102,6 +102,13 @@ class Graph:
             net.add_edges_from((arg, node) for arg in node.args)
         return net
 
+    def layers(self) -> tuple[networkx.DiGraph[Expr], list[list[Expr]]]:
+        """The network without constants and indices, and its nodes by depth: what a picture shows."""
+        net = self.network()
+        plain = (NodeKind.CONSTANT, NodeKind.INDEX)
+        net.remove_nodes_from([node for node in net if node_kind(node) in plain])
+        return net, [list(layer) for layer in networkx.topological_generations(net)]
+
 
 def node_kind(node: Expr) -> NodeKind:
     """Which kind of node this is (see NodeKind)."""
