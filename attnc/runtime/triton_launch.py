@@ -22,6 +22,7 @@ from attnc.runtime.triton_plan import (
     TritonTile,
     block_of_width,
     chunk_of_width,
+    merge_warps,
     padded_width,
     splits_of,
     stream_tiles,
@@ -273,7 +274,9 @@ class _KernelRun:
                 raise
             return False
         if split:
-            self.launch(self.kernel["merge"], cells * blocks, TritonTile({}, tile.warps))
+            across = sum(self.blocks.get(axis, 1) for _, axis in self.kernel["carried"])
+            merging = merge_warps(held, across)
+            self.launch(self.kernel["merge"], cells * blocks, TritonTile({}, merging))
         return True
 
     def choose_blocks(self, constants: Mapping[str, Any]) -> None:
@@ -423,7 +426,8 @@ class _KernelRun:
         if kind == "padded":
             return padded_width(self.length(name))
         if kind == "chunk":
-            return self.options.get(f"CHUNK_{name.upper()}") or chunk_of_width(self.length(name))
+            chosen = chunk_of_width(self.length(name), self.call.dtype.itemsize)
+            return self.options.get(f"CHUNK_{name.upper()}", chosen)
         if kind == "block":
             return self.blocks.get(name) or padded_width(self.length(name))
         if kind == "option":

@@ -12,19 +12,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MOST_CANDIDATES = 6
-# Rows and columns of a tile, warps, stages. In order of preference where many rows are held.
+# Rows and columns of a tile, warps, stages, and the most columns (the padded widths of products and
+# of carried values together) with which ptxas spilt no register: on sm_80, sm_90 and sm_100, of a
+# kernel with a window and sinks (triton 3.6). In order of preference where many rows are held.
+ANY = 1 << 20
 TILES_16_BIT = (
-    (128, 64, 8, 3), (128, 64, 4, 3), (128, 128, 8, 2), (64, 64, 4, 3), (128, 32, 4, 3),
-    (64, 64, 4, 2), (64, 32, 4, 2), (32, 64, 4, 2), (32, 32, 4, 2), (16, 64, 4, 2), (16, 32, 4, 2),
-    (16, 16, 4, 1),
-)  # fmt: skip
+    (128, 64, 8, 3, (128, 448, 448)),
+    (128, 64, 8, 2, (128, 512, 512)),
+    (64, 64, 8, 2, (512, 512, 512)),
+    (64, 64, 4, 3, (256, 512, 512)),
+    (64, 16, 8, 2, (1088, 1088, 1088)),
+    (32, 32, 4, 2, (1088, 1088, 1088)),
+    (16, 64, 4, 2, (128, 1088, 1088)),
+    (16, 32, 4, 2, (1088, 1088, 1088)),
+    (16, 16, 4, 1, (ANY, ANY, ANY)),
+)
 TILES_32_BIT = (
-    (64, 32, 8, 2), (32, 32, 4, 2), (32, 64, 8, 2), (64, 32, 8, 1), (32, 32, 8, 1), (32, 16, 4, 1),
-    (16, 32, 4, 2), (16, 32, 4, 1), (16, 16, 4, 1), (16, 16, 8, 1),
-)  # fmt: skip
-TILES_64_BIT = ((32, 16, 4, 1), (16, 16, 4, 1), (16, 16, 8, 1))
+    (64, 32, 4, 2, (64, 64, 64)),
+    (64, 32, 8, 2, (448, 448, 256)),
+    (32, 32, 4, 2, (128, 128, 128)),
+    (32, 32, 8, 2, (832, 832, 832)),
+    (16, 32, 8, 1, (128, 128, 64)),
+    (16, 16, 8, 1, (ANY, ANY, ANY)),
+)
+TILES_64_BIT = ((32, 16, 8, 1, (384, 384, 384)), (16, 16, 8, 1, (ANY, ANY, ANY)))
 SHARED = {75: 65536, 80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448}
-REGISTERS = 65536  # of 32 bits, of one multiprocessor; 255 at most for a thread
 
 
 @dataclass(frozen=True)
@@ -60,13 +72,14 @@ def padded_width(width: int) -> int:
     return max(16, power_of_two(width))
 
 
-def chunk_of_width(width: int) -> int:
+def chunk_of_width(width: int, bytes_: int = 2) -> int:
     """The part of a width that one product takes: all of it, padded, if that wastes little, else
-    parts: 72 as five of 16, 96 as three of 32, 576 as nine of 64."""
+    parts: 72 as five of 16, 96 as three of 32, 576 as nine of 64. Products of float32 and float64
+    are unrolled in full by the compiler, so theirs stay at 64."""
     padded = padded_width(width)
-    if padded <= 256 and (padded <= 64 or width > 0.75 * padded):
+    if padded <= 64 or (bytes_ == 2 and padded <= 256 and width > 0.75 * padded):
         return padded
-    for chunk in (128, 64, 32, 16):
+    for chunk in (128, 64, 32, 16) if bytes_ == 2 else (64, 32, 16):
         if -(-width // chunk) * chunk <= 1.125 * width:
             return chunk
     return 64 if padded > 256 else padded
@@ -91,26 +104,34 @@ def stream_tiles(
     rows    of the held axis that one head (or packed group) has
     bytes_  of an element of the operands
     """
-    chunks = {axis: chunk_of_width(widths[axis]) for axis in kernel["products"]}
     across = {width for _, width in kernel["carried"] if width is not None}
     blocks = {
         axis: block_of_width(widths[axis], bytes_, kernel["finish_widths"]) for axis in across
     }
-    table = {2: TILES_16_BIT, 4: TILES_32_BIT, 8: TILES_64_BIT}[bytes_]
+    depth = sum(_whole_chunks(widths[axis], bytes_) for axis in kernel["products"])
     carried = sum(blocks[width] for _, width in kernel["carried"] if width is not None)
-    depth = sum(-(-widths[axis] // chunk) * chunk for axis, chunk in chunks.items())
-    least = max(16, power_of_two(rows))
+    table = {2: TILES_16_BIT, 4: TILES_32_BIT, 8: TILES_64_BIT}[bytes_]
+    family = 0 if device.capability < 90 else 1 if device.capability < 100 else 2
     fitting = [
         TritonTile({"BLOCK_HELD": held, "BLOCK_WALKED": walked}, warps, stages)
-        for held, walked, warps, stages in table
-        if shared_bytes(held, walked, stages, depth, carried, bytes_, device) <= device.shared
-        and registers(held, walked, warps, carried, depth, bytes_, device) <= 1.0
+        for held, walked, warps, stages, columns in table
+        if depth + carried <= columns[family]
+        and shared_bytes(held, walked, stages, depth, carried, bytes_, device) <= device.shared
     ]
+    least = max(16, power_of_two(rows))
     small = [tile for tile in fitting if tile.constants["BLOCK_HELD"] <= least]
-    last = TritonTile({"BLOCK_HELD": 16, "BLOCK_WALKED": 16}, 8 if carried > 256 else 4, 1)
-    chosen = (small or fitting)[: MOST_CANDIDATES - 1]
-    chosen = sorted(chosen, key=lambda tile: _waste(tile, rows)) if rows <= 64 else chosen
-    return tuple(dict((tile.key(), tile) for tile in (*chosen, last)).values())
+    if rows <= 64:
+        small.sort(key=lambda tile: _waste(tile, rows))
+    held, walked, warps, stages, _ = table[-1]
+    last = TritonTile({"BLOCK_HELD": held, "BLOCK_WALKED": walked}, warps, stages)
+    chosen = (*small[: MOST_CANDIDATES - 1], last)
+    return tuple({tile.key(): tile for tile in chosen}.values())
+
+
+def _whole_chunks(width: int, bytes_: int) -> int:
+    """A width as its parts cover it."""
+    chunk = chunk_of_width(width, bytes_)
+    return -(-width // chunk) * chunk
 
 
 def _waste(tile: TritonTile, rows: int) -> int:
@@ -131,18 +152,9 @@ def shared_bytes(
     return pipeline + held * max(walked, depth) * bytes_
 
 
-def registers(
-    held: int, walked: int, warps: int, carried: int, depth: int, bytes_: int, device: TritonDevice
-) -> float:
-    """Registers that a thread needs, as a part of those it may have: accumulators, two tiles of
-    pairs, and operands where they pass through registers."""
-    words = 2 if bytes_ == 8 else 1
-    need = held * carried * words + 2.5 * held * walked * words
-    if bytes_ >= 4:
-        need += (held + walked) * max(depth, carried) * words
-    elif device.capability < 90:
-        need += held * depth / 2
-    return need / (32 * warps) / 216
+def merge_warps(held: int, across: int) -> int:
+    """Warps of a merge: 64 sums a thread at most, so that its loads find registers beside them."""
+    return min(16, max(4, power_of_two(held * across // 2048)))
 
 
 def splits_of(programs: int, tiles: int, device: TritonDevice) -> int:

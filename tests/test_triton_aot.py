@@ -1,0 +1,89 @@
+"""Triton kernels compiled ahead of time for sm_80, sm_90 and sm_100: registers, spills, shared
+memory, matrix units. No GPU is needed, and nothing here says how fast a kernel is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+TARGETS = (80, 90, 100)
+SHARED = {80: 166912, 90: 232448, 100: 232448}
+DEFAULTS = (
+    "causal:float16:64",
+    "causal:bfloat16:128",
+    "window:bfloat16:64",
+    "softcap:float16:64",
+    "alibi:float16:128",
+    "sink:bfloat16:64",
+    "sigmoid:float16:64",
+    "document:float16:64",
+    "slots:float16:64",
+    "causal:bfloat16:256",
+    "causal:bfloat16:576",
+    "causal:bfloat16:72",
+    "causal:float16:128:1",
+    "causal:float32:32",
+    "causal:float32:64",
+    "window:float32:128",
+    "causal:float64:64",
+)
+# A tile far too large for its warps: the check must see that its registers spill.
+SPILLING = 'causal:float16:128:1024:{"BLOCK_HELD":128,"BLOCK_WALKED":128,"warps":4,"stages":1}'
+
+
+@cache
+def reports(capability: int) -> dict[str, list[dict[str, Any]]]:
+    """What the compiler made of every kernel of the shelf; in a process without the interpreter."""
+    command = [sys.executable, str(TESTS / "triton_aot.py"), str(capability), *DEFAULTS, SPILLING]
+    environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line["wanted"]: line["kernels"] for line in lines}
+
+
+def spills(kernel: dict[str, Any]) -> bool:
+    """Registers that did not fit lie on the stack."""
+    return bool(kernel["stack"])
+
+
+@pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize("wanted", DEFAULTS)
+def test_first_choice_fits(capability: int, wanted: str) -> None:
+    kernels = reports(capability)[wanted]
+    for kernel in kernels:
+        assert kernel["shared"] <= SHARED[capability], kernel
+    streams = [k for k in kernels if "region" not in k["kernel"]]
+    assert not any(spills(k) for k in streams), streams
+
+
+@pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "float16" in w])
+def test_half_precision_uses_the_matrix_units(capability: int, wanted: str) -> None:
+    name = f"kernel_{wanted.partition(':')[0]}"
+    stream = next(k for k in reports(capability)[wanted] if k["kernel"] == name)
+    if stream["tile"][0] < 64:
+        assert wanted.endswith(":1") or ":576" in wanted  # few rows, or widths beyond the tile
+        return
+    unit = {80: "asynchronous", 90: "wgmma", 100: "tcgen05"}[capability]
+    assert stream[unit], stream
+    assert stream["descriptors"] == (capability >= 90)
+
+
+@pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "float32" in w])
+def test_float32_is_float32(capability: int, wanted: str) -> None:
+    assert not any(kernel["tf32"] for kernel in reports(capability)[wanted])
+
+
+@pytest.mark.parametrize("capability", TARGETS)
+def test_the_check_sees_a_spill(capability: int) -> None:
+    assert any(spills(kernel) for kernel in reports(capability)[SPILLING])
