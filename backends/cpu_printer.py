@@ -29,7 +29,9 @@ CALLS = {
     "min": "minimum", "max": "maximum", "abs": "absolute", "sign": "sign", "not": "negated",
     "and": "both", "or": "either",
 }  # fmt: skip
-FUNCTIONS = ("exp", "log", "sqrt", "sin", "cos", "tanh", "erf", "exp2", "log2", "log1p", "softplus")
+FUNCTIONS = (
+    "exp", "log", "sqrt", "sin", "cos", "tanh", "erf", "exp2", "log2", "log1p", "softplus", "sigmoid",
+)
 WHOLE = {"floor": "floor_int", "ceil": "ceil_int", "round": "round_int"}
 TYPES = {"real": "Acc", "int": "int64_t", "bool": "bool"}
 # How values of single positions are kept in arrays.
