@@ -7,9 +7,13 @@ CANCELS = "a factor of all weights of a row cancels in their sum"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
     "transformer_xl": {
-        "held[j]: where(j < memory, stop(k[j]), k[j]) -> where(j < memory, k[j], stop(k[j]))": STOPPED,
+        (
+            "held[j]: where(j < memory, stop(k[j]), k[j]) -> where(j < memory, k[j], stop(k[j]))"
+        ): STOPPED,
         "held[j]: < -> <=": STOPPED,
-        "read: where(j < memory, stop(v[j]), v[j]) -> where(j < memory, v[j], stop(v[j]))": STOPPED,
+        (
+            "read: where(j < memory, stop(v[j]), v[j]) -> where(j < memory, v[j], stop(v[j]))"
+        ): STOPPED,
         "read: < -> <=": STOPPED,
     },
     "gaussian_local": {"mask: <= -> <": "a centre is at no exact distance from a key"},

@@ -94,7 +94,7 @@ def changes(node: syntax.Node) -> Iterator[Change]:
             yield whole(node, f"({node.left.span.text})")
         if node.op == "-":
             yield whole(node, f"({node.span.text} + 1)")
-    elif isinstance(node, syntax.Not) or isinstance(node, syntax.Unary):
+    elif isinstance(node, syntax.Not | syntax.Unary):
         yield whole(node, f"({node.operand.span.text})")
     elif isinstance(node, syntax.Call | syntax.Fold):
         yield from changed_calls(node)

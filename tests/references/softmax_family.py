@@ -78,11 +78,11 @@ def tensor_attention(t, n, offset):
         second, values = t["k2"][b, h // p.group], t["v2"][b, h // p.group]
         return [
             (
-                (p.query(b, h, i) * p.key(b, h, j) * second[l]).sum() / p.width,
-                p.value(b, h, j) * values[l],
+                (p.query(b, h, i) * p.key(b, h, j) * second[m]).sum() / p.width,
+                p.value(b, h, j) * values[m],
             )
             for j in keys
-            for l in keys
+            for m in keys
         ]
 
     return p.fold(pairs)
