@@ -8,6 +8,7 @@ from attnc.backends.cpu_names import Names
 from attnc.backends.cpu_printer import KEPT, Printer, Scope, unwrapped
 from attnc.backends.cpu_texts import KeptText, StoreText
 
+from attnc.expressions.index import Index
 from attnc.expressions.tree import postorder
 from attnc.schedule import Carried, Store, StreamKernel
 
@@ -64,13 +65,13 @@ class Finish:
             fields.append(f"alignas(64) {KEPT[kind]} {array}[TILE];")
             fill.append(f"keep_lanes(finish.{array} + at.lane, {printer.scope.values[name]});")
             kept[name] = f"at.held(finish.{array})"
-        text = KeptText(tuple(fields), (*printer.lines, *fill))
-        return text, tuple(
-            self._store(store, base.extended(values=kept)) for store in self.kernel.stores
-        )
+        scope = base.extended(values=kept)
+        stores = tuple(self._store(store, scope) for store in self.kernel.stores)
+        return KeptText(tuple(fields), (*printer.lines, *fill)), stores
 
     def _store(self, store: Store, scope: Scope) -> StoreText:
-        rows, values, widths = {}, {}, {}
+        rows: dict[Index, str] = {}
+        values: dict[str, str] = {}
         if store.width is not None:
             rows[store.width] = "int64_t(column)"
         for place, carried in enumerate(self.tiles):
@@ -81,9 +82,7 @@ class Finish:
         for index, row in rows.items():
             start = Printer(scope).start(index.axis)
             positions[index] = row if start == "int64_t(0)" else f"({row} + {start})"
-        printer = Printer(
-            scope.extended(rows=rows, positions=positions, values=values, widths=widths)
-        )
+        printer = Printer(scope.extended(rows=rows, positions=positions, values=values))
         text = printer._as("real", printer.text(store.expr), store.expr)
         lines = (*printer.lines, f"return spread({unwrapped(text)});")
         return StoreText(self._target(store), lines)

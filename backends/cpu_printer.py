@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from attnc.backends.cpu_names import GridFields, Names
 
@@ -30,7 +31,18 @@ CALLS = {
     "and": "both", "or": "either",
 }  # fmt: skip
 FUNCTIONS = (
-    "exp", "log", "sqrt", "sin", "cos", "tanh", "erf", "exp2", "log2", "log1p", "softplus", "sigmoid",
+    "exp",
+    "log",
+    "sqrt",
+    "sin",
+    "cos",
+    "tanh",
+    "erf",
+    "exp2",
+    "log2",
+    "log1p",
+    "softplus",
+    "sigmoid",
 )
 WHOLE = {"floor": "floor_int", "ceil": "ceil_int", "round": "round_int"}
 TYPES = {"real": "Acc", "int": "int64_t", "bool": "bool"}
@@ -71,9 +83,21 @@ class Scope:
     widths: dict[str, Index] = field(default_factory=dict)
     lanes: bool = False
 
-    def extended(self, **changes: object) -> Scope:
-        merged = {name: {**getattr(self, name), **table} for name, table in changes.items()}  # type: ignore[dict-item]
-        return replace(self, **merged)
+    def extended(
+        self,
+        positions: Mapping[Index, str] = MappingProxyType({}),
+        rows: Mapping[Index, str] = MappingProxyType({}),
+        values: Mapping[str, str] = MappingProxyType({}),
+        widths: Mapping[str, Index] = MappingProxyType({}),
+    ) -> Scope:
+        """A scope that knows more."""
+        return replace(
+            self,
+            positions={**self.positions, **positions},
+            rows={**self.rows, **rows},
+            values={**self.values, **values},
+            widths={**self.widths, **widths},
+        )
 
     def renamed(self, names: Names, lanes: bool = False) -> Scope:
         """The same scope in another C++ function."""
@@ -180,7 +204,7 @@ class Printer:
             return args[0] if kinds[0] != "real" else f"{WHOLE[op]}({unwrapped(args[0])})"
         return self._single(node, op, args, kinds)
 
-    def _single(self, node: Expr, op: str, args: list[str], kinds: list[str]) -> str:
+    def _single(self, node: Expr, op: str, args: list[str], kinds: Sequence[str]) -> str:
         if op == "div":
             return f"({args[0]} / {args[1]})"
         if op in ("floordiv", "mod"):
@@ -236,20 +260,20 @@ class Printer:
         if kind == node.kind or kind == "bool":
             return text
         if node.op == "number":
-            return (
-                f"{TYPES[kind]}({node.attr!r})" if kind == "real" else f"int64_t({int(node.attr)})"
-            )  # type: ignore[arg-type]
+            return f"{TYPES[kind]}({node.attr!r})"
         return f"{'number' if kind == 'real' else 'whole_number'}({unwrapped(text)})"
 
     # --- Reads ------------------------------------------------------------------------------------
 
     def _read(self, node: Expr) -> str:
         array, fields = node.array, self.scope.fields
-        guards, offsets = [], []
+        guards: list[str] = []
+        offsets: list[str] = []
         for place, at in enumerate(node.args):
-            axis = array.axes[place]
-            if at.op == "index" and at.attr in self.scope.rows and at.attr.axis.name == axis.name:  # type: ignore[union-attr]
-                row = self.scope.rows[at.attr]  # type: ignore[index]
+            axis, index = array.axes[place], at.attr
+            known = isinstance(index, Index) and index in self.scope.rows
+            if known and isinstance(index, Index) and index.axis.name == axis.name:
+                row = self.scope.rows[index]
             else:
                 row = self._checked_row(self.done[at.digest], at, axis, guards)
             offsets.append(f"times({row}, {fields.stride(array, place)})")
@@ -314,7 +338,7 @@ class Printer:
 SINGLE = ("div", "floordiv", "mod", "pow", "neg", "to_int", "to_real", "re", "im", "conj", "stop")
 
 
-def _widest(kinds: list[str]) -> str:
+def _widest(kinds: Sequence[str]) -> str:
     return "real" if "real" in kinds else "int" if "int" in kinds else "bool"
 
 
