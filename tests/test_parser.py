@@ -1,6 +1,7 @@
 """The parser: trees with their places, every message of syntax, limits, and hostile texts."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -54,7 +55,8 @@ def test_specs_parse(path):
 
 @pytest.mark.parametrize("name", library_names())
 def test_library_parses(name):
-    assert parse(Source(read_library(name), name)).defs
+    tree = parse(Source(read_library(name), name))
+    assert tree.defs or tree.operators
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
@@ -387,6 +389,12 @@ def test_any_damaged_spec_lands(path, data):
     lands(text[:start] + data.draw(PIECES) + text[end:])
 
 
+def processor_seconds():
+    """What finished children took, however busy the machine is."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_start_up_is_small():
     command = (
         "from attnc.parser import parse; from attnc.source import Source;"
@@ -394,7 +402,7 @@ def test_start_up_is_small():
     )
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = processor_seconds()
         subprocess.run([sys.executable, "-c", command], check=True, env=dict(os.environ))
-        times.append(time.perf_counter() - begin)
+        times.append(processor_seconds() - begin)
     assert min(times) < 0.5
