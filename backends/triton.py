@@ -1,8 +1,8 @@
 """The Triton backend: a Schedule becomes kernels for the GPU and a table of how to launch them.
 
-The text depends on the schedule only. Widths, dtypes, tile sizes, flags of contiguity and the device
-enter as constexprs, chosen by attnc/runtime/triton_plan at the call. What a kernel takes stands once,
-in the ARGUMENTS of its entry in the table TRITON_KERNELS, which the launch, the tuner and the
+The text depends on the schedule only. Widths, dtypes, tile sizes, flags of contiguity and the
+device enter as constexprs, chosen by attnc/runtime/triton_plan at the call. What a kernel takes
+stands once, as the arguments of its entry in the table TRITON_KERNELS, which the launch and the
 ahead-of-time compilation read.
 
 Does not print scans, steps, selections, complex numbers, packed or paged access: UnsupportedError.
@@ -13,11 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attnc.backends.triton_grid import is_dense, print_region, print_summary, walked_arrays
+from attnc.backends.triton_grid import is_dense, walked_arrays
 from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
+from attnc.backends.triton_region import print_region, print_summary
 from attnc.backends.triton_sizes import fits_int32
 from attnc.backends.triton_stream import print_stream
+
 from attnc.errors import UnsupportedError
 from attnc.resources import read_template, template_environment
 from attnc.schedule import MapKernel, Schedule, StreamKernel
@@ -75,9 +77,7 @@ def emit(schedule: Schedule) -> str:
     return "\n\n\n".join(text.strip("\n") for text in texts) + "\n"
 
 
-def _emit_stream(
-    kernel: StreamKernel, schedule: Schedule
-) -> tuple[list[str], dict[str, Any]]:
+def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
     """A stream kernel, what finds its tiles, and the merge of its shares."""
     queries = _query_arrays(schedule)
     texts: list[str] = []
@@ -117,9 +117,7 @@ def _emit_stream(
         "products": tuple(
             dict.fromkeys(p.width.axis.name for loop in kernel.loops for p in loop.products)
         ),
-        "carried": tuple(
-            (c.name, c.width.axis.name if c.width else None) for c in kernel.carried
-        ),
+        "carried": tuple((c.name, c.width.axis.name if c.width else None) for c in kernel.carried),
         "operands": walked_arrays(kernel),
         "rescales": any(loop.exponent is not None for loop in kernel.loops),
         "finish_widths": any(let.expr.op == "fold" for let in kernel.finish),
@@ -169,7 +167,9 @@ def _texts(holes: dict[str, Any]) -> dict[str, Any]:
 def _ordered(arguments: Arguments) -> list[Argument]:
     """Pointers, numbers, constexprs; ACC, QUERY, INDEX and PRECISION belong to every kernel."""
     for option in ("ACC", "QUERY", "INDEX", "PRECISION"):
-        arguments.used.setdefault(("option", option), Argument(option, "constexpr", ("option", option)))
+        arguments.used.setdefault(
+            ("option", option), Argument(option, "constexpr", ("option", option))
+        )
     order = ("pointer", "i64", "fp64", "constexpr")
     return sorted(arguments.used.values(), key=lambda argument: order.index(argument.type))
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from attnc.backends.triton_grid import LANE
 from attnc.backends.triton_names import Arguments, Names
-from attnc.backends.triton_printer import Leaf, Printer, Scope, unwrapped
+from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_texts import unwrapped
+
 from attnc.expressions.index import Index
 from attnc.expressions.tree import position
 from attnc.schedule import MapKernel, Schedule

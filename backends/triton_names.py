@@ -15,13 +15,79 @@ from attnc.expressions.tree import Array
 
 # Names that the skeletons use, or that a kernel must not shadow.
 RESERVED = frozenset(
-    """
-    tl triton triton_jit float range min max True False None ACC INDEX QUERY EDGE SPLITS PACKED
-    TILE_LIST PRECISION USE_DESCRIPTORS BLOCK_HELD BLOCK_WALKED BLOCKS BLOCK_ROWS CANDIDATES SPLIT pid tile tiles pack
-    share first lane step count row held_tile held_first held_last held_low held_high walked_low
-    walked_high reference peak top rescale block full_count mixed_count part parts possible certain slot cell listed inside lane low high value
-    unknown at splits held_lane held_row held_tiles group head seen candidates
-    """.split()
+    [
+        "tl",
+        "triton",
+        "triton_jit",
+        "float",
+        "range",
+        "min",
+        "max",
+        "True",
+        "False",
+        "None",
+        "ACC",
+        "INDEX",
+        "QUERY",
+        "EDGE",
+        "SPLITS",
+        "PACKED",
+        "TILE_LIST",
+        "PRECISION",
+        "USE_DESCRIPTORS",
+        "BLOCK_HELD",
+        "BLOCK_WALKED",
+        "BLOCKS",
+        "BLOCK_ROWS",
+        "CANDIDATES",
+        "SPLIT",
+        "pid",
+        "tile",
+        "tiles",
+        "pack",
+        "share",
+        "first",
+        "lane",
+        "step",
+        "count",
+        "row",
+        "held_tile",
+        "held_first",
+        "held_last",
+        "held_low",
+        "held_high",
+        "walked_low",
+        "walked_high",
+        "reference",
+        "peak",
+        "top",
+        "rescale",
+        "block",
+        "full_count",
+        "mixed_count",
+        "part",
+        "parts",
+        "possible",
+        "certain",
+        "slot",
+        "cell",
+        "listed",
+        "inside",
+        "lane",
+        "low",
+        "high",
+        "value",
+        "unknown",
+        "at",
+        "splits",
+        "held_lane",
+        "held_row",
+        "held_tiles",
+        "group",
+        "head",
+        "seen",
+        "candidates",
+    ]
 )
 
 
@@ -47,12 +113,12 @@ class Names:
 class Argument:
     """One argument of a kernel and where its value comes from.
 
-    source   ("tensor", name) a pointer; ("stride", name, dimension); ("length", axis);
-             ("start", axis), ("starts", axis), ("starts_step", axis) the first position: an int and,
-             or, one for each batch; ("valid", axis), ("valids", axis), ("valids_step", axis) likewise
-             the count of valid keys; ("number", name); constexprs: ("align", tensor),
-             ("unit", tensor), ("width", axis), ("padded", axis), ("chunk", axis), ("block", axis),
-             ("option", name); ("work", name) a buffer of the launch
+    source   a pointer: ("tensor", name), ("work", name) for a buffer of the launch. An int:
+             ("stride", name, dimension), ("length", axis), ("number", name), and what may be one
+             int or, in a table on the device, one for each batch: ("start", axis) the first
+             position with ("starts", axis) and ("starts_step", axis), ("valid", axis) the count of
+             valid keys likewise. A constexpr: ("align", tensor), ("unit", tensor), ("width", axis),
+             ("padded", axis), ("chunk", axis), ("block", axis), ("option", name)
     type     "pointer", "i64", "fp64" or "constexpr"
     """
 

@@ -10,23 +10,29 @@ Does not decide anything: which statements there are is the Schedule's, tile siz
 
 from __future__ import annotations
 
-import math
-import struct
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from attnc.backends.triton_names import Arguments, Names
+from attnc.backends.triton_texts import (
+    INFIX,
+    exact,
+    identity,
+    is_single,
+    is_true,
+    literal,
+    logic,
+    operands,
+    unscoped,
+    unwrapped,
+)
+
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, Expr, is_number
+from attnc.expressions.tree import Array, Expr
 
 LONGEST = 64  # characters of an expression before it becomes a statement
 
-INFIX = {
-    "add": "+", "sub": "-", "mul": "*", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">",
-    "ge": ">=", "and": "&", "or": "|",
-}  # fmt: skip
 # Functions of reals that print as one call.
 CALLS = {
     "exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt", "sin": "tl.sin", "cos": "tl.cos",
@@ -34,7 +40,6 @@ CALLS = {
     "log1p": "gpu_log1p", "softplus": "gpu_softplus", "sigmoid": "gpu_sigmoid",
 }  # fmt: skip
 TO_INTEGER = {"floor": "tl.floor", "ceil": "tl.ceil", "round": "gpu_round_even"}
-IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Scope:
 
 @dataclass
 class Printer:
-    """Prints expressions over the tile axes `layout`, appending the statements they need to `lines`.
+    """Prints expressions over the tile axes `layout`; statements they need go to `lines`.
 
     `stem` begins the names of these statements."""
 
@@ -91,12 +96,14 @@ class Printer:
         """The name, broadcast to the rank of the layout."""
         if len(self.layout) < 2 or len(leaf.over) != 1:
             return leaf.text
-        return f"{leaf.text}[:, None]" if leaf.over[0] == self.layout[0] else f"{leaf.text}[None, :]"
+        return (
+            f"{leaf.text}[:, None]" if leaf.over[0] == self.layout[0] else f"{leaf.text}[None, :]"
+        )
 
     def text(self, expr: Expr) -> str:
         """The text of an expression, brackets around it where it is an operation."""
-        uses = Counter(arg.digest for node in _unscoped(expr) for arg in _operands(node))
-        for node in _unscoped(expr):
+        uses = Counter(arg.digest for node in unscoped(expr) for arg in operands(node))
+        for node in unscoped(expr):
             if node.digest in self._done:
                 continue
             text = self._node(node)
@@ -164,12 +171,12 @@ class Printer:
             return self._where(node, args)
         if op in ("floordiv", "mod") and node.kind == "int":
             return f"gpu_{'floor_div' if op == 'floordiv' else 'floor_mod'}({args[0]}, {args[1]})"
-        if node.kind == "real" and op not in ("to_real",):
-            args = [self.real(text, arg) for text, arg in zip(args, node.args, strict=True)]
-        elif op in ("eq", "ne", "lt", "le", "gt", "ge") and "real" in kinds:
+        if (node.kind == "real" and op not in ("to_real",)) or (
+            op in ("eq", "ne", "lt", "le", "gt", "ge") and "real" in kinds
+        ):
             args = [self.real(text, arg) for text, arg in zip(args, node.args, strict=True)]
         if op in ("and", "or"):
-            return _logic(op, node, args)
+            return logic(op, node, args)
         if op in INFIX:
             return f"({args[0]} {INFIX[op]} {args[1]})"
         if op in CALLS:
@@ -216,9 +223,8 @@ class Printer:
             return text
         if node.op == "number":
             return repr(float(node.attr))  # type: ignore[arg-type]
-        if node.op == "length" and isinstance(node.attr, Axis):
-            if node.attr.name in self.scope.widths:
-                return f"tl.full([], {text}, ACC)"  # a constexpr would be float32 to tl's functions
+        if node.op == "length" and getattr(node.attr, "name", "") in self.scope.widths:
+            return f"tl.full([], {text}, ACC)"  # a constexpr would be float32 to tl's functions
         return f"{text}.to(ACC)"
 
     def _where(self, node: Expr, args: list[str]) -> str:
@@ -228,7 +234,10 @@ class Printer:
             branches = [self.real(text, arg) for text, arg in operands]
             if any(not is_single(arg) for arg in node.args[1:]):
                 branches = list(map(exact, branches, node.args[1:]))
-        if all(b == literal(a) for b, a in zip(branches, node.args[1:], strict=True)) and node.kind != "bool":
+        if (
+            all(b == literal(a) for b, a in zip(branches, node.args[1:], strict=True))
+            and node.kind != "bool"
+        ):
             kind = "ACC" if node.kind == "real" else "INDEX"
             branches = [f"tl.full([], {branch}, {kind})" for branch in branches]
         if node.kind == "bool":
@@ -307,7 +316,7 @@ class Printer:
         return [self.expand(self.scope.inside[index])] if index in self.scope.inside else []
 
     def row(self, axis: Axis, position: Expr) -> tuple[str, list[str], bool]:
-        """The row (int64) of a position on an axis, whether it is inside, whether it is a scalar."""
+        """The row (int64) of a position on an axis, what it is inside by, and if it is a scalar."""
         known = self.scope.known.get(position.digest)
         if known is None and position.op == "index":
             known = self.scope.rows.get(position.attr)  # type: ignore[arg-type]
@@ -345,7 +354,7 @@ class Printer:
         """`e else d`: d where a read in e is outside its array."""
         body, fallback = node.args
         checks: list[str] = []
-        for below in _unscoped(body):
+        for below in unscoped(body):
             if below.op == "read":
                 for place, position in enumerate(below.args):
                     if position.op == "index" and position.attr in self.scope.rows:
@@ -369,7 +378,9 @@ class Printer:
         if len(bound) == 1 and len(self.layout) == 1:
             if bound[0] in self.scope.inside:  # the width of a carried tile: its lanes are there
                 inner = Printer(self.scope, (*self.layout, bound[0]), self.lines, self.stem)
-                return self._reduced(node, inner, f"{self.scope.inside[bound[0]].text}[None, :]", False)
+                return self._reduced(
+                    node, inner, f"{self.scope.inside[bound[0]].text}[None, :]", False
+                )
             if bound[0].axis.name in self.scope.widths:
                 return self._fold_tile(node, bound[0])
         if len(bound) == 1 and len(self.layout) == 2 and bound[0] == self.layout[1]:
@@ -407,7 +418,7 @@ class Printer:
             inside = f"{inside} & {inner.text(condition)}"
         if node.monoid not in ("sum", "max", "min"):
             raise UnsupportedError(f"`{node.monoid}` over a width", "triton", ("eager", "numpy"))
-        masked = f"tl.where({inside}, {unwrapped(text)}, {_identity(node)})"
+        masked = f"tl.where({inside}, {unwrapped(text)}, {identity(node)})"
         result = f"tl.{node.monoid}({masked}, 1)"
         return f"{result}[:, None]" if keep else result
 
@@ -416,7 +427,7 @@ class Printer:
         total = self.scope.names.fresh(f"{self.stem}_{node.monoid}")
         shape = self._shape(node)
         kind = "ACC" if node.kind == "real" else "tl.int64"
-        self.lines.append(f"{total} = tl.full({shape}, {_identity(node)}, {kind})")
+        self.lines.append(f"{total} = tl.full({shape}, {identity(node)}, {kind})")
         indent, scope, lines = "", self.scope, list[str]()
         for index in node.bound:
             counter = self.scope.names.fresh(f"{index.name}_step")
@@ -431,12 +442,16 @@ class Printer:
         text = inner.text(body)
         text = inner.real(text, body) if node.kind == "real" else text
         if not is_true(condition):
-            text = f"tl.where({inner.text(condition)}, {text}, {_identity(node)})"
+            text = f"tl.where({inner.text(condition)}, {text}, {identity(node)})"
         combined = {
             "sum": f"{total} + {text}",
             "prod": f"{total} * {text}",
-            "max": f"gpu_larger({total}, {text})" if node.kind == "real" else f"tl.maximum({total}, {text})",
-            "min": f"gpu_smaller({total}, {text})" if node.kind == "real" else f"tl.minimum({total}, {text})",
+            "max": f"gpu_larger({total}, {text})"
+            if node.kind == "real"
+            else f"tl.maximum({total}, {text})",
+            "min": f"gpu_smaller({total}, {text})"
+            if node.kind == "real"
+            else f"tl.minimum({total}, {text})",
         }[node.monoid]
         inner_lines.append(f"{total} = {combined}")
         self.lines += lines + [f"{indent}{line}" for line in inner_lines]
@@ -447,94 +462,3 @@ class Printer:
         over, blocks = self.over(node), self.scope.arguments.blocks
         sizes = [blocks[index] if index in over else "1" for index in self.layout]
         return f"[{', '.join(sizes) if over else ''}]"
-
-
-# --- Texts ----------------------------------------------------------------------------------------
-
-
-def literal(node: Expr) -> str:
-    """A number as Triton text."""
-    value = node.attr
-    if isinstance(value, bool):
-        return "True" if value else "False"
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else f'float("{value}")'
-    return repr(value)
-
-
-def exact(text: str, node: Expr) -> str:
-    """An operand of a function: a literal would reach it as float32."""
-    return f"tl.full([], {text}, ACC)" if node.op == "number" else text
-
-
-def is_single(node: Expr) -> bool:
-    """Whether a literal is the same number in float32 (what is no literal is)."""
-    if node.op != "number" or not isinstance(node.attr, float) or math.isinf(node.attr):
-        return True
-    return math.isnan(node.attr) or struct.unpack("f", struct.pack("f", node.attr))[0] == node.attr
-
-
-def unwrapped(text: str) -> str:
-    """The text without brackets that enclose all of it."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0 and place < len(text) - 1:
-            return text
-    return text[1:-1]
-
-
-def is_true(expr: Expr) -> bool:
-    return expr.op == "number" and expr.attr is True
-
-
-def is_false(expr: Expr) -> bool:
-    return expr.op == "number" and expr.attr is False
-
-
-def _logic(op: str, node: Expr, args: list[str]) -> str:
-    """`&` and `|`; constant operands are absorbed, since Triton has no tile of a Python truth."""
-    keep = [t for t, a in zip(args, node.args, strict=True) if a.op != "number"]
-    absorbing = is_false if op == "and" else is_true
-    if any(absorbing(arg) for arg in node.args):
-        return "False" if op == "and" else "True"
-    if not keep:
-        return "True" if op == "and" else "False"
-    return keep[0] if len(keep) == 1 else f"({keep[0]} {INFIX[op]} {keep[1]})"
-
-
-def _identity(node: Expr) -> str:
-    value = IDENTITY[node.monoid]
-    if node.kind == "real":
-        return repr(value) if math.isfinite(value) else f'float("{value}")'
-    largest = 2**63 - 1
-    return {"sum": "0", "prod": "1", "max": str(-largest), "min": str(largest)}[node.monoid]
-
-
-def _operands(node: Expr) -> tuple[Expr, ...]:
-    """The operands that are printed outside the node: those of a fold stand in its own lines."""
-    return () if node.op == "fold" else node.args
-
-
-def _unscoped(root: Expr) -> Iterator[Expr]:
-    """Nodes under the root, operands first, each once, not looking into folds."""
-    seen: set[bytes] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False)]
-    while stack:
-        node, ready = stack.pop()
-        if node.digest in seen:
-            continue
-        if ready:
-            seen.add(node.digest)
-            yield node
-            continue
-        stack.append((node, True))
-        # Positions of a read are printed by the read itself, straight or computed.
-        stack.extend((arg, False) for arg in reversed(_operands(node)) if node.op != "read")
-
-
-def is_plain(node: Expr) -> bool:
-    """Whether a read stands at plain indices, or numbers, only."""
-    return all(arg.op == "index" or is_number(arg) for arg in node.args)

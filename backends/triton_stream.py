@@ -12,7 +12,9 @@ from typing import Any
 
 from attnc.backends.triton_grid import Place, print_comment
 from attnc.backends.triton_names import Arguments, Names
-from attnc.backends.triton_printer import Leaf, Printer, Scope, is_true, unwrapped
+from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_texts import is_true, unwrapped
+
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, position
@@ -23,8 +25,8 @@ from attnc.schedule import (
     Product,
     Schedule,
     Store,
-    Strided,
     StreamKernel,
+    Strided,
     WalkedLoop,
 )
 
@@ -100,7 +102,10 @@ class StreamPrinter:
         if index in self.scope.rows:
             return block
         width = self.arguments.width(index.axis.name)
-        lane, inside = self.scope.names.fresh(index.name), self.scope.names.fresh(f"{index.name}_in")
+        lane, inside = (
+            self.scope.names.fresh(index.name),
+            self.scope.names.fresh(f"{index.name}_in"),
+        )
         lines.append(f"{lane} = block * {block} + tl.arange(0, {block})")
         check = f"{width} % {block} != 0 or BLOCKS * {block} > {width}"
         lines.append(f"{inside} = gpu_below({lane}, {width}, {check}, {block})")
@@ -200,7 +205,12 @@ class StreamPrinter:
         left = self.operand(product.left, scope, self.kernel.held, product.width, left_lines)
         if self.kernel.held not in Printer(scope, (self.kernel.held,), []).over(product.left):
             left = f"tl.broadcast_to({left}, [BLOCK_HELD, {size}])"
-        held += [f"{parts} = ()", *head, *_indented(left_lines), f"    {parts} = {parts} + ({left},)"]
+        held += [
+            f"{parts} = ()",
+            *head,
+            *_indented(left_lines),
+            f"    {parts} = {parts} + ({left},)",
+        ]
         name, right = names.fresh(product.name), names.fresh(f"{_array_name(product.right)}_tile")
         lines += [f"{name} = tl.zeros({PAIR}, ACC)", *head]
         tiles = self.descriptor(product.right, loop.walked, product.width, size, held, count)
@@ -211,9 +221,7 @@ class StreamPrinter:
         lines += _indented([*body, f"{name} = tl.dot({dot})"])
         self.scope = self.scope.extended(values={product.name: Leaf(name, self.pair(loop))})
 
-    def operand(
-        self, read: Expr, scope: Scope, tall: Index, wide: Index, lines: list[str]
-    ) -> str:
+    def operand(self, read: Expr, scope: Scope, tall: Index, wide: Index, lines: list[str]) -> str:
         """A loaded operand of a matrix product, in the query dtype."""
         text = Printer(scope, (tall, wide), lines, _array_name(read)).load(read)
         return text if read.array.name in self.queries else f"{text}.to(QUERY)"
@@ -251,12 +259,12 @@ class StreamPrinter:
         arguments, array = self.arguments, read.array
         printer = Printer(self.scope, (self.kernel.held,), held, array.name)
         fixed = []
-        for place, position in enumerate(read.args):
-            if position.attr in (walked, wide):
+        for place, at_place in enumerate(read.args):
+            if at_place.attr in (walked, wide):
                 continue
-            if printer.over(position):
+            if printer.over(at_place):
                 return None
-            text, _, _ = printer.row(array.indices[place].axis, position)
+            text, _, _ = printer.row(array.indices[place].axis, at_place)
             fixed.append(f"{text} * {arguments.stride(array, place)}")
         arguments.option("USE_DESCRIPTORS")
         name = self.scope.names.fresh(f"{array.name}_tiles")
@@ -321,10 +329,14 @@ class StreamPrinter:
         if exponent is None:
             if self.rescaling:
                 peak = f"tl.where(peak == -{INFINITY}, 0.0, peak)"
-                self.scope = self.scope.extended(values={"reference": Leaf("reference", (self.kernel.held,))})
+                self.scope = self.scope.extended(
+                    values={"reference": Leaf("reference", (self.kernel.held,))}
+                )
                 return [f"reference = {peak}"]
             return []
-        self.scope = self.scope.extended(values={"reference": Leaf("reference", (self.kernel.held,))})
+        self.scope = self.scope.extended(
+            values={"reference": Leaf("reference", (self.kernel.held,))}
+        )
         return [
             f"top = tl.maximum(peak, gpu_row_max({exponent}))",
             f"reference = tl.where(top == -{INFINITY}, 0.0, top)",
@@ -356,7 +368,9 @@ class StreamPrinter:
             before = f"{name} * rescale" if scale else name
             joined = f"{before} + {total}"
             if carried.monoid != "sum":
-                joined = f"gpu_{'larger' if carried.monoid == 'max' else 'smaller'}({name}, {total})"
+                joined = (
+                    f"gpu_{'larger' if carried.monoid == 'max' else 'smaller'}({name}, {total})"
+                )
             lines.append(f"{name} = {joined}")
             return
         if carried.monoid != "sum" or contribution.operand is None:

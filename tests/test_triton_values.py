@@ -66,7 +66,9 @@ def test_lengths(rows: int, keys: int, tmp_path: Path) -> None:
     check(CASES["window"], tmp_path, rows=rows, keys=keys, extras={"offset": max(keys - rows, 0)})
 
 
-@pytest.mark.parametrize("width, across", [(1, 3), (15, 31), (72, 8), (96, 1), (121, 64), (576, 512)])
+@pytest.mark.parametrize(
+    "width, across", [(1, 3), (15, 31), (72, 8), (96, 1), (121, 64), (576, 512)]
+)
 def test_widths(width: int, across: int, tmp_path: Path) -> None:
     check(CASES["causal"], tmp_path, width=width, across=across, rows=17, keys=19, batch=1)
 
@@ -84,8 +86,12 @@ def test_groups(heads: tuple[int, int], packed: bool, tmp_path: Path) -> None:
 def test_splits_are_deterministic_and_right(tmp_path: Path) -> None:
     forced = {"splits": 4}
     for name in ("window", "slots", "sigmoid", "sink"):
-        first = check(CASES[name], tmp_path, forced=forced, rows=3, keys=130, extras={"offset": 127})
-        again = check(CASES[name], tmp_path, forced=forced, rows=3, keys=130, extras={"offset": 127})
+        first = check(
+            CASES[name], tmp_path, forced=forced, rows=3, keys=130, extras={"offset": 127}
+        )
+        again = check(
+            CASES[name], tmp_path, forced=forced, rows=3, keys=130, extras={"offset": 127}
+        )
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -93,7 +99,9 @@ def test_splits_are_deterministic_and_right(tmp_path: Path) -> None:
 def test_tile_lists_visit_what_closed_spans_visit(name: str, tmp_path: Path) -> None:
     extras = {"offset": 9}
     closed = check(CASES[name], tmp_path, extras=extras, rows=65, keys=100)
-    listed = check(CASES[name], tmp_path, forced={"TILE_LIST": True}, extras=extras, rows=65, keys=100)
+    listed = check(
+        CASES[name], tmp_path, forced={"TILE_LIST": True}, extras=extras, rows=65, keys=100
+    )
     torch.testing.assert_close(closed, listed, rtol=1e-6, atol=1e-6)
 
 

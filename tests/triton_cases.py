@@ -6,21 +6,19 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-
 from attnc.backends.triton import emit
+
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
-    FALSE,
     TRUE,
     Array,
     Expr,
     call,
-    fold,
     length,
     number,
     param,
@@ -51,15 +49,13 @@ HK = Axis("hk", "coarse", of=H)
 ROWS, KEYS = Axis("i", shifted="offset"), Axis("j", shifted="key_offset")
 D, E = Axis("d"), Axis("e")
 SLOTS = Axis("m")
-b, h, hk, i, j, d, e, m = (
-    Index(axis.name, axis) for axis in (B, H, HK, ROWS, KEYS, D, E, SLOTS)
-)
+b, h, hk, i, j, d, e, m = (Index(axis.name, axis) for axis in (B, H, HK, ROWS, KEYS, D, E, SLOTS))
 Q = Array("q", (b, h, i, d), "real", "input")
 K = Array("k", (b, hk, j, d), "real", "input")
 V = Array("v", (b, hk, j, e), "real", "input")
 OUT = Array("out", (b, h, i, e), "real", "output")
 LSE = Array("lse", (b, h, i), "real", "output")
-I, J = position(i), position(j)
+I, J = position(i), position(j)  # noqa: E741
 GROUP = call("floordiv", position(h), call("floordiv", length(H), length(HK)))
 SCALE = param("scale", "real")
 LOW, HIGH = value("held_low", "int"), value("held_high", "int")
@@ -178,21 +174,11 @@ WINDOW = Mask(
 )
 
 
-@dataclass(frozen=True)
-class Case:
-    """An operator: its schedule, and its dense formula in float64."""
-
-    name: str
-    schedule: Schedule
-    numbers: dict[str, Any]
-    extras: tuple[Tensor, ...]
-    formula: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-    inputs: tuple[str, ...] = ("q", "k", "v")
-    made: dict[str, Callable[..., torch.Tensor]] = field(default_factory=dict)
-
-
 def signature(
-    name: str, arrays: tuple[Array, ...], numbers: tuple[NumberArgument, ...], outputs: tuple[Array, ...]
+    name: str,
+    arrays: tuple[Array, ...],
+    numbers: tuple[NumberArgument, ...],
+    outputs: tuple[Array, ...],
 ) -> Declared:
     """What a schedule says of its arguments."""
     kinds = {"real": "real", "int": "int", "bool": "bool"}
@@ -209,8 +195,12 @@ def signature(
 
 NUMBERS = (NumberArgument("scale", "real"),)
 EMPTY = call("eq", row("total"), number(0.0))
-DIVIDED = call("where", EMPTY, number(0.0), call("div", value("acc", "real", (b, h, i, e)), row("total")))
-LSE_EXPR = mul(add(value("reference", "real", (b, h, i)), call("log2", row("total"))), number(1 / LOG2E))
+DIVIDED = call(
+    "where", EMPTY, number(0.0), call("div", value("acc", "real", (b, h, i, e)), row("total"))
+)
+LSE_EXPR = mul(
+    add(value("reference", "real", (b, h, i)), call("log2", row("total"))), number(1 / LOG2E)
+)
 
 
 def softmax_kernel(
@@ -298,7 +288,9 @@ def bind(case: Schedule, tensors: dict[str, Any], numbers: dict[str, Any], **ext
 
 
 _loaded: dict[str, Any] = {}
-HEAD = "from __future__ import annotations\n\nfrom attnc.runtime.triton_launch import triton_jit\n\n\n"
+HEAD = (
+    "from __future__ import annotations\n\nfrom attnc.runtime.triton_launch import triton_jit\n\n\n"
+)
 
 
 def load(case: Schedule, folder: Path) -> Any:
@@ -341,4 +333,3 @@ def grouped(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 __all__ = [name for name in globals() if not name.startswith("_")]
-_ = (FALSE, fold)

@@ -2,25 +2,85 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from triton_cases import *  # noqa: F403
 from triton_cases import (
-    CAUSAL, D, DENSE, DIVIDED, DOT, E, FULL, GROUP, HK, H, I, J, K, KEYS, LOG2E, LSE, LSE_EXPR, OUT,
-    Q, ROWS, SCALE, SINKS, SIZE, SLOTS, V, WALKED_HIGH, WALKED_LOW, WINDOW, Mask, add, at, b, both,
-    causal_region, d, dense_softmax, e, either, eq, grouped, h, hk, i, j, le, lt, m, mul, pair, real,
-    row, schedule, softmax_kernel, softmax_loop, sub,
+    CAUSAL,
+    DENSE,
+    DOT,
+    FULL,
+    KEYS,
+    LOG2E,
+    LSE,
+    OUT,
+    SCALE,
+    WALKED_HIGH,
+    WALKED_LOW,
+    WINDOW,
+    D,
+    I,
+    J,
+    K,
+    Mask,
+    Q,
+    V,
+    add,
+    at,
+    b,
+    both,
+    causal_region,
+    d,
+    dense_softmax,
+    e,
+    eq,
+    grouped,
+    h,
+    hk,
+    i,
+    j,
+    le,
+    lt,
+    m,
+    mul,
+    pair,
+    real,
+    row,
+    schedule,
+    softmax_kernel,
+    softmax_loop,
+    sub,
 )  # fmt: skip
 
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, Expr, call, fold, number, param, position, read, value
+from attnc.expressions.tree import (
+    Array,
+    Expr,
+    call,
+    fold,
+    length,
+    number,
+    param,
+    position,
+    read,
+    value,
+)
 from attnc.schedule import (
-    Carried, Contribution, Let, MapKernel, Product, Region, Schedule, Segment, Store, StreamKernel,
-    Summary, WalkedLoop, Workspace,
+    Carried,
+    Contribution,
+    Let,
+    MapKernel,
+    Product,
+    Region,
+    Schedule,
+    Segment,
+    Store,
+    StreamKernel,
+    Summary,
+    WalkedLoop,
+    Workspace,
 )  # fmt: skip
 from attnc.signature import NumberArgument
 
@@ -109,9 +169,11 @@ def masked(mask: Mask) -> Callable[..., torch.Tensor]:
     return lambda i, j, tensors, **numbers: mask.dense(i, j, **numbers)
 
 
-# --- Masks: none, one span, two spans, data ---------------------------------------------------------
+# --- Masks: none, one span, two spans, data -----------------------------------------------------
 
-CASES["dense"] = Shelf(schedule("dense", softmax_kernel("dense", FULL, mul(DOT, BASE2))), plain, masked(FULL))
+CASES["dense"] = Shelf(
+    schedule("dense", softmax_kernel("dense", FULL, mul(DOT, BASE2))), plain, masked(FULL)
+)
 CASES["causal"] = Shelf(
     schedule("causal", softmax_kernel("causal", CAUSAL, mul(DOT, BASE2))), plain, masked(CAUSAL)
 )
@@ -122,7 +184,6 @@ CASES["window"] = Shelf(
     {"scale": 0.3, "size": 20, "sinks": 3},
 )
 
-DOC_I, DOC_J = Array("doc", (b, i), "int", "input"), None
 DOC = Array("doc", (b, Index("j", KEYS)), "int", "input")
 
 
@@ -151,17 +212,20 @@ CASES["document"] = Shelf(
     schedule("document", softmax_kernel("document", DOCUMENT, mul(DOT, BASE2)), (DOC,)),
     plain,
     lambda i, j, tensors, **_: (
-        (tensors["doc"][:, None, :, None][:, :, i.flatten() % tensors["doc"].shape[1]])
-        == tensors["doc"][:, None, None, :]
-    )
-    & (j <= i),
+        (
+            (tensors["doc"][:, None, :, None][:, :, i.flatten() % tensors["doc"].shape[1]])
+            == tensors["doc"][:, None, None, :]
+        )
+        & (j <= i)
+    ),
     made={
-        "doc": lambda random, sizes: torch.arange(sizes["keys"])[None, :]
-        // torch.tensor([[11], [29]])[: sizes["batch"]]
+        "doc": lambda random, sizes: (
+            torch.arange(sizes["keys"])[None, :] // torch.tensor([[11], [29]])[: sizes["batch"]]
+        )
     },
 )
 
-# --- Scores: head scalars, pair reads, tables, functions, a loop over a width ----------------------
+# --- Scores: head scalars, pair reads, tables, functions, a loop over a width -------------------
 
 SLOPE = Array("slope", (h,), "real", "input")
 CASES["alibi"] = Shelf(
@@ -197,9 +261,7 @@ BIAS = Array("bias", (h, i, j), "real", "input")
 CASES["bias"] = Shelf(
     schedule(
         "bias",
-        softmax_kernel(
-            "bias", FULL, add(mul(DOT, BASE2), mul(at(BIAS), number(LOG2E)))
-        ),
+        softmax_kernel("bias", FULL, add(mul(DOT, BASE2), mul(at(BIAS), number(LOG2E)))),
         (BIAS,),
     ),
     lambda score, i, j, seen, v, t, n: dense_softmax(score + t["bias"], seen, v),
@@ -244,9 +306,7 @@ CASES["additive"] = Shelf(
         torch.einsum(
             "hd,bhijd->bhij",
             t["w"],
-            torch.tanh(
-                t["q"][:, :, :, None] + grouped(t["k"], t["q"].shape[1])[:, :, None, :]
-            ),
+            torch.tanh(t["q"][:, :, :, None] + grouped(t["k"], t["q"].shape[1])[:, :, None, :]),
         ),
         seen,
         v,
@@ -278,7 +338,9 @@ NORM_K = call("sqrt", fold("sum", (d,), mul(at(K), at(K))))
 COSINE_LOOP = softmax_loop(
     CAUSAL,
     mul(
-        call("div", DOT, mul(value("norm_q", "real", (b, h, i)), value("norm_k", "real", (b, h, j)))),
+        call(
+            "div", DOT, mul(value("norm_q", "real", (b, h, i)), value("norm_k", "real", (b, h, j)))
+        ),
         number(4.0 * LOG2E),
     ),
 )
@@ -309,7 +371,7 @@ CASES["cosine"] = Shelf(
     masked(CAUSAL),
 )  # fmt: skip
 
-# --- Normalizers: a learned sink, no stabilizer -----------------------------------------------------
+# --- Normalizers: a learned sink, no stabilizer -------------------------------------------------
 
 SINK = Array("sink", (h,), "real", "input")
 REFERENCE = value("reference", "real", (b, h, i))
@@ -377,7 +439,7 @@ CASES["sigmoid"] = Shelf(
     masked(CAUSAL),
 )
 
-# --- Several key sources under one normalizer; a prepared workspace --------------------------------
+# --- Several key sources under one normalizer; a prepared workspace -----------------------------
 
 MK = Array("mk", (h, m, d), "real", "input")
 MV = Array("mv", (h, m, e), "real", "input")
@@ -409,7 +471,11 @@ CASES["slots"] = Shelf(
     },
 )
 # Rotary embedding: map kernels turn rows, the stream reads the workspace.
-HALF = call("floordiv", value_of_width := __import__("attnc.expressions.tree", fromlist=["length"]).length(D), number(2))
+HALF = call(
+    "floordiv",
+    length(D),
+    number(2),
+)
 QR = Array("q_turned", (b, h, i, d), "real", "workspace")
 KR = Array("k_turned", (b, hk, j, d), "real", "workspace")
 
@@ -461,5 +527,4 @@ CASES["rotary"] = Shelf(
 )
 
 __all__ = ["CASES", "Shelf"]
-_ = (math, GROUP, HK, H, K, LSE_EXPR, DIVIDED, OUT, Q, ROWS, E, SINKS, SIZE, SLOTS, either)
 _ = (param, causal_region, Segment)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REFERENCE_SUPPORT = (
     "failures", "call", "operator", "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
-SUPPORT = (*REFERENCE_SUPPORT, "cpu_build", "triton_plan", "triton_launch", "selfcheck")
+SUPPORT = (*REFERENCE_SUPPORT, "cpu_build", "triton_plan", "triton_interpreter", "triton_launch", "selfcheck")
 KERNEL_LINES = (
     'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
     "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",

@@ -1,21 +1,20 @@
 """Launches the Triton kernels of an emitted module: arguments, tiles, buffers, in order.
 
 The kernels are plain functions until the first launch: triton is imported then, not before, so that
-a module works where there is none. The module's table TRITON_KERNELS says of every argument where it
-comes from; nothing here knows a formula.
+a module works where there is none. The module's table TRITON_KERNELS says of every argument where
+it comes from; nothing here knows a formula.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from attnc.runtime.call import Call
 from attnc.runtime.failures import UnsupportedError
+from attnc.runtime.triton_interpreter import interpreter_mended
 from attnc.runtime.triton_plan import (
     SHARED,
     TritonDevice,
@@ -60,49 +59,6 @@ def load_triton(namespace: dict[str, Any]) -> None:
                 if annotation == "tl.int64"
             ]
             namespace[name] = triton.jit(do_not_specialize=integers)(function)
-
-
-def interpreting() -> bool:
-    """Whether Triton's interpreter runs the kernels, on the CPU."""
-    return os.environ.get("TRITON_INTERPRET", "0") in ("1", "true", "on")
-
-
-@contextlib.contextmanager
-def interpreter_mended() -> Iterator[None]:
-    """Triton's interpreter as it should be: loops to a bound held in an array of one entry, which
-    NumPy 2.4 does not turn into an int; numbers as float64, as the kernels declare them; and truths
-    of reals that stay truths when they are spread over a tile."""
-    import numpy as np
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    patch, convert = interpreter._patch_lang_tensor, interpreter._implicit_cvt
-    builder = interpreter.InterpreterBuilder
-    splat = builder.create_splat
-
-    def patched(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-    def converted(value: Any) -> Any:
-        if isinstance(value, float):
-            handle = interpreter.TensorHandle(np.array([value], dtype=np.float64), tl.float64)
-            return tl.tensor(handle, tl.float64)
-        return convert(value)
-
-    def spread(self: Any, type_: Any, value: Any) -> Any:
-        if value.data.dtype != np.bool_:
-            return splat(self, type_, value)
-        return interpreter.TensorHandle(np.full(type_.shape, value.data.item()), tl.int1)
-
-    interpreter._patch_lang_tensor, interpreter._implicit_cvt = patched, converted
-    builder.create_splat = spread
-    try:
-        with np.errstate(all="ignore"):
-            yield
-    finally:
-        interpreter._patch_lang_tensor, interpreter._implicit_cvt = patch, convert
-        builder.create_splat = splat
 
 
 def describe_device(device: torch.device) -> TritonDevice:
@@ -252,7 +208,9 @@ class _KernelRun:
         blocks = self.count_blocks()
         cells = outer * held_tiles
         longest = sum(-(-self.length(axis) // walked) for axis in self.kernel["walked"])
-        splits = forced.get("splits") or splits_of(cells * blocks, longest, self.device)
+        small = held * sum(self.blocks.values()) <= 16384  # what a merge holds in registers
+        splits = splits_of(cells * blocks, longest, self.device) if small else 1
+        splits = forced.get("splits") or splits
         if self.kernel["split"] is not None:
             splits = self.length(self.kernel["split"])
         split = splits > 1 and self.kernel["split"] is None

@@ -1,8 +1,9 @@
-"""Chooses the tiles of a Triton kernel from a static model of shared memory and registers.
+"""Chooses the tiles of a Triton kernel: a table of measured spills, a model of shared memory.
 
-A candidate is plain data: constexprs by name, warps and stages. The model gives at most six of them,
-the likely best first; what it expects not to fit is pruned before anything is compiled. It knows
-nothing of formulas, only of widths, lengths, element sizes and the device.
+A candidate is plain data: constexprs by name, warps and stages. There are at most six of them, the
+likely best first; what is expected not to fit is pruned before anything is compiled. Nothing here
+knows formulas, only widths, lengths, element sizes and the device. Which fits best is not measured:
+no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ MOST_CANDIDATES = 6
 ANY = 1 << 20
 TILES_16_BIT = (
     (128, 64, 8, 3, (128, 448, 448)),
-    (128, 64, 8, 2, (128, 512, 512)),
+    (128, 64, 8, 2, (128, 448, 448)),
     (64, 64, 8, 2, (512, 512, 512)),
     (64, 64, 4, 3, (256, 512, 512)),
     (64, 16, 8, 2, (1088, 1088, 1088)),
