@@ -137,10 +137,10 @@ def settle(name: str, t: dict[str, Any]) -> None:
         t["lo"][:], t["hi"][:] = places * 7 // 8, places * 7 // 8 + 4 + places % 5
     if "special" in t:
         t["special"][:] = np.isin(places, [0, 1, 30])
-        t["listed"] = np.random.default_rng(5).random((2, 8, 8)) < 0.1
     if "listed" in t:
         side = LENGTH // 8
-        t["listed"] = np.random.default_rng(5).random((*t["listed"].shape[:-2], side, side)) < 0.4
+        share = 0.06 if "special" in t else 0.4
+        t["listed"] = np.random.default_rng(5).random((*t["listed"].shape[:-2], side, side)) < share
     if "text" in t:
         t["text"][:] = places < 8
         t["row"][:], t["column"][:] = (places - 8) // 8, (places - 8) % 8
