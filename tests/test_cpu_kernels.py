@@ -53,7 +53,8 @@ def test_widths(width: int) -> None:
     dtype = DTYPES[WIDTHS.index(width) % 4]
     for heads in ((3, 3), (7, 1), (6, 2)):
         check("causal", CASES["causal"].tensors(dtype, 40, 75, width, across, heads, 1), offset=35)
-        check("causal", CASES["causal"].tensors(dtype, 1, 75, width, across, heads, 1), offset=74)
+        # A batch of single rows: the error of one row alone is mostly chance.
+        check("causal", CASES["causal"].tensors(dtype, 1, 75, width, across, heads, 32), offset=74)
 
 
 @pytest.mark.parametrize("group", (1, 3, 7, 8))
