@@ -23,7 +23,7 @@ from attnc.passes.integers import (
     sub,
     total,
 )
-from attnc.passes.intervals import Ranges, normal
+from attnc.passes.intervals import Ranges, key_of, normal
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ def _reduced(sums: Polynomial, low: Expr | None, high: Expr | None, ranges: Rang
         found = Constraint(base, low, high)
         atom = found.atom
         if atom is None or atom.op != "floordiv" or atom.args[1].free & ranges.registry.tile:
+            return found
+        if key_of(base) in ranges.facts:  # the row of a box: narrowed itself, not through its index
             return found
         divisor = atom.args[1]
         ranges.registry.positive(divisor)

@@ -73,6 +73,9 @@ def polynomial(expr: Expr, depth: int = 0) -> Polynomial:
             stack.extend((arg, sign * scale) for arg in node.args[1:])
         elif node.op == "neg":
             stack.append((node.args[0], -scale))
+        elif node.op in ("floordiv", "mod") and whole(node.args[1]) == 1:
+            if node.op == "floordiv":
+                stack.append((node.args[0], scale))
         elif node.op == "mul":
             for monomial, coefficient in _product(node, depth).terms.items():
                 terms[monomial] = terms.get(monomial, 0) + scale * coefficient

@@ -224,8 +224,10 @@ class Ranges:
             low = pick(lows)
         one_way = len({(part.root, part.rising) for part in moving}) == 1
         fixed = all(part.exact for part in moving) and all(
-            part.exact and part.low is part.high for part in parts if part.root is None
+            part.exact and part.low == part.high for part in parts if part.root is None
         )
+        if fixed and not moving:
+            return Bounds(low, high, True)
         if one_way and fixed:
             return Bounds(low, high, True, moving[0].root, moving[0].rising)
         return Bounds(low, high)

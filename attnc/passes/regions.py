@@ -14,10 +14,12 @@ aligned or not.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import COMPARISON, TRUE, Expr, call, number, postorder
+from attnc.passes.boxes import WHOLE, Box, boxes
 from attnc.passes.constraints import Constraint, constraint
 from attnc.passes.formula import Conjunction, Disjunction, Literal, disjunctions
 from attnc.passes.guards import safe
@@ -34,10 +36,13 @@ from attnc.passes.integers import (
     polynomial,
     remainder,
     sub,
+    whole,
 )
 from attnc.passes.intervals import Key, Ranges, Registry, key_of
 from attnc.passes.reals import possible_comparison
 from attnc.schedule import Region, Summary
+
+BOXES = 48  # a mask of more conjunctions, times pairs of boxes, is bounded over whole tiles
 
 
 def regions(visible: Expr, held: Index, walked: Index) -> Region:
@@ -45,7 +50,12 @@ def regions(visible: Expr, held: Index, walked: Index) -> Region:
     either loop order."""
     registry = Registry(held, walked)
     shown, hidden = disjunctions(visible, registry.tile)
-    some_visible = possible(shown, registry)
+    parts = [boxes(visible, index, registry) for index in (held, walked)]
+    if len(shown) * len(parts[0]) * len(parts[1]) > BOXES:
+        parts = [WHOLE, WHOLE]
+    some_visible = either(
+        *(_possible_in(shown, registry, pair) for pair in itertools.product(*parts))
+    )
     some_hidden = possible(hidden, registry)
     taken = tuple(registry.required.values())
     may = either(opposite(both(*taken, safe(some_visible, *taken))), some_visible)
@@ -62,9 +72,14 @@ def _used(registry: Registry, *roots: Expr) -> tuple[Summary, ...]:
     )
 
 
-def possible(disjunction: Disjunction, registry: Registry) -> Expr:
+def possible(disjunction: Disjunction, registry: Registry, pair: tuple[Box, ...] = ()) -> Expr:
     """Whether a pair of the tile may satisfy a disjunction: one of its conjunctions."""
-    return either(*(_possible_together(one, registry) for one in disjunction))
+    return either(*(_possible_together(one, registry, pair) for one in disjunction))
+
+
+def _possible_in(shown: Disjunction, registry: Registry, pair: tuple[Box, ...]) -> Expr:
+    """Whether a pair of two boxes of the tile may be visible."""
+    return both(*(box.exists for box in pair), possible(shown, registry, pair))
 
 
 @dataclass
@@ -83,14 +98,16 @@ class _Fact:
             self.highs.append(found.high)
 
 
-def _possible_together(literals: Conjunction, registry: Registry) -> Expr:
+def _possible_together(literals: Conjunction, registry: Registry, pair: tuple[Box, ...]) -> Expr:
     ranges = Ranges(registry)
+    for box in pair:
+        box.teach(ranges)
     facts: dict[Key, _Fact] = {}
     others: list[Literal] = []
     tests: list[Expr] = []
     for literal in literals:
         if literal.nested is not None:
-            tests.append(possible(literal.nested, registry))
+            tests.append(possible(literal.nested, registry, pair))
         elif not literal.atom.free & registry.tile:
             tests.append(literal.atom if literal.holds else negation(literal.atom))
         elif _compares_integers(literal.atom) and not _better_as_truth(literal, ranges):
@@ -137,7 +154,7 @@ def _tests(fact: _Fact, ranges: Ranges) -> list[Expr]:
         return [at_most(low, zero) for low in fact.lows] + [at_most(zero, h) for h in fact.highs]
     if fact.atom is not None and fact.atom.op == "mod":
         return _wrapped_tests(fact, fact.atom, ranges)
-    bounds = ranges.natural(fact.base)
+    bounds = ranges.of(fact.base)
     lows = fact.lows + ([bounds.low] if bounds.low is not None else [])
     highs = fact.highs + ([bounds.high] if bounds.high is not None else [])
     tests = [
@@ -154,9 +171,13 @@ def _wrapped_tests(fact: _Fact, atom: Expr, ranges: Ranges) -> list[Expr]:
     """Whether some x of a range has a remainder in low .. high: the first at or after its begin
     with remainder `low` is in it, or its begin has such a remainder itself."""
     dividend, modulus = atom.args
-    bounds = ranges.natural(fact.base)
     if modulus.free & ranges.registry.tile:
         return []
+    if whole(modulus) == 1:
+        return [at_most(low, number(0)) for low in fact.lows] + [
+            at_most(number(0), high) for high in fact.highs
+        ]
+    bounds = ranges.of(fact.base)
     last = sub(modulus, number(1))
     low, high = greatest((number(0), *fact.lows)), least((last, *fact.highs))
     lows, highs = [number(0), *fact.lows], [last, *fact.highs]
