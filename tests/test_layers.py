@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "attnc.reference",
     ),
     ("attnc.verification",),
+    ("attnc.tuning",),
     ("attnc.jit",),
     ("attnc.draw", "attnc.pictures"),
     ("attnc",),  # the surface: attnc/__init__.py alone

@@ -25,9 +25,18 @@ if TYPE_CHECKING:
 REFERENCE_SUPPORT = (
     "failures", "call", "operator", "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
-SUPPORT = (*REFERENCE_SUPPORT, "cpu_build", "triton_plan", "triton_interpreter", "triton_launch", "selfcheck")
+SUPPORT = (
+    *REFERENCE_SUPPORT,
+    "cpu_build",
+    "triton_plan",
+    "triton_interpreter",
+    "triton_launch",
+    "triton_tune",
+    "selfcheck",
+)
 KERNEL_LINES = (
     'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
+    'TritonTuner(BACKENDS["cuda"], Path(__file__).with_suffix(".tuned.json"), time_on_device)',
     "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",
 )
 SCRIPT_LINES = (
@@ -96,9 +105,22 @@ def _kernel_texts(schedule: Schedule | None) -> dict[str, str]:
 
 
 def check_names(signature: Signature, support: str) -> None:
-    """Names of the operator and its arguments become Python names, and the operator's must not hide
-    a name that the module itself uses."""
+    """Names of the operator and its arguments become Python names, and they must not hide a name
+    that the module itself uses or that every call has."""
     arguments = [t.name for t in signature.inputs] + [n.name for n in signature.numbers]
+    for name in arguments:
+        if name in ("offset", "key_offset", "key_length", "emit", "operator") or (
+            name == "seed" and signature.random
+        ):
+            raise AttncError(
+                f"{signature.name}: every operator has a `{name}` of its own; rename the argument"
+            )
+    axes = {f"len_{axis.name}" for t in signature.inputs for axis in t.array.axes}
+    for name in arguments:
+        if name in axes:
+            raise AttncError(
+                f"{signature.name}: `{name}` is how attnc calls the length of an axis; rename it"
+            )
     for name in (signature.name, *arguments):
         if keyword.iskeyword(name) or name.startswith("__"):
             raise AttncError(
