@@ -109,6 +109,14 @@ class TritonBackend:
                 run.map() if kernel["kind"] == "map" else run.stream()
         return tuple(outputs[output.name] for output in call.signature.outputs)
 
+    def candidates(self, call: Call) -> dict[str, tuple[TritonTile, ...]]:
+        """The tiles that the model would try for each stream kernel of a call."""
+        return {
+            kernel["function"]: _KernelRun(self, kernel, call, {}).candidates()
+            for kernel in self.table["kernels"]
+            if kernel["kind"] == "stream"
+        }
+
     def device(self, device: torch.device) -> TritonDevice:
         if device not in self._devices:
             self._devices[device] = describe_device(device)
@@ -168,23 +176,35 @@ class _KernelRun:
 
     def stream(self) -> None:
         kernel = self.kernel
-        group = self.group()
-        rows = self.length(kernel["held"])
-        packed = group > 1 and rows * group <= 128
-        packed = bool(self.backend.forced.get("PACKED", packed)) and group > 0
-        pack = group if packed else 1
-        widths = {axis: self.length(axis) for axis in self.table["widths"]}
-        bytes_ = self.call.dtype.itemsize
-        tiles = stream_tiles(kernel, widths, rows * pack, bytes_, self.device)
+        tiles = self.candidates()
         tuned = self.backend.tuned(kernel["function"], self.call)
+        packed, pack, rows = self.packing()
         for tile in (*((tuned,) if tuned else ()), *tiles):
-            mark = (kernel["function"], self.call.dtype, tuple(widths.items()), tile.key())
+            mark = (kernel["function"], self.call.dtype, self.widths(), tile.key())
             if mark in self.backend.failed:
                 continue
             if self.try_tile(tile, packed, pack, rows):
                 return
             self.backend.failed.add(mark)
+        widths = dict(self.widths())
         raise UnsupportedError(f"widths {widths} on this device", "triton", ("eager",))
+
+    def candidates(self) -> tuple[TritonTile, ...]:
+        """The tiles that the model allows, the likely best first."""
+        _, pack, rows = self.packing()
+        widths, bytes_ = dict(self.widths()), self.call.dtype.itemsize
+        return stream_tiles(self.kernel, widths, rows * pack, bytes_, self.device)
+
+    def widths(self) -> tuple[tuple[str, int], ...]:
+        return tuple((axis, self.length(axis)) for axis in self.table["widths"])
+
+    def packing(self) -> tuple[bool, int, int]:
+        """Whether the heads of a group are rows of one tile (where few rows are held), how many
+        heads that makes, and the rows of a head."""
+        group, rows = self.group(), self.length(self.kernel["held"])
+        packed = group > 1 and rows * group <= 128
+        packed = bool(self.backend.forced.get("PACKED", packed)) and group > 0
+        return packed, group if packed else 1, rows
 
     def group(self) -> int:
         """How many heads share their keys; 0 where heads are not packed."""
@@ -290,7 +310,7 @@ class _KernelRun:
         tensor = self.tensors[name]
         if self.aligned(name) * tensor.element_size() < 16 or not self.unit(name):
             return False
-        return tensor.stride(place) > 0 and tensor.dim() - 1 != place
+        return bool(tensor.stride(place) > 0 and tensor.dim() - 1 != place)
 
     # --- Tiles at run time ------------------------------------------------------------------------
 
@@ -425,7 +445,7 @@ class _KernelRun:
         tensor = self.tensors[name]
         if tensor is None or not tensor.dim():
             return True
-        return tensor.shape[-1] <= 1 or tensor.stride(-1) == 1
+        return bool(tensor.shape[-1] <= 1 or tensor.stride(-1) == 1)
 
     def aligned(self, name: str) -> int:
         """How many elements divide every stride but the last and the address: those of 16 bytes,
