@@ -8,6 +8,7 @@ Needs: integers and truths, pure. Does not: know what a leaf ranges over, or tou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -211,9 +212,11 @@ def at_most(left: Expr, right: Expr) -> Expr:
     room = polynomial(right) - polynomial(left)
     if room.constant is not None:
         return TRUE if room.constant >= 0 else FALSE
-    slack = room.terms.get((), 0)
-    above = {key: value for key, value in room.terms.items() if value > 0 and key}
-    below = {key: -value for key, value in room.terms.items() if value < 0 and key}
+    common = math.gcd(*(value for key, value in room.terms.items() if key))
+    slack = room.terms.get((), 0) // common  # whole numbers: rounded down
+    room = Polynomial({key: value // common for key, value in room.terms.items() if key})
+    above = {key: value for key, value in room.terms.items() if value > 0}
+    below = {key: -value for key, value in room.terms.items() if value < 0}
     if slack == -1:
         return call("lt", total(Polynomial(below)), total(Polynomial(above)))
     side = above if slack > 0 else below

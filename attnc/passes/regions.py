@@ -40,6 +40,7 @@ from attnc.passes.integers import (
 )
 from attnc.passes.intervals import Key, Ranges, Registry, key_of
 from attnc.passes.reals import possible_comparison
+from attnc.passes.segments import segments
 from attnc.schedule import Region, Summary
 
 BOXES = 48  # a mask of more conjunctions, times pairs of boxes, is bounded over whole tiles
@@ -60,7 +61,7 @@ def regions(visible: Expr, held: Index, walked: Index) -> Region:
     taken = tuple(registry.required.values())
     may = either(opposite(both(*taken, safe(some_visible, *taken))), some_visible)
     must = both(*taken, safe(some_hidden, *taken), opposite(some_hidden))
-    return Region(may, must, _used(registry, may, must))
+    return Region(may, must, _used(registry, may, must), segments(shown, registry))
 
 
 def _used(registry: Registry, *roots: Expr) -> tuple[Summary, ...]:
