@@ -82,7 +82,7 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
     queries = _query_arrays(schedule)
     texts: list[str] = []
     main = print_stream(kernel, schedule, queries, merge=False)
-    regions = []
+    regions: list[dict[str, Any] | None] = []
     for number, loop in enumerate(kernel.loops):
         if is_dense(loop.region):
             regions.append(None)

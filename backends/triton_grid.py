@@ -93,7 +93,7 @@ class Place:
         if self.kernel.split is not None:
             leaf = Leaf("share")
             tables = {"positions": {self.kernel.split: leaf}, "rows": {self.kernel.split: leaf}}
-            self.scope = self.scope.extended(**tables)  # type: ignore[arg-type]
+            self.scope = self.scope.extended(**tables)
         return lines
 
     def splits(self) -> str:
@@ -286,7 +286,7 @@ class Place:
 
     def print_parts(self, total: str, parts: list[tuple[str, str]], lines: list[str]) -> list[str]:
         """Runs of tiles laid end to end: prints where each ends, gives back the tile of a step."""
-        ends = []
+        ends: list[str] = []
         for place, (_, size) in enumerate(parts):
             end = f"{total}_{place}" if place < len(parts) - 1 else total
             before = f"{ends[-1]} + " if ends else ""

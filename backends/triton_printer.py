@@ -11,7 +11,9 @@ Does not decide anything: which statements there are is the Schedule's, tile siz
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from attnc.backends.triton_names import Arguments, Names
 from attnc.backends.triton_texts import (
@@ -74,7 +76,7 @@ class Scope:
     known: dict[bytes, Leaf] = field(default_factory=dict)
     widths: frozenset[str] = frozenset()
 
-    def extended(self, **changes: dict[object, object]) -> Scope:
+    def extended(self, **changes: Mapping[Any, Leaf] | Mapping[Index, tuple[str, Leaf]]) -> Scope:
         """A scope that knows more: the given tables are laid over these."""
         merged = {name: {**getattr(self, name), **table} for name, table in changes.items()}
         return replace(self, **merged)  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def _size(node: Expr, args: list[int]) -> int:
     if node.op == "sign":
         return 1
     if node.op == "pow":
-        return args[0] ** min(args[1], 64)
+        return int(args[0] ** min(args[1], 64))
     if node.op in ("index", "param", "length", "start", "value"):
         return 2 * LARGEST  # a position is an offset and a row
     return 0  # read or computed from reals: int64

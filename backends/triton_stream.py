@@ -144,7 +144,7 @@ class StreamPrinter:
             steps={index: ("first", leaf)},
             inside={index: Leaf(inside, (index,))},
         )
-        held, score, mask, combine = [], list[str](), list[str](), list[str]()
+        held, score, mask, combine = (list[str]() for _ in range(4))
         for statement in loop.walked_values:
             self.let(statement, (index,), score)
         for product in loop.products:

@@ -17,6 +17,8 @@ import torch
 from triton_cases import backend, bind
 from triton_shelf import CASES, Shelf
 
+from attnc.runtime.triton_tune import TritonTuner
+
 BOTH = frozenset({"out", "lse"})
 SMALL = {"BLOCK_HELD": 16, "BLOCK_WALKED": 16}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-2, torch.bfloat16: 6e-2}
@@ -169,3 +171,25 @@ def test_nan_stays_in_its_row(tmp_path: Path) -> None:
 def test_floor_division_is_floor(tmp_path: Path) -> None:
     """-7 // 2 is -4: the table's buckets lie on both sides of 0."""
     check(CASES["table"], tmp_path, rows=20, keys=41)
+
+
+def test_tuning_is_kept_beside_the_module(tmp_path: Path) -> None:
+    """The fastest candidate is stored, and found again for lengths of the same bucket only."""
+    case = CASES["causal"]
+    run = backend(case.schedule, tmp_path)
+    seconds = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+    path = tmp_path / "tuned.json"
+    tuner = TritonTuner(run, path, lambda run: next(seconds))
+    tensors = case.tensors(torch.float32, rows=9, keys=12, width=16)
+    call = bind(case.schedule, tensors, case.numbers)
+    candidates = run.candidates(call)["kernel_causal"]
+    assert 1 < len(candidates) <= 6
+    assert tuner.tune(call, BOTH) == {"kernel_causal": candidates[1]}
+    assert tuner.chosen("kernel_causal", call) == candidates[1]
+    again = TritonTuner(backend(case.schedule, tmp_path), path, lambda run: 0.0)
+    near = case.tensors(torch.float32, rows=10, keys=13, width=16)
+    assert again.chosen("kernel_causal", bind(case.schedule, near, case.numbers)) == candidates[1]
+    far = case.tensors(torch.float32, rows=9, keys=40, width=16)
+    assert again.chosen("kernel_causal", bind(case.schedule, far, case.numbers)) is None
+    path.write_text("not json")
+    assert TritonTuner(run, path, lambda run: 0.0).known == {}

@@ -26,20 +26,17 @@ from attnc.runtime.triton_plan import TritonTile, power_of_two
 ROUNDS = 5
 
 
-class TunedTiles:
-    """The measured tiles of one backend: `TunedTiles(backend, path).tune(call, wanted)`.
+class TritonTuner:
+    """The measured tiles of one backend: `TritonTuner(backend, path).tune(call, wanted)`.
 
     path    of the JSON file
-    timer   (run) -> seconds
+    timer   (run) -> seconds; time_on_device is one
     """
 
     def __init__(
-        self,
-        backend: TritonBackend,
-        path: Path,
-        timer: Callable[[Callable[[], Any]], float] | None = None,
+        self, backend: TritonBackend, path: Path, timer: Callable[[Callable[[], Any]], float]
     ) -> None:
-        self.backend, self.path, self.timer = backend, path, timer or median_seconds
+        self.backend, self.path, self.timer = backend, path, timer
         self.known = read_tunings(path)
         backend.tuned = self.chosen
 
@@ -68,17 +65,14 @@ class TunedTiles:
         }
         return json.dumps([device, versions, function, str(call.dtype), widths, lengths])
 
-    def tune(self, call: Call, wanted: frozenset[str]) -> list[tuple[str, TritonTile, float]]:
-        """Measures every candidate of every stream kernel and stores the fastest of each; gives
-        back all (kernel, tile, seconds of the call)."""
-        measured: list[tuple[str, TritonTile, float]] = []
+    def tune(self, call: Call, wanted: frozenset[str]) -> dict[str, TritonTile]:
+        """Measures every candidate of every stream kernel; stores and gives back the fastest."""
         best: dict[str, TritonTile] = {}
         for function, tiles in self.backend.candidates(call).items():
             seconds = [self._timed(call, wanted, {**best, function: tile}) for tile in tiles]
-            measured += [(function, tile, took) for tile, took in zip(tiles, seconds, strict=True)]
             best[function] = tiles[seconds.index(min(seconds))]
         self._keep(call, best)
-        return measured
+        return best
 
     def _timed(self, call: Call, wanted: frozenset[str], trial: dict[str, TritonTile]) -> float:
         """Seconds of a call with these tiles."""
@@ -101,7 +95,7 @@ class TunedTiles:
         write_tunings(self.path, self.known)
 
 
-def median_seconds(run: Callable[[], Any]) -> float:
+def time_on_device(run: Callable[[], Any]) -> float:
     """Median of a few runs, after one that compiles; the device is waited for."""
     wait: Callable[[], Any] = torch.cuda.synchronize if torch.cuda.is_available() else tuple
     run()
