@@ -122,6 +122,12 @@ class StreamPrinter:
         """The holes of one walked loop. Its lanes and values are gone after it."""
         if not isinstance(loop.access, Strided) or loop.chosen is not None:
             raise UnsupportedError("packed, paged or listed keys", "triton", ("eager", "numpy"))
+        if loop.around or loop.backward or loop.running or loop.scatters:
+            raise UnsupportedError(
+                "walks around heads, backward, with running values or scatters",
+                "triton",
+                ("eager", "numpy"),
+            )
         outer = self.scope
         index, arguments = loop.walked, self.arguments
         arguments.blocks[index] = arguments.option("BLOCK_WALKED")
