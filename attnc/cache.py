@@ -13,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from attnc.errors import CacheError
+from attnc.errors import AttncError, CacheError
 
 
 def cache_folder(part: str) -> Path:
@@ -49,13 +49,31 @@ def write_once(path: Path, text: str) -> Path:
     return write_atomically(path, text)
 
 
-def write_atomically(path: Path, text: str) -> Path:
-    """Replaces the file at `path` in one step."""
+def write_file(path: Path, text: str) -> Path:
+    """Writes a file that a user named, in one step, with the permissions that it has or that any
+    new file gets."""
+    path = path.resolve()
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        mode = 0o666 & ~mask
+    try:
+        return write_atomically(path, text, mode)
+    except CacheError as error:
+        raise AttncError(str(error).replace("the cache", "the file", 1)) from None
+
+
+def write_atomically(path: Path, text: str, mode: int | None = None) -> Path:
+    """Replaces the file at `path` in one step; without a mode it is its owner's alone."""
     temporary = ""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+        if mode is not None:
+            os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
         if temporary and os.path.exists(temporary):

@@ -57,7 +57,7 @@ class JitFunction:
                     )
         return self._operator
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.operator(*args, **kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
@@ -126,14 +126,23 @@ def source_of(function: Callable[..., Any], header: str = "") -> Source:
         example = f'`{missing[0]}: "real[h]"` or `{missing[0]}: int = 4`'
         raise AttncError(f"{function.__qualname__}: `{missing[0]}` needs an annotation: {example}")
     head = f"attention {function.__name__}({', '.join(places)}){' ' if header else ''}{header}:"
-    body_lines = textwrap.dedent("\n".join(lines)).splitlines()
-    indent = max((len(a) - len(b) for a, b in zip(lines, body_lines, strict=False) if b), default=0)
+    body_lines, indent = _dedented(lines)
     text = "\n".join(
         [head, *("    " + line for line in declared), *("    " + b for b in body_lines)]
     )
     before = 1 + len(declared)
     name = inspect.getsourcefile(function) or "<python>"
     return Source(text + "\n", name, first_line - before, indent - 4)
+
+
+def _dedented(lines: list[str]) -> tuple[list[str], int]:
+    """The lines without the indentation that they share, and how deep it was. A line that stands
+    beside the quotes has none of its own: it takes that of the next."""
+    beside = lines[0] == lines[0].lstrip() and len(lines) > 1
+    indented = lines[1:] if beside else lines
+    shared = textwrap.dedent("\n".join(indented)).splitlines()
+    depth = max((len(a) - len(b) for a, b in zip(indented, shared, strict=False) if b), default=0)
+    return (lines[:1] if beside else []) + shared, depth
 
 
 def _docstring_lines(function: Callable[..., Any], body: str) -> tuple[list[str], int]:

@@ -29,7 +29,7 @@ class Operator:
         self.__name__ = spec.name
         self._run = self._choose()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._run(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -57,7 +57,7 @@ class Operator:
 
         return load_module(self.source, self.spec.name)
 
-    def reference(self, *args: Any, **kwargs: Any) -> Any:
+    def reference(self, /, *args: Any, **kwargs: Any) -> Any:
         """The oracle's answer to a call: float64 NumPy arrays; with `emit`, a tuple."""
         from attnc.reference import run_reference
 

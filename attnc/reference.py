@@ -49,20 +49,15 @@ def numpy_operator(spec: Spec) -> Any:
 def run_reference(spec: Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The oracle's answer to a call of the operator: a NumPy array, or a tuple with the emits asked
     for."""
-    import torch
-
     from attnc.backends.numpy_oracle import evaluate
 
     module = reference_module(spec)
-    emit = tuple(kwargs.pop("emit", ()))
+    emit = module._emits(module.SIGNATURE, kwargs.pop("emit", ()))
     states = {
         s.array.name: kwargs.pop(s.array.name) for s in spec.root.states if s.array.name in kwargs
     }
     tensors, numbers, extras = module.bind_arguments(module.SIGNATURE, args, kwargs)
-    torched = {
-        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-        for name, value in tensors.items()
-    }
+    torched = module._torched(module.SIGNATURE, tensors)
     module.check_call(module.SIGNATURE, torched, numbers, extras)
     exact = {name: _exact(value) for name, value in torched.items()}
     shifts = {name: _exact(value) for name, value in extras.items()}

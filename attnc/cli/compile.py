@@ -21,7 +21,7 @@ def command(path: Path, output: Path | None, assignments: dict[str, int | float 
     The module needs torch and numpy, triton where there is a GPU, and a C++ compiler for its CPU
     kernels. Run it as a script and it verifies itself.
     """
-    from attnc.cache import write_atomically
+    from attnc.cache import write_file
     from attnc.compiler import emit_module
     from attnc.front import read_spec
 
@@ -30,5 +30,5 @@ def command(path: Path, output: Path | None, assignments: dict[str, int | float 
     target = output or Path(f"{spec.name}.py")
     if target.is_dir():
         target = target / f"{spec.name}.py"
-    write_atomically(target, text)
+    write_file(target, text)
     click.echo(f"wrote {target} ({len(text.splitlines())} lines); try: python {target}")

@@ -17,7 +17,7 @@ from attnc.cli.common import FILE, read_source
 )
 def command(paths: tuple[Path, ...], only_check: bool) -> None:
     """Format .attn files in place (`-` reads standard input and writes standard output)."""
-    from attnc.cache import write_atomically
+    from attnc.cache import write_file
     from attnc.formatter import format_source
 
     changed = 0
@@ -30,6 +30,6 @@ def command(paths: tuple[Path, ...], only_check: bool) -> None:
             changed += 1
             click.echo(f"{'would format' if only_check else 'formatted'} {path}")
             if not only_check:
-                write_atomically(path, text)
+                write_file(path, text)
     if only_check and changed:
         sys.exit(1)

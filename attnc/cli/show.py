@@ -129,5 +129,7 @@ def _deliver(text: str, output: Path | None) -> None:
     if output is None:
         click.echo(text)
         return
-    output.write_text(text, encoding="utf-8")
+    from attnc.cache import write_file
+
+    write_file(output, text)
     click.echo(f"wrote {output}")

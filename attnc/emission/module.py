@@ -135,6 +135,7 @@ def check_names(signature: Signature, support: str) -> None:
 def _taken_names(support: str) -> set[str]:
     """What the support part defines or imports, with Python's own names."""
     taken = {"eager", "operator", "reference", *dir(builtins)}
+    taken |= {"BACKENDS", "CPU_SOURCE", "DIGEST", "SIGNATURE", "TRITON_KERNELS"}
     for node in ast.parse(support).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             taken.add(node.name)

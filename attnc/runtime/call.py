@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import index as index_of
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 EXTRA_KEYWORDS = ("offset", "key_offset", "key_length", "seed", "emit")
 Numbers = Mapping[str, Any]
+# What torch.compile passes in the place of a number that it does not fix.
+SYMBOLIC: dict[str, Any] = {"int": torch.SymInt, "real": torch.SymFloat, "bool": torch.SymBool}
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,11 @@ def bind_arguments(
     numbers = {
         n.name: given.pop(n.name) for n in signature.numbers if given.get(n.name) is not None
     }
-    extras = {name: given.pop(name) for name in EXTRA_KEYWORDS if name in given}
+    extras = {
+        name: given.pop(name)
+        for name in EXTRA_KEYWORDS
+        if name in given and (name != "seed" or signature.random)
+    }
     optional = {t.name for t in signature.inputs} | {n.name for n in signature.numbers}
     for name in [name for name, value in given.items() if not (value is None and name in optional)]:
         if name in dict(signature.statics):
@@ -175,10 +182,10 @@ def check_call(
     known: dict[str, Any] = dict(signature.statics)
     for number in signature.numbers:
         if number.name in numbers:
-            known[number.name] = _check_number(signature, number, numbers[number.name])
+            known[number.name] = check_number(signature, number, numbers[number.name])
     dtype, device = _check_dtypes(signature, tensors)
     _measure(signature, tensors, known)
-    signature.lengths(known)
+    _derive(signature, tensors, known)
     for tensor in signature.inputs:
         if tensor.name in tensors:
             _check_shape(signature, tensor, tensors[tensor.name], known)
@@ -194,34 +201,59 @@ def check_call(
     )
     if extras.get("key_length") is not None:
         call.key_length = _check_key_length(signature, extras["key_length"], known, batch, device)
-    seed = extras.get("seed", 0)
-    if not isinstance(seed, int) or isinstance(seed, bool):
-        raise DtypeError(signature.name, "seed", "an int", type(seed).__name__)
-    call.seed = seed
+    call.seed = check_seed(signature, extras.get("seed", 0))
     return call
 
 
-def _check_number(signature: Signature, number: NumberSlot, value: Any) -> Any:
+def check_seed(signature: Signature, seed: Any) -> Any:
+    """The seed of a call."""
+    if not isinstance(seed, (int, torch.SymInt)) or isinstance(seed, bool):
+        raise DtypeError(signature.name, "seed", "an int", type(seed).__name__)
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+        raise ValueRangeError(signature.name, "seed", "an int of 64 bits", str(seed))
+    return seed
+
+
+def check_number(signature: Signature, number: NumberSlot, value: Any) -> Any:
+    """A number of its kind, finite and within 62 bits; symbolic ones of torch.compile pass."""
+    if isinstance(value, SYMBOLIC[number.kind]):
+        return value
     if isinstance(value, torch.Tensor):
         expected = f"a Python number ({number.kind})"
         raise DtypeError(signature.name, number.name, expected, "a tensor; pass value.item()")
     if number.kind == "bool":
         if not isinstance(value, bool):
-            raise DtypeError(signature.name, number.name, "True or False", repr(value))
+            raise DtypeError(signature.name, number.name, "True or False", shown(value))
         return value
-    if isinstance(value, bool) or not hasattr(
-        value, "__index__" if number.kind == "int" else "__float__"
-    ):
-        raise DtypeError(signature.name, number.name, f"a number ({number.kind})", repr(value))
+    convert = index_of if number.kind == "int" else float
+    try:
+        if isinstance(value, (bool, str, bytes)):
+            raise TypeError
+        if number.kind != "int" or not isinstance(value, int):
+            value = convert(value)
+    except OverflowError:
+        value = math.inf
+    except (TypeError, ValueError):
+        expected = f"a number ({number.kind})"
+        raise DtypeError(signature.name, number.name, expected, shown(value)) from None
     if number.kind == "int":
-        value = value.__index__()
         if not -(2**62) < value < 2**62:
-            raise ValueRangeError(signature.name, number.name, "an int within 62 bits", str(value))
+            raise ValueRangeError(
+                signature.name, number.name, "an int within 62 bits", shown(value)
+            )
         return value
-    value = float(value)
     if math.isnan(value) or math.isinf(value):
         raise ValueRangeError(signature.name, number.name, "a finite number", str(value))
     return value
+
+
+def shown(value: Any) -> str:
+    """A value in an error: what it is, at most a line of it."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no int of more than some thousand digits
+        return f"an {type(value).__name__} of {value.bit_length()} bits"
+    return text if len(text) <= 80 and "\n" not in text else f"{type(value).__name__} {text[:60]!r}"
 
 
 def _check_dtypes(
@@ -235,6 +267,9 @@ def _check_dtypes(
             continue
         if not isinstance(value, torch.Tensor):
             raise DtypeError(signature.name, tensor.name, "a tensor", type(value).__name__)
+        if value.layout is not torch.strided or value.is_nested:
+            came = "a nested tensor" if value.is_nested else str(value.layout)
+            raise DtypeError(signature.name, tensor.name, "a dense tensor", came)
         if placed is None:
             placed = (tensor.name, value.device)
         if value.device != placed[1]:
@@ -259,8 +294,9 @@ def _check_dtypes(
 
 
 def _measure(signature: Signature, tensors: dict[str, Any], known: dict[str, Any]) -> None:
-    """Reads the lengths of axes off the tensors; the first tensor that has an axis decides."""
-    for tensor in signature.inputs:
+    """Reads the lengths of axes off the tensors; the first tensor that has an axis decides, those
+    by place before the others."""
+    for tensor in sorted(signature.inputs, key=lambda slot: not slot.positional):
         value = tensors.get(tensor.name)
         if value is None:
             continue
@@ -277,6 +313,22 @@ def _measure(signature: Signature, tensors: dict[str, Any], known: dict[str, Any
             name = next(t.name for t in signature.inputs if coarse in t.axes)
             expected = f"a number of `{coarse}` that divides the {members} of `{fine}`"
             raise ShapeError(signature.name, name, expected, str(groups))
+
+
+def _derive(signature: Signature, tensors: dict[str, Any], known: dict[str, Any]) -> None:
+    """Adds the lengths that follow from others; every axis then has one."""
+    try:
+        signature.lengths(known)
+        for tensor in signature.inputs:
+            for axis in tensor.axes:
+                known[f"len_{axis}"]
+    except KeyError as error:
+        axis = str(error.args[0]).removeprefix("len_")
+        for tensor in signature.inputs:
+            if axis in tensor.axes and tensor.name not in tensors:
+                expected = f"a tensor [{', '.join(tensor.axes)}], which measures axis `{axis}`"
+                raise ArgumentMissing(signature.name, tensor.name, expected) from None
+        raise
 
 
 def _check_shape(
@@ -321,12 +373,24 @@ def _check_shift(
         if value.device != device:
             raise DeviceError(signature.name, name, f"a tensor on {device}", str(value.device))
         return value.to(torch.int64).expand(batch)
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise DtypeError(signature.name, name, "an int or an integer tensor", repr(value))
-    value = value.__index__()
-    if not -(2**40) <= value <= 2**40:
-        raise ValueRangeError(signature.name, name, "an int within 40 bits", str(value))
-    return value
+    return check_position(signature, name, value)
+
+
+def check_position(signature: Signature, name: str, value: Any) -> Any:
+    """A first position or a length that is no tensor: an int; symbolic ones pass, and an int is not
+    converted, which would fix it for torch.compile."""
+    if isinstance(value, torch.SymInt):
+        return value
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        position = value if isinstance(value, int) else index_of(value)
+    except TypeError:
+        expected = "an int or an integer tensor"
+        raise DtypeError(signature.name, name, expected, shown(value)) from None
+    if not -(2**40) <= position <= 2**40:
+        raise ValueRangeError(signature.name, name, "an int within 40 bits", shown(value))
+    return position
 
 
 def _check_key_length(

@@ -20,8 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from attnc.runtime.call import Call, Signature, bind_arguments, check_call
-from attnc.runtime.failures import DeviceError, UnsupportedError, ValueRangeError
+from attnc.runtime.call import (
+    Call,
+    Signature,
+    bind_arguments,
+    check_call,
+    check_number,
+    check_position,
+    check_seed,
+    shown,
+)
+from attnc.runtime.failures import DeviceError, DtypeError, UnsupportedError, ValueRangeError
 
 # A backend runs a bound call: (call, wanted output names) -> outputs in the order of the signature,
 # None if not wanted.
@@ -56,9 +65,10 @@ class KernelOperator:
     def __repr__(self) -> str:
         return f"<attnc operator {self.signature.name}({', '.join(self.signature.keywords)})>"
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         emit: Any = kwargs.pop("emit", ())
-        emit = emit if isinstance(emit, (str, tuple)) else tuple(emit)
+        if type(emit) is not tuple or emit:
+            emit = _emits(self.signature, emit)
         if torch.compiler.is_compiling():
             return self._traced(args, kwargs, emit)
         form = _form_of(args, kwargs, emit)
@@ -85,9 +95,21 @@ class KernelOperator:
             if form is not None:
                 self._keep(form, call, wanted, args, kwargs)
         else:
+            self._check_places(tensors)
             flat = _flatten(self.signature, tensors, numbers, extras)
             outputs = self._apply(*flat) if _levels_live() else self._op(*flat)
         return self._chosen(outputs, emit)
+
+    def _check_places(self, tensors: dict[str, Any]) -> None:
+        """Refuses what the torch operator would refuse in words of its own."""
+        for name, value in tensors.items():
+            if not isinstance(value, torch.Tensor):
+                raise DtypeError(self.signature.name, name, "a tensor", type(value).__name__)
+            if not _dense(value):
+                raise DtypeError(self.signature.name, name, "a dense tensor", str(value.layout))
+            if value.device.type not in self.backends:
+                expected = f"a tensor on {' or '.join(sorted(self.backends))}"
+                raise DeviceError(self.signature.name, name, expected, str(value.device))
 
     def _keep(
         self,
@@ -124,10 +146,6 @@ class KernelOperator:
     def _wanted(self, emit: tuple[str, ...]) -> frozenset[str]:
         if not emit:
             return self._only_result
-        if isinstance(emit, str):
-            raise ValueRangeError(
-                self.signature.name, "emit", 'a tuple, as in ("lse",)', repr(emit)
-            )
         for name in emit:
             if name not in self._emits:
                 known = ", ".join(sorted(self._emits)) or "none"
@@ -156,8 +174,7 @@ class KernelOperator:
         extras: dict[str, Any],
         emit: tuple[str, ...],
     ) -> Any:
-        torched = {name: _from_numpy(value) for name, value in tensors.items()}
-        extras = {name: _from_numpy(value) for name, value in extras.items()}
+        torched, extras = _torched(self.signature, tensors), _torched(self.signature, extras)
         call = check_call(self.signature, torched, numbers, extras)
         chosen = self._chosen(self.run(call, self._wanted(emit)), emit)
         return tuple(one.numpy() for one in chosen) if emit else chosen.numpy()
@@ -176,22 +193,46 @@ class EagerOperator:
         self.names = names
         self.__name__ = signature.name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        emit: Any = kwargs.pop("emit", ())
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        emit = _emits(self.signature, kwargs.pop("emit", ()))
         tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
         arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
-        torched = {name: _from_numpy(value) for name, value in tensors.items()}
-        extras = {name: _from_numpy(value) for name, value in extras.items()}
+        torched, extras = _torched(self.signature, tensors), _torched(self.signature, extras)
         check_call(self.signature, torched, numbers, extras)
         given = {self.names.get(name, name): v for name, v in (torched | numbers).items()}
         results = self.function(**given, **extras, emit=emit)
+        for name in emit:
+            if name not in results:
+                known = ", ".join(sorted(results.keys() - {"out"})) or "none"
+                expected = f"names among: {known}"
+                raise ValueRangeError(self.signature.name, "emit", expected, repr(name))
         out = tuple(results[name] for name in ("out", *emit))
         out = tuple(one.numpy() for one in out) if arrays else out
         return out if emit else out[0]
 
 
-def _from_numpy(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+def _emits(signature: Signature, emit: Any) -> tuple[str, ...]:
+    """The names asked for by `emit`."""
+    names = emit if isinstance(emit, (tuple, list)) else None
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise ValueRangeError(signature.name, "emit", 'a tuple, as in ("lse",)', shown(emit))
+    return tuple(names)
+
+
+def _torched(signature: Signature, values: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of NumPy as tensors on the same memory; a copy where torch has no such form (negative
+    strides, read-only memory)."""
+    torched = dict(values)
+    for name, value in values.items():
+        if not isinstance(value, np.ndarray):
+            continue
+        plain = value.flags.writeable and all(stride >= 0 for stride in value.strides)
+        try:
+            torched[name] = torch.from_numpy(value if plain else value.copy())
+        except TypeError:
+            expected = "an array of a dtype that torch has"
+            raise DtypeError(signature.name, name, expected, str(value.dtype)) from None
+    return torched
 
 
 def _form_of(args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...]) -> Any:
@@ -202,7 +243,7 @@ def _form_of(args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...
     for value in (*args, *kwargs.values()):
         kind = type(value)
         if kind is torch.Tensor or kind is torch.nn.Parameter:
-            if grad and value.requires_grad:
+            if (grad and value.requires_grad) or value.is_neg() or not _dense(value):
                 return None
             parts.append((value.shape, value.stride(), value.dtype, value.device))
         elif kind is float:
@@ -212,6 +253,10 @@ def _form_of(args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...
         else:
             return None
     return None if _watched() else tuple(parts)
+
+
+def _dense(value: torch.Tensor) -> bool:
+    return value.layout is torch.strided and not value.is_nested
 
 
 def _watched() -> bool:
@@ -231,7 +276,7 @@ def _plain(tensors: dict[str, torch.Tensor]) -> bool:
         kind = type(value)
         if kind is not torch.Tensor and kind is not torch.nn.Parameter:
             return not isinstance(value, torch.Tensor)  # not a tensor: check_call says so
-        if grad and value.requires_grad:
+        if (grad and value.requires_grad) or (_dense(value) and value.is_neg()):
             return False
     return not _watched()
 
@@ -246,14 +291,20 @@ def _levels_live() -> bool:
 def _flatten(
     signature: Signature, tensors: dict[str, Any], numbers: dict[str, Any], extras: dict[str, Any]
 ) -> tuple[Any, ...]:
-    """The arguments in the order of the torch operator's schema."""
+    """The arguments in the order of the torch operator's schema, each of a type that it takes."""
     flat: list[Any] = [tensors.get(tensor.name) for tensor in signature.inputs]
-    flat += [numbers.get(number.name) for number in signature.numbers]
+    for number in signature.numbers:
+        value = numbers.get(number.name)
+        flat.append(None if value is None else check_number(signature, number, value))
     for name in ("offset", "key_offset", "key_length"):
-        value = extras.get(name)
-        device_side = isinstance(value, torch.Tensor)
-        flat += [value if device_side else None, None if device_side else value]
-    flat.append(extras.get("seed", 0))
+        value = extras.get(name, None if name == "key_length" else 0)
+        if value is None and name == "key_length":
+            flat += [None, None]
+        elif isinstance(value, torch.Tensor):
+            flat += [value, None]
+        else:
+            flat += [None, check_position(signature, name, value)]
+    flat.append(check_seed(signature, extras.get("seed", 0)))
     return tuple(flat)
 
 
