@@ -118,9 +118,27 @@ def _table(schedule: Schedule, slots: Slots) -> dict[str, object]:
         "reals": slots.reals,
         "widths": slots.widths,
         "types": slots.macros,
+        "operands": _operands(schedule),
+        "query_workspaces": [w.array.name for w in schedule.workspaces if w.dtype == "query"],
         "keys": signature.keys.name if signature.keys else "",
         "narrow": fits_int32(schedule) and not _reads_integers_of_pairs(schedule),
     }
+
+
+def _operands(schedule: Schedule) -> list[str]:
+    """The arrays that matrix products take. Where one of them is not in the query dtype, products
+    run in the accumulation type."""
+    reads = [
+        operand
+        for kernel in schedule.kernels
+        if isinstance(kernel, StreamKernel)
+        for loop in kernel.loops
+        for operand in (
+            *(side for product in loop.products for side in (product.left, product.right)),
+            *(one.operand for one in loop.contributions if one.operand is not None),
+        )
+    ]
+    return sorted({read.array.name for read in reads})
 
 
 def _reads_integers_of_pairs(schedule: Schedule) -> bool:

@@ -57,6 +57,7 @@ FLAGS = (
     "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
     "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility-inlines-hidden", "-w",
 )  # fmt: skip
+PAIRS_LEVEL = 4  # products of pairs of bfloat16
 NEEDS_WIDE = 2
 # Lengths, positions and numbers up to here fit 32-bit lanes where the table says so.
 LARGEST = 2**20
@@ -301,6 +302,8 @@ class CpuBackend:
         library = self._variants.get(key)
         if library is None:
             level = instruction_level()
+            if level == PAIRS_LEVEL and not self._all_in_query_dtype(call):
+                level = PAIRS_LEVEL - 1
             macros = {"ATTNC_ELEMENT": ELEMENTS[call.dtype], "ATTNC_ISA": str(level)}
             macros["ATTNC_WIDE"] = str(int(wide))
             macros |= {macro: str(w) for macro, w in zip(table["widths"], widths, strict=True)}
@@ -310,6 +313,14 @@ class CpuBackend:
             library.attnc_run.restype = ctypes.c_int
             self._variants[key] = library
         return library
+
+    def _all_in_query_dtype(self, call: Call) -> bool:
+        """Whether every operand of a product lies in the query's dtype, so that two of its numbers
+        are multiplied at once. (Workspaces in the accumulation type are not.)"""
+        operands = self.table["operands"]
+        inputs = [call.tensors[name] for name in operands if name in call.tensors]
+        kept = set(operands) - set(call.tensors) - set(self.table["query_workspaces"])
+        return not kept and all(tensor.dtype is call.dtype for tensor in inputs)
 
     def _type_name(self, call: Call, name: str) -> str:
         tensor = call.tensors.get(name)
