@@ -53,9 +53,10 @@ LEVELS: dict[int, tuple[str, tuple[str, ...]]] = {
     3: ("avx512", AVX512),
     4: ("avx512_bf16", (*AVX512, "avx512bf16")),
 }
+# Hidden: the constants of one kernel must never stand in for those of another in the same process.
 FLAGS = (
     "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
-    "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility-inlines-hidden", "-w",
+    "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-w",
 )  # fmt: skip
 PAIRS_LEVEL = 4  # products of pairs of bfloat16
 NEEDS_WIDE = 2
