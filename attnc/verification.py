@@ -99,10 +99,11 @@ def relative_errors(result: NDArray[Any], truth: NDArray[Any], rows: int) -> tup
     if norm == 0.0:
         wrong = float(np.linalg.norm(difference))
         return (np.inf, np.inf) if wrong else (0.0, 0.0)
-    by_row = difference.reshape(*difference.shape[:rows], -1)
-    count = max(int(np.prod(by_row.shape[:rows])), 1)
-    worst = float(np.linalg.norm(by_row, axis=-1).max(initial=0.0))
-    return float(np.linalg.norm(difference)) / norm, worst / (norm / np.sqrt(count))
+    by_row = np.linalg.norm(difference.reshape(*difference.shape[:rows], -1), axis=-1)
+    norms = np.linalg.norm(finite.reshape(*finite.shape[:rows], -1), axis=-1)
+    typical = norm / np.sqrt(max(norms.size, 1))
+    worst = float((by_row / np.maximum(norms, typical)).max(initial=0.0))
+    return float(np.linalg.norm(difference)) / norm, worst
 
 
 def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:
