@@ -96,6 +96,7 @@ struct Scaled {
     friend ATTNC_INLINE Offsets operator+(Offsets a, Scaled b) { return a + b.whole(); }
 };
 ATTNC_INLINE int64_t times(int64_t row, int64_t stride) { return row * stride; }
+ATTNC_INLINE int64_t times(Bound row, int64_t stride) { return row.at * stride; }  // where a tile is judged
 ATTNC_INLINE Scaled times(Integer row, int64_t stride) { return {row, stride, 0}; }
 template <class T>
 ATTNC_INLINE auto fetched(T x) {  // as printed algebra sees it: Acc, int64_t or bool
