@@ -103,7 +103,7 @@ class Graph:
         return net
 
     def layers(self) -> tuple[networkx.DiGraph[Expr], list[list[Expr]]]:
-        """The network without constants and indices, and its nodes by depth: what a picture shows."""
+        """The network without constants and indices, and its nodes by depth, for pictures."""
         net = self.network()
         plain = (NodeKind.CONSTANT, NodeKind.INDEX)
         net.remove_nodes_from([node for node in net if node_kind(node) in plain])
