@@ -1,7 +1,7 @@
 """What a Region says about every tile, beside what is so: brute force over small grids of pairs.
 
-A case is a mask with values for its leaves; `audit` compares any implementation of `regions` with the
-visible set, so that mutants can be held to the same law.
+A case is a mask with values for its leaves; `audit` compares any implementation of `regions` with
+the visible set, so that mutants can be held to the same law.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class Wrong(AssertionError):
 def audit(case: MaskCase, regions: Regions, tile: tuple[int, int], swapped: bool = False) -> Tally:
     """What a Region of the case says about each tile (held, walked), checked; `swapped` holds keys.
 
-    Raises Wrong where a tile with a visible pair is skipped, or one with a hidden pair called full."""
+    Raises Wrong where a tile with a visible pair is skipped, or one with a hidden pair is called
+    full."""
     held, walked = (case.key, case.row) if swapped else (case.row, case.key)
     picture = case.picture().T if swapped else case.picture()
     region = regions(case.visible, held, walked)
@@ -194,7 +195,8 @@ def check_segments(
     some: NDArray[Any],
     every: NDArray[Any],
 ) -> None:
-    """Spans are in order and disjoint, cover every needed tile and no other, and their full parts are full."""
+    """Spans are in order and disjoint, cover every needed tile and (of an exact case) no other, and
+    their full parts are full."""
     values = {"held_low": held_spans[:, 0], "held_high": held_spans[:, 1]}
     environment = replace(case.environment, values=values)
     shape = (len(held_spans),)

@@ -34,8 +34,10 @@ from attnc.passes.integers import (
     mul,
     negation,
     polynomial,
+    quotient,
     remainder,
     sub,
+    total,
     whole,
 )
 from attnc.passes.intervals import Bounds, Key, Ranges, Registry, key_of
@@ -233,12 +235,15 @@ def _bound(pair: Constraint, ranges: Ranges, sides: _Sides) -> None:
         raise _Unfit
     ((monomial, scale),) = walked.items()
     rest = Polynomial({m: c for m, c in pair.base.terms.items() if m not in walked})
-    if len(monomial) != 1 or abs(scale) != 1:
+    if len(monomial) != 1:
         raise _Unfit
     low = None if pair.low is None else polynomial(pair.low) - rest
     high = None if pair.high is None else polynomial(pair.high) - rest
     if scale < 0:
         low, high = (None if high is None else -high), (None if low is None else -low)
+    if abs(scale) != 1:
+        low = None if low is None else -_floor(-low, abs(scale))
+        high = None if high is None else _floor(high, abs(scale))
     atom, unit = monomial[0], ONE
     if atom.op == "floordiv" and not atom.args[1].free & registry.tile:
         atom, unit = atom.args
@@ -249,6 +254,10 @@ def _bound(pair: Constraint, ranges: Ranges, sides: _Sides) -> None:
         sides.firsts.append(_moving(low * polynomial(unit), ranges))
     if high is not None:
         sides.stops.append(_moving((high + polynomial(ONE)) * polynomial(unit), ranges))
+
+
+def _floor(sums: Polynomial, divisor: int) -> Polynomial:
+    return polynomial(quotient(total(sums), number(divisor)))
 
 
 def _moving(bound: Polynomial, ranges: Ranges) -> Bounds:
