@@ -1,0 +1,156 @@
+"""The command line: what each command prints, and its exit code."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SPEC = """\
+attention windowed(q, k, v):
+    param window: int = 5
+    static sinks: int = 1
+    mask: j <= i and (i - j < window or j < sinks)
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+"""
+WRONG = SPEC.replace("i - j < window", "i - j < winow")
+ESCAPE = "\x1b["
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    path = tmp_path / "windowed.attn"
+    path.write_text(SPEC)
+    return path
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    path = tmp_path / "wrong.attn"
+    path.write_text(WRONG)
+    return path
+
+
+def attnc(*args: object, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command; its outputs are pipes."""
+    return subprocess.run(
+        [sys.executable, "-c", "from attnc.cli import main; main()", *map(str, args)],
+        input=text, capture_output=True, text=True, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def test_check(spec: Path, wrong: Path) -> None:
+    good = attnc("check", spec)
+    assert good.returncode == 0 and "windowed is well formed" in good.stdout
+    assert attnc("check", "-q", spec, "--set", "sinks=2").stdout == ""
+    bad = attnc("check", spec, wrong)
+    assert bad.returncode == 1
+    assert "Did you mean `window`" in bad.stderr and f"{wrong}:4:" in bad.stderr
+    assert "Traceback" not in bad.stderr and ESCAPE not in bad.stderr
+    piped = attnc("check", "-", text=WRONG)
+    assert piped.returncode == 1 and "<stdin>:4:" in piped.stderr
+
+
+def test_wrong_commands_exit_with_2(spec: Path) -> None:
+    for args, words in (
+        (("chek", spec), "Did you mean `check`?"),
+        (("check", "nowhere.attn"), "nowhere.attn"),
+        (("check",), "PATHS"),
+        (("show", spec, "--emit", "grap"), "graph"),
+        (("show", spec, "--set", "window"), "NAME=VALUE"),
+        (("show", spec, "--set", "window=five"), "'five' is not a number"),
+        (("verify", spec, "--backend", "gpu"), "gpu"),
+    ):
+        done = attnc(*args)
+        assert done.returncode == 2, (args, done.stderr)
+        assert words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help() -> None:
+    done = attnc("--help")
+    assert done.returncode == 0 and "Exit codes" in done.stdout
+    for name in ("check", "compile", "verify", "show", "bench", "tune", "fmt"):
+        assert name in done.stdout
+
+
+def test_numbers_that_the_spec_lacks(spec: Path) -> None:
+    done = attnc("show", spec, "--mask", "--set", "windw=3")
+    assert done.returncode == 1 and "Did you mean `window`?" in done.stderr
+    done = attnc("check", spec, "--set", "sink=3")
+    assert done.returncode == 1 and "sinks" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_fmt(tmp_path: Path) -> None:
+    path = tmp_path / "loose.attn"
+    path.write_text(SPEC.replace("i - j < window", "i-j<window"))
+    path.chmod(0o644)
+    assert attnc("fmt", "--check", path).returncode == 1
+    assert "i-j" in path.read_text()
+    assert attnc("fmt", path).returncode == 0
+    assert path.read_text() == SPEC
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert attnc("fmt", "--check", path).returncode == 0
+    assert attnc("fmt", "-", text=SPEC).stdout == SPEC
+
+
+def test_compile(spec: Path, wrong: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out.py"
+    done = attnc("compile", spec, "-o", target, "--set", "sinks=2")
+    assert done.returncode == 0 and str(target) in done.stdout
+    compile(target.read_text(), str(target), "exec")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
+    assert attnc("compile", wrong, "-o", tmp_path / "no.py").returncode == 1
+    assert not (tmp_path / "no.py").exists()
+    nowhere = attnc("compile", spec, "-o", tmp_path / "none" / "out.py")
+    assert nowhere.returncode == 1 and "the file cannot be written" in nowhere.stderr
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    (
+        ("syntax", "windowed"), ("spec", "window"), ("graph", "rows i"), ("schedule", "for"),
+        ("source", "KernelOperator"), ("cpu", "attnc_run"), ("triton", "helpers of every kernel"),
+        ("eager", "def eager"), ("explain", "windowed"),
+    ),
+)  # fmt: skip
+def test_show_prints_each_stage(stage: str, words: str, spec: Path) -> None:
+    done = attnc("show", spec, "--emit", stage)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout and ESCAPE not in done.stdout
+
+
+def test_show_draws(spec: Path, tmp_path: Path) -> None:
+    mask = attnc("show", spec, "--mask", "--rows", "32", "--set", "window=3", "--set", "sinks=2")
+    assert mask.returncode == 0, mask.stderr
+    assert len(mask.stdout.splitlines()) > 4 and ESCAPE not in mask.stdout
+    for name, args in (("mask.png", ("--mask",)), ("graph.svg", ("--graph",))):
+        done = attnc("show", spec, *args, "-o", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        head = (tmp_path / name).read_bytes()[:300]
+        assert head.startswith(b"\x89PNG") or b"<?xml" in head or b"<svg" in head
+        assert (tmp_path / name).stat().st_size > 500
+
+
+def test_verify(spec: Path) -> None:
+    done = attnc("verify", spec, "--cases", "2", "--dtype", "float32", "--backend", "eager")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "float32" in done.stdout and "ok" in done.stdout
+    assert ESCAPE not in done.stdout and "\r" not in done.stdout
+
+
+def test_files_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "binary.attn"
+    path.write_bytes(b"\xff\xfe\x00")
+    done = attnc("check", path)
+    assert done.returncode == 1 and "not UTF-8" in done.stderr
+    path.write_bytes(b"attention a\x00b(q, k, v):\n    mask: j <= i\n")
+    done = attnc("check", path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
