@@ -67,7 +67,8 @@ def parse_number(text: str) -> int | float | bool:
 
 
 def console() -> Console:
-    """A rich console: colours on a terminal only, tables never narrower than they need elsewhere."""
+    """A rich console: colours on a terminal only, tables never narrower than they need
+    elsewhere."""
     from rich.console import Console
 
     return Console(highlight=False, width=None if sys.stdout.isatty() else 140)
