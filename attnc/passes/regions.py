@@ -1,15 +1,16 @@
 """The mask over a tile: can a pair be visible, are all of them, and in which spans.
 
 Does: three-valued interval arithmetic on the mask's formula. `possible` is the disjunctive form of
-the mask, one conjunction at a time: the facts that a conjunction states about one sum (`0 <= i -
-j` and `i - j < w`) are intersected, and narrow what is built on it (`(i - j) % d == 0`). `certain`
-is the same for the negation: no pair is hidden. What only one index decides and no closed form
-bounds exactly becomes a Summary, found at run time. Needs: a bool tree over the pair and grid
-indices; lengths and positions below 2**30. A real Summary with a NaN among its entries is NaN on
-both sides; a Summary ranges over the valid positions of its tile. Does not: ever claim what is not
-so (divisors and factors of unknown sign, params beyond 2**60 and the like make a tile mixed);
-sample; know an operator, a tile size or a device. The trees hold for every range of positions,
-aligned or not.
+the mask, one conjunction at a time: what a conjunction states about one sum (`0 <= i - j`,
+`i - j < w`) is intersected, and narrows what is built on it (`(i - j) % d == 0`). `certain` is the
+same for the negation: no pair is hidden. What one index decides and no closed form bounds exactly
+becomes a Summary, found at run time.
+Needs: a bool tree over the pair and grid indices; lengths and positions below 2**30, params within
+2**62. A Summary ranges over the valid positions of its tile; a real one with a NaN among its entries
+is NaN on both sides.
+Does not: ever claim what is not so (a divisor that is not positive, a sum that could leave 64 bits
+make a tile mixed); sample; know an operator, a tile size or a device. The trees hold for every range
+of positions, aligned or not.
 """
 
 from __future__ import annotations
