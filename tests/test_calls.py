@@ -242,7 +242,9 @@ def test_other_shapes_and_dtypes_between_repeated_calls() -> None:
 Shift = Callable[[int], Any]
 
 
-@pytest.mark.parametrize("shift", (int, np.int64, lambda n: torch.full((2,), n)), ids=str)
+@pytest.mark.parametrize(
+    "shift", (int, np.int64, lambda n: torch.full((2,), n)), ids=("int", "int64", "tensor")
+)
 def test_offsets_as_numbers_and_tensors(shift: Any) -> None:
     q = Q[:, :, 5:7]
     whole = compiled()(Q, K, V, doc=DOC)
