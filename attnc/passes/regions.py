@@ -6,11 +6,11 @@ the mask, one conjunction at a time: what a conjunction states about one sum (`0
 same for the negation: no pair is hidden. What one index decides and no closed form bounds exactly
 becomes a Summary, found at run time.
 Needs: a bool tree over the pair and grid indices; lengths and positions below 2**30, params within
-2**62. A Summary ranges over the valid positions of its tile; a real one with a NaN among its entries
-is NaN on both sides.
+2**62. A Summary ranges over the valid positions of its tile; a real one with a NaN among its
+entries is NaN on both sides.
 Does not: ever claim what is not so (a divisor that is not positive, a sum that could leave 64 bits
-make a tile mixed); sample; know an operator, a tile size or a device. The trees hold for every range
-of positions, aligned or not.
+make a tile mixed); sample; know an operator, a tile size or a device. The trees hold for every
+range of positions, aligned or not.
 """
 
 from __future__ import annotations
