@@ -15,7 +15,7 @@ def print_signature(spec: Spec, signature: Signature) -> str:
         (
             _print_lengths(spec, signature),
             _print_defaults(signature),
-            _print_requirements(signature),
+            _print_requirements(spec, signature),
             _print_constant(spec, signature),
         )
     )
@@ -62,10 +62,16 @@ def _print_defaults(signature: Signature) -> str:
     )
 
 
-def _print_requirements(signature: Signature) -> str:
+def _print_requirements(spec: Spec, signature: Signature) -> str:
     entries = [
         f"    ({print_python(needed.condition)}, {needed.message!r}),"
         for needed in signature.requirements
+    ]
+    entries += [
+        f"    ({print_python(part.length)} >= 0, {f'the length of {part.name} is 0 or more'!r}),"
+        for axis in spec.axes
+        for part in (*axis.parts, axis)
+        if part.form == "range" and part.length is not None
     ]
     return _function(
         "_requirements(known: Mapping[str, Any]) -> tuple[tuple[Any, str], ...]",

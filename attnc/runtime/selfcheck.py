@@ -18,7 +18,12 @@ from attnc.runtime.failures import AttncError
 
 CHECKED_SHAPES = ((1, 1, 16), (2, 129, 64), (127, 127, 80), (257, 130, 31), (300, 521, 64))
 CHECKED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-SMALLEST_ERROR = {torch.float32: 2e-7, torch.bfloat16: 2e-3, torch.float16: 3e-4}
+SMALLEST_ERROR = {
+    torch.float32: 2e-7,
+    torch.bfloat16: 2e-3,
+    torch.float16: 3e-4,
+    torch.float64: 2e-14,
+}
 ALLOWED_RATIO = 2.0
 
 
@@ -107,4 +112,4 @@ def error_ratio(
     norm = truth.norm().clamp_min(1e-300)
     own = float((reference(**low).double() - truth).norm() / norm)
     error = float((operator(**low).double() - truth).norm() / norm)
-    return error / max(own, SMALLEST_ERROR.get(dtype, 1e-15))
+    return error / max(own, SMALLEST_ERROR[dtype])
