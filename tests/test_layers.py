@@ -125,6 +125,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "attnc.operator": IN_FUNCTIONS,
         "attnc.reference": IN_FUNCTIONS,
         "attnc.verification": ANYWHERE,
+        "attnc.tuning": IN_FUNCTIONS,
         "attnc.bench": ANYWHERE,
         "attnc.compiler": IN_FUNCTIONS,
         "attnc.cli": IN_FUNCTIONS,
@@ -132,7 +133,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     "triton": {"attnc.backends": IN_FUNCTIONS, "attnc.runtime": IN_FUNCTIONS},
     "matplotlib": {"attnc.draw": IN_FUNCTIONS, "attnc.cli": IN_FUNCTIONS},
     "click": {"attnc.cli": ANYWHERE},
-    "rich": {"attnc.cli": IN_FUNCTIONS, "attnc.pictures": IN_FUNCTIONS},
+    "rich": {"attnc.cli": IN_FUNCTIONS, "attnc.draw": IN_FUNCTIONS, "attnc.pictures": IN_FUNCTIONS},
     "platformdirs": {"attnc.cache": ANYWHERE, "attnc.runtime": IN_FUNCTIONS},
 }
 
