@@ -17,6 +17,10 @@ import pytest
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 
+# Before anything imports triton (torch's own compiler does): kernels are interpreted in tests. What
+# compiles them ahead of time runs in a process of its own.
+os.environ["TRITON_INTERPRET"] = "1"
+
 # Before torch or OpenMP is loaded. Test processes share the cores among themselves.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     if "PYTEST_XDIST_WORKER" in os.environ:
