@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from attnc.errors import AttncError
 from attnc.expressions.evaluate import Environment, evaluate
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Array, Expr, postorder
+from attnc.expressions.tree import Expr, postorder
 from attnc.spec import Block, Definition, Input, Number, Repeat, Spec
 
 # Lengths and widths that break kernels: around powers of two and tile sizes, primes, one and none.
@@ -230,8 +230,3 @@ def expressions(block: Block) -> list[Expr]:
             stack.extend((*one.statements, *one.updates, one.result, *one.emits))
             found.extend(state.initial for state in one.states)
     return found
-
-
-def array_named(spec: Spec, name: str) -> Array:
-    """The input of this name."""
-    return next(given.array for given in spec.inputs if given.name == name)

@@ -11,7 +11,7 @@ block is visible.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,10 +125,10 @@ def compare(
 
     tensors = to_torch(case, spec, dtype, device)
     exact = {name: _exact(tensor) for name, tensor in tensors.items()}
-    truth = evaluate(spec, exact, _all_numbers(spec, case.numbers), emit=emit, **case.extras)
+    truth = evaluate(spec, exact, case.numbers, emit=emit, **case.extras)
     keywords = {**case.numbers, **case.extras, **({"emit": emit} if emit else {})}
-    results = _named(run(**_split(spec, tensors), **keywords), emit)
-    yardstick = _named(eager(**_split(spec, tensors), **keywords), emit)
+    results = _named(run(**tensors, **keywords), emit)
+    yardstick = _named(eager(**tensors, **keywords), emit)
     rows = len(spec.root.result.array.indices) - 1
     comparisons = []
     for name in ("out", *emit):
@@ -142,14 +142,6 @@ def compare(
         ]
         comparisons.append(Comparison(name, *error, *ratios))
     return Verdict(backend, dtype, case, tuple(comparisons))
-
-
-def _all_numbers(spec: Spec, given: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(given)
-
-
-def _split(spec: Spec, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return dict(tensors)
 
 
 def _exact(tensor: torch.Tensor) -> NDArray[Any]:
