@@ -129,16 +129,32 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Scatter:
-    """`array[..., at] += term` for each visible pair: the gradient of a table that pairs look up.
+class Deposit:
+    """`array[..., walked, width] += sum over held of term * operand`: what a held tile adds to the
+    rows that it walks (dQ in the loop that holds keys).
 
-    `array` is a workspace over grid, `tile` (one slice for each held tile: no atomics) and the axis
-    of `at`; a later map sums the slices in order."""
+    `array` is a workspace or output over the grid, `around`, the walked index and `width` (None:
+    one number a row); `operand` a plain read over (grid, held, width), None for one number."""
 
     array: Array
-    tile: Index
+    term: Expr
+    width: Index | None = None
+    operand: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """`array[..., at, width] += term * operand` for each visible pair: the gradient of a table that
+    pairs look up (`table[i - j]`; with a width, `r[i - j, d]`).
+
+    `array` is a workspace or output over the grid, the axis of `at` and `width`; `operand` a plain
+    read over (grid, held or walked, width)."""
+
+    array: Array
     at: Expr
     term: Expr
+    width: Index | None = None
+    operand: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +236,7 @@ class WalkedLoop:
                 of a key head, where keys are held); walked values and operands may be over them
     backward    walked from the last tile to the first
     running     values that depend on the keys before, in the order of the walk
+    deposits    sums into rows of the walked axis
     scatters    sums into tables
     """
 
@@ -238,6 +255,7 @@ class WalkedLoop:
     around: tuple[Index, ...] = ()
     backward: bool = False
     running: tuple[Running, ...] = ()
+    deposits: tuple[Deposit, ...] = ()
     scatters: tuple[Scatter, ...] = ()
 
 
@@ -269,6 +287,10 @@ class StreamKernel:
     split         the grid index over shares of the walked tiles (split keys); None: each instance
                   walks all. Its length is the planner's; an instance walks the split-th share of
                   the tiles that its held tile visits.
+
+    A kernel with deposits or scatters runs the held tiles of one grid instance in order, so that
+    its sums have one order and need no atomics; `split` then shares the held tiles, and the arrays
+    deposited into have it as first index, for a later map to sum.
     """
 
     name: str

@@ -11,6 +11,7 @@ from attnc.schedule import (
     Access,
     Carried,
     Contribution,
+    Deposit,
     Kernel,
     Let,
     MapKernel,
@@ -19,6 +20,7 @@ from attnc.schedule import (
     Region,
     RepeatKernels,
     ScanKernel,
+    Scatter,
     Schedule,
     SelectKernel,
     StepKernel,
@@ -100,8 +102,16 @@ def _loop(loop: WalkedLoop) -> Iterator[str]:
         yield f"  reference = max({_text(loop.exponent)})"
     yield from _lets(loop.lifted)
     yield from (f"  {_contribution(one)}" for one in loop.contributions)
+    for deposit in loop.deposits:
+        at = ", ".join(map(str, deposit.array.indices))
+        yield f"  {deposit.array.name}[{at}] += {_term(deposit)}"
     for scatter in loop.scatters:
-        yield f"  {scatter.array.name}[{_text(scatter.at)}] <- {_text(scatter.term)}"
+        yield f"  {scatter.array.name}[{_text(scatter.at)}] += {_term(scatter)}"
+
+
+def _term(added: Deposit | Scatter) -> str:
+    term = _text(added.term)
+    return term if added.operand is None else f"{term} * {_text(added.operand)}"
 
 
 def _region(region: Region) -> Iterator[str]:

@@ -26,6 +26,7 @@ from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import COMPARISON, LOGIC, Expr, postorder
 from attnc.graph import Graph
 from attnc.schedule import (
+    Deposit,
     Kernel,
     Let,
     MapKernel,
@@ -240,8 +241,8 @@ class _Verifier:
                 self.expr(expr, where, values, pair)
         lifted = {**values, **({REFERENCE: loop.exponent} if loop.exponent else {})}
         self.lets(loop.lifted, f"{where}: lifted", lifted, pair)
-        for scatter in loop.scatters:
-            self.scatter(scatter, where, lifted, pair)
+        for one in (*loop.deposits, *loop.scatters):
+            self.added(kernel, loop, one, lifted)
         for contribution in loop.contributions:
             found = [one for one in kernel.carried if one.name == contribution.carried]
             if len(found) != 1:
@@ -261,16 +262,33 @@ class _Verifier:
                 raise broken("carried", f"{where}: {running.carried} cannot run along the keys")
             self.name(running.name, Expr("number", (), 0.0), values)
 
-    def scatter(
-        self, scatter: Scatter, where: str, values: dict[str, Expr], pair: frozenset[Index]
+    def added(
+        self,
+        kernel: StreamKernel,
+        loop: WalkedLoop,
+        one: Deposit | Scatter,
+        values: dict[str, Expr],
     ) -> None:
-        name = scatter.array.name
-        if name not in self.spaces or scatter.tile not in scatter.array.indices:
-            raise broken("stored", f"{where}: {name} is no workspace with a slice for each tile")
-        if scatter.at.kind != "int":
-            raise broken("kinds", f"{where}: {name} is written at a place that is no int")
-        self.expr(scatter.at, f"{where}: place in {name}", values, pair)
-        self.expr(scatter.term, f"{where}: term of {name}", values, pair)
+        """What a pair adds to an array in memory."""
+        name, where = one.array.name, f"{kernel.name}, loop over {loop.walked}"
+        grid = frozenset((*kernel.grid, *loop.around))
+        pair = grid | {kernel.held, loop.walked}
+        if name not in self.spaces | self.outputs:
+            raise broken("stored", f"{where}: {name} is no workspace or output")
+        if kernel.split is not None and one.array.indices[0] != kernel.split:
+            raise broken("stored", f"{where}: {name} has no slice for each share")
+        if isinstance(one, Scatter):
+            if one.at.kind != "int":
+                raise broken("kinds", f"{where}: {name} is written at a place that is no int")
+            self.expr(one.at, f"{where}: place in {name}", values, pair)
+        elif loop.walked not in one.array.indices:
+            raise broken("stored", f"{where}: {name} is not over {loop.walked}")
+        self.expr(one.term, f"{where}: term of {name}", values, pair)
+        if (one.width is None) != (one.operand is None):
+            raise broken("stored", f"{where}: {name} and its operand")
+        if one.operand is not None and one.width is not None:
+            along = {kernel.held} if isinstance(one, Deposit) else {kernel.held, loop.walked}
+            self.operand(one.operand, one.width, along, where, grid)
         self.written.add(name)
 
     def array(self, name: str, where: str) -> None:

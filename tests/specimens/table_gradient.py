@@ -3,7 +3,8 @@
     score: dot(q[i], k[j]) * scale + table[i - j]
     dtable[h, r] = sum of ds_ij over b and the visible pairs with i - j == r
 
-Each held tile adds its pairs into a slice of its own; a map sums the slices in order.
+Each share of the held tiles adds its pairs into a slice of its own, tile after tile; a map sums the
+slices in order.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ from attnc.schedule import (
 TABLE, GRAD = tensor("table", h, lag), tensor("grad", b, h, i, e)
 LSE, DELTA = tensor("lse", b, h, i), tensor("delta", b, h, i)
 DTABLE = output("dtable", h, lag)
-TILE = Index("tile", Axis("tile"))  # one slice for each held tile: the planner knows how many
-PARTS = space("dtable_parts", b, h, TILE, lag)
+SHARE = Index("share", Axis("share"))  # of the held tiles
+PARTS = space("dtable_parts", SHARE, b, h, lag)
 
 
 def _score(batch: object, row: object, key: object) -> X:
@@ -89,11 +90,11 @@ def schedule() -> Schedule:
         None,
         (),
         (Contribution("row", lift(named("ds", *pair))),),
-        scatters=(Scatter(PARTS, TILE, lift(op("sub", i, j)), lift(named("ds", *pair))),),
+        scatters=(Scatter(PARTS, lift(op("sub", i, j)), lift(named("ds", *pair))),),
     )
     walk = StreamKernel(
         "table_gradient",
-        (b, h),
+        (SHARE, b, h),
         i,
         (),
         (Let("lse_i", lift(at(LSE, b, h, i))), Let("delta_i", lift(at(DELTA, b, h, i)))),
@@ -101,9 +102,10 @@ def schedule() -> Schedule:
         (loop,),
         (),
         (Store(space("row_sum", b, h, i), None, lift(named("row", b, h, i))),),
+        split=SHARE,
     )
-    s, tile = bound(b), Index("tile", TILE.axis, 1)
-    sums = total("sum", (s, tile), at(PARTS, s, h, tile, lag))
+    s, share = bound(b), Index("share", SHARE.axis, 1)
+    sums = total("sum", (s, share), at(PARTS, share, s, h, lag))
     gather = MapKernel("sum_parts", (h, lag), (), (Store(DTABLE, None, lift(sums)),))
     inputs = (q, k, v, TABLE, GRAD, LSE, DELTA)
     spaces = (PARTS, space("row_sum", b, h, i))
