@@ -89,6 +89,22 @@ void products_between(int first, int last, const char* walked, int64_t row, int6
     }
 }
 
+// The same for a sum of DEPTH terms that is known beforehand: out = products. The rounding of a sum
+// grows with the root of its longest chain, so a long one is made of parts, added up in order (each
+// part of the held operand then stays in the first cache, too).
+constexpr int CHAIN = 128;
+template <int DEPTH, int ROW, int STEP>
+void products_in_parts(int first, int last, const char* walked, int64_t row, const Acc* held,
+                       Acc* out, int rows) {
+    products_between<false, ROW, STEP>(first, last, walked, row, 0, held,
+                                       DEPTH < CHAIN ? DEPTH : CHAIN, out, rows);
+    if constexpr (DEPTH > CHAIN)
+        for (int d = CHAIN; d < DEPTH; d += CHAIN)
+            products_between<true, ROW, STEP>(first, last, walked + d * STEP, row, 0,
+                                              held + int64_t(d) * TILE,
+                                              DEPTH - d < CHAIN ? DEPTH - d : CHAIN, out, rows);
+}
+
 // ---- transposes of 32-bit (64-bit) units
 
 #if ATTNC_ISA >= 3

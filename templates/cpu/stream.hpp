@@ -198,7 +198,7 @@ struct Stream {
                     walked = (const char*)desk.staged;
                     by_row = int64_t(units) * sizeof(Unit);
                 }
-                products_between<false, 0, int(sizeof(Unit))>(run.v0, run.v1, walked, by_row, 0, desk.query[p], units, desk.score[p] + run.at * TILE, run.count);
+                products_in_parts<units, 0, int(sizeof(Unit))>(run.v0, run.v1, walked, by_row, desk.query[p], desk.score[p] + run.at * TILE, run.count);
             }
         });
     }
