@@ -158,6 +158,17 @@ class Scatter:
 
 
 @dataclass(frozen=True, slots=True)
+class PairStore:
+    """`array[..., held, ..., walked, ...] = term` for each pair of valid positions, 0 where the
+    pair is masked or its tile is not visited: the gradient of a dense bias.
+
+    `array` is a workspace or output over the grid, `around`, held and walked, in any order."""
+
+    array: Array
+    term: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class TriangularSolve:
     """`name` = X of (1 + matrix) X = right, within a chunk: `matrix` over (time, inner), of which
     only what is below the diagonal counts; `right` and the result over (inner, width)."""
@@ -238,6 +249,7 @@ class WalkedLoop:
     running     values that depend on the keys before, in the order of the walk
     deposits    sums into rows of the walked axis
     scatters    sums into tables
+    pair_stores one number for each pair
     """
 
     walked: Index
@@ -257,6 +269,7 @@ class WalkedLoop:
     running: tuple[Running, ...] = ()
     deposits: tuple[Deposit, ...] = ()
     scatters: tuple[Scatter, ...] = ()
+    pair_stores: tuple[PairStore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,21 +343,25 @@ class ScanLoop:
 
     inside     statements over (t, s) pairs of a chunk and over t (a masked unnormalised attention
                tile, a solve)
-    advance    the state after the chunk, an expression for each carried state
+    advance    the state after the chunk, an expression for each carried state, all from old ones
+
+    Sequential form: `inner` is None, and a chunk is one row. `inside` is then over time and widths,
+    and `after` holds values of the row from the states after it; stores see those states too.
     """
 
     time: Index
-    inner: Index
+    inner: Index | None
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
     inside: tuple[Let | Product | TriangularSolve, ...]
     advance: tuple[Expr, ...]
+    after: tuple[Let, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ScanKernel:
     """A carried loop that scans: one grid instance walks time, carrying states, and stores at every
-    chunk."""
+    chunk. Values of the grid may be over widths."""
 
     name: str
     grid: tuple[Index, ...]
