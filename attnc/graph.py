@@ -49,13 +49,14 @@ class Iteration:
 @dataclass(frozen=True, slots=True)
 class Recurrence:
     """States along `time`: at each t, state <- next (an expression of the old states). Reads of a
-    state in `next` see
-    it before the step; in outputs, after the step."""
+    state in `next` see it before the step; in outputs, after the step, or before it where
+    `reads_old`. A local of the step that outputs read stands among the states."""
 
     time: Index
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
     next: tuple[Expr, ...]
+    reads_old: bool = False
 
 
 @dataclass(frozen=True, slots=True)

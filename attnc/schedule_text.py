@@ -137,7 +137,8 @@ def _contribution(one: Contribution) -> str:
 
 def _scan(kernel: ScanKernel) -> Iterator[str]:
     loop = kernel.loop
-    yield f"scan {kernel.name} along {loop.time} in chunks, for each {_indices(kernel.grid)}"
+    how = "row by row" if loop.inner is None else "in chunks"
+    yield f"scan {kernel.name} along {loop.time} {how}, for each {_indices(kernel.grid)}"
     yield from _lets(kernel.grid_values)
     for state, first in zip(loop.states, loop.initial, strict=True):
         yield f"  state {_left(state)} = {_text(first)}"
@@ -145,6 +146,7 @@ def _scan(kernel: ScanKernel) -> Iterator[str]:
         yield f"  {_statement(statement)}"
     for state, after in zip(loop.states, loop.advance, strict=True):
         yield f"  {_left(state)} <- {_text(after)}"
+    yield from _lets(loop.after)
     yield from _stores(kernel.stores)
 
 

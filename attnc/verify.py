@@ -316,12 +316,17 @@ class _Verifier:
     def scan(self, kernel: ScanKernel) -> None:
         values: dict[str, Expr] = {}
         grid, loop = frozenset(kernel.grid), kernel.loop
-        self.lets(kernel.grid_values, f"{kernel.name}: grid value", values, grid)
         self.arrays |= {state.name for state in loop.states}
-        pair = grid | {loop.time, loop.inner}
+        inner = {loop.inner} if loop.inner is not None else set()
+        pair = grid | {loop.time} | inner
         widths = frozenset(i for state in loop.states for i in state.indices)
+        if loop.inner is None:
+            lets = [one for one in (*loop.inside, *loop.after) if isinstance(one, Let)]
+            widths |= {i for let in (*kernel.grid_values, *lets) for i in let.expr.free} - pair
+        self.lets(kernel.grid_values, f"{kernel.name}: grid value", values, grid | widths)
         for state, first in zip(loop.states, loop.initial, strict=True):
-            self.expr(first, f"{kernel.name}: first {state.name}", values, frozenset(state.indices))
+            free = grid | frozenset(state.indices)
+            self.expr(first, f"{kernel.name}: first {state.name}", values, free)
         for statement in loop.inside:
             if isinstance(statement, Let):
                 self.lets((statement,), f"{kernel.name}: inside", values, pair | widths)
@@ -333,7 +338,9 @@ class _Verifier:
             self.name(statement.name, statement.right, values)
         for state, after in zip(loop.states, loop.advance, strict=True):
             free = frozenset(state.indices) | grid
+            free |= pair if loop.inner is None else frozenset()
             self.expr(after, f"{kernel.name}: {state.name} after a chunk", values, free)
+        self.lets(loop.after, f"{kernel.name}: after", values, pair | widths)
         for store in kernel.stores:
             self.store(store, values, (*kernel.grid, loop.time))
         self.written |= {store.array.name for store in kernel.stores}
