@@ -24,7 +24,9 @@ from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
 from attnc.schedule import MapKernel, Schedule, StreamKernel
 
-HEADERS = ("call", "integers", "lanes", "functions", "reads", "products", "stream", "few")
+HEADERS = (
+    "call", "integers", "lanes", "functions", "reads", "random", "products", "stream", "few",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,25 @@ def combined(monoid: str, left: str, right: str) -> str:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The random numbers that a stream kernel keeps beside its held positions: an array for each
+    `random()` that is drawn at a held and a walked position, `arrays` its name by ordinal."""
+
+    held: Index
+    walked: Index
+    grid: frozenset[Index]
+    arrays: dict[object, str]
+
+    def array(self, node: Expr) -> str | None:
+        """The array of a `random()`, None where its numbers are not kept."""
+        b, h, i, j = node.args
+        fixed = b.free | h.free <= self.grid
+        if not fixed or i.free != {self.held} or j.free != {self.walked}:
+            return None
+        return self.arrays.setdefault(node.attr, f"drawn_{len(self.arrays)}")
+
+
+@dataclass(frozen=True)
 class Scope:
     """What names stand for where a statement is printed.
 
@@ -73,6 +92,7 @@ class Scope:
     values            tile values by name; a text with `{row}` is a carried tile, read at the row of
                       the index in `widths`
     lanes             folds are over lanes (their sums start as lanes)
+    drawn             where pairs are printed: what keeps the random numbers of held positions
     """
 
     fields: GridFields
@@ -82,6 +102,7 @@ class Scope:
     values: dict[str, str] = field(default_factory=dict)
     widths: dict[str, Index] = field(default_factory=dict)
     lanes: bool = False
+    drawn: Drawn | None = None
 
     def extended(
         self,
@@ -308,6 +329,10 @@ class Printer:
     def _random(self, node: Expr) -> str:
         seed = self.scope.fields.add("seed", "int64_t", "seed", "call.seed")
         at = ", ".join(unwrapped(self.done[arg.digest]) for arg in node.args)
+        drawn = self.scope.drawn
+        array = drawn.array(node) if drawn is not None else None
+        if array is not None:
+            return f"random_held(held.{array}, at.lane, {seed}, int64_t({node.attr}), {at})"
         return f"random({seed}, int64_t({node.attr}), {at})"
 
     # --- Folds ------------------------------------------------------------------------------------

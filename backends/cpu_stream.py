@@ -6,7 +6,7 @@ Does not print packed or paged access, tile lists, carried tiles that are not su
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_finish import Finish
 from attnc.backends.cpu_names import GridFields, Names, Slots, straight
@@ -14,6 +14,7 @@ from attnc.backends.cpu_printer import (
     INSTEAD,
     KEPT,
     TYPES,
+    Drawn,
     Printer,
     Scope,
     combined,
@@ -46,6 +47,7 @@ class StreamPrinter:
     fields: GridFields = field(init=False)
     grid: Scope = field(init=False)
     held_kept: dict[str, str] = field(default_factory=dict)
+    drawn: dict[object, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fields = GridFields(self.slots, self.kernel.grid)
@@ -57,6 +59,7 @@ class StreamPrinter:
         held = self._held()
         regions = Regions(kernel, self.grid)
         loops = tuple(self._loop(loop, regions) for loop in kernel.loops)
+        held = self._with_drawn(held)
         tiles, statistics = self._tiles, self._statistics
         end = Finish(kernel, self.grid, self.held_kept, tiles, statistics)
         finish, stores = end.print()
@@ -175,6 +178,12 @@ class StreamPrinter:
         start = Printer(self.grid).start(self.kernel.held.axis)
         return self._keep(self.kernel.held, start, self.kernel.held_values, "held", self.held_kept)
 
+    def _with_drawn(self, held: KeptText) -> KeptText:
+        """The held values with the random numbers that the loops keep beside them."""
+        fields = (f"mutable Drawn<N> {name};" for name in self.drawn.values())
+        fill = (f"held.{name}.forget(at);" for name in self.drawn.values())
+        return KeptText((*held.fields, *fields), (*held.fill, *fill))
+
     def _keep(
         self, index: Index, start: str, lets: tuple[Let, ...], owner: str, kept: dict[str, str]
     ) -> KeptText:
@@ -280,7 +289,8 @@ class StreamPrinter:
             else f"({text} - {printer.start(index.axis)})"
             for index, text in positions.items()
         }
-        scope = self.grid.renamed(names, lanes=True)
+        drawn = Drawn(held, walked, frozenset(self.kernel.grid), self.drawn)
+        scope = replace(self.grid.renamed(names, lanes=True), drawn=drawn)
         return scope.extended(positions=positions, rows=rows, values=values)
 
     def _mask(self, loop: WalkedLoop, printer: Printer) -> str:

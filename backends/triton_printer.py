@@ -145,6 +145,8 @@ class Printer:
             return self._fold(node)
         if node.op == "default":
             return self._default(node)
+        if node.op == "random":
+            return self._random(node)
         return self._pointwise(node, [self._done[arg.digest] for arg in node.args])
 
     def _lookup(self, table: dict[object, Leaf] | dict[Index, Leaf] | dict[str, Leaf], key: object):  # type: ignore[no-untyped-def]
@@ -370,6 +372,11 @@ class Printer:
             text, other = self.real(text, body), self.real(other, fallback)
         condition = self.bind(f"{self.stem}_in", " & ".join(dict.fromkeys(checks)))
         return f"tl.where({condition}, {text}, {other})"
+
+    def _random(self, node: Expr) -> str:
+        seed = self.scope.arguments.add("seed", "i64", "seed", "")
+        at = ", ".join(unwrapped(self._done[arg.digest]) for arg in node.args)
+        return f"gpu_random({seed}, {node.attr}, {at}).to(ACC)"
 
     # --- Folds ------------------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ DEFAULTS = (
     "sigmoid:float16:64",
     "document:float16:64",
     "slots:float16:64",
+    "dropout:bfloat16:64",
+    "dropout:float16:128",
     "causal:bfloat16:256",
     "causal:bfloat16:576",
     "causal:bfloat16:72",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ from attnc.expressions.tree import (
     read,
     value,
 )
+from attnc.philox import uniform
 from attnc.schedule import (
     Carried,
     Contribution,
@@ -523,6 +524,33 @@ CASES["rotary"] = Shelf(
         seen,
         v,
     ),
+    masked(CAUSAL),
+)
+
+# --- Random numbers ------------------------------------------------------------------------------
+
+SEED, RATE = 0, 0.4
+
+
+def dropped_loop() -> WalkedLoop:
+    """Softmax whose weights are 0 with probability RATE."""
+    loop = softmax_loop(CAUSAL, mul(DOT, BASE2))
+    drawn = Expr("random", (position(b), position(h), I, J), 0, "real")
+    kept = call("where", lt(drawn, number(RATE)), number(0.0), number(1 / (1 - RATE)))
+    total, acc = loop.contributions
+    return replace(loop, contributions=(total, replace(acc, term=mul(acc.term, kept))))
+
+
+def dropped(score: Any, i: Any, j: Any, seen: Any, v: Any, tensors: Any, numbers: Any) -> Any:
+    batch, head = torch.meshgrid(*map(torch.arange, score.shape[:2]), indexing="ij")
+    drawn = uniform(SEED, 0, batch[..., None, None], head[..., None, None], i, j)
+    weight, lse = dense_softmax(score, seen, torch.eye(score.shape[-1]).to(v))
+    return torch.where(torch.from_numpy(drawn) < RATE, 0, weight / (1 - RATE)).to(v) @ v, lse
+
+
+CASES["dropout"] = Shelf(
+    schedule("dropout", softmax_kernel("dropout", CAUSAL, DOT, loops=(dropped_loop(),))),
+    dropped,
     masked(CAUSAL),
 )
 

@@ -412,6 +412,8 @@ class _KernelRun:
             return self.options[name]
         if kind == "work":
             return self.work.get(name, 0 if name.split(".")[0] in WORK_NUMBERS else None)
+        if kind == "seed":
+            return self.call.seed
         if kind == "number":
             value = self.call.known[name]
             return int(value) if isinstance(value, bool) else value

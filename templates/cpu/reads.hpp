@@ -1,5 +1,5 @@
-// What printed algebra says beside arithmetic: logic, choices, reads of tensors, random numbers. Each
-// takes scalars and lanes alike.
+// What printed algebra says beside arithmetic: logic, choices, reads of tensors. Each takes
+// scalars and lanes alike.
 #pragma once
 #include "lanes.hpp"
 
@@ -157,34 +157,6 @@ ATTNC_INLINE auto fetch(const T* base, Truth inside, const Scaled& at) {
 template <class T>
 ATTNC_INLINE auto fetch(const T* base, bool inside, const Scaled& at) {
     return fetch(base, Truth(inside), at);
-}
-
-// ---- Philox4x32-10 (Salmon et al., SC 2011): counter (j // 4, i, h, b), word j % 4
-
-inline Acc random_at(int64_t seed, int64_t ordinal, int64_t b, int64_t h, int64_t i, int64_t j) {
-    const uint64_t mixed = uint64_t(seed) + uint64_t(ordinal);
-    uint32_t k0 = uint32_t(mixed), k1 = uint32_t(mixed >> 32);
-    uint32_t c[4] = {uint32_t(floor_div(j, 4)), uint32_t(i), uint32_t(h), uint32_t(b)};
-    for (int round = 0; round < 10; round++) {
-        const uint64_t left = uint64_t(0xD2511F53u) * c[0], right = uint64_t(0xCD9E8D57u) * c[2];
-        const uint32_t c0 = uint32_t(right >> 32) ^ c[1] ^ k0, c2 = uint32_t(left >> 32) ^ c[3] ^ k1;
-        c[0] = c0, c[1] = uint32_t(right), c[2] = c2, c[3] = uint32_t(left);
-        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
-    }
-    return Acc(c[floor_mod(j, 4)] >> 8) * Acc(5.9604644775390625e-8);
-}
-ATTNC_INLINE int64_t lane_of(int64_t x, int) { return x; }
-ATTNC_INLINE int64_t lane_of(Integer x, int lane) { return x.v[lane]; }
-template <class B, class H, class I, class J>
-ATTNC_INLINE auto random(int64_t seed, int64_t ordinal, B b, H h, I i, J j) {
-    if constexpr (std::is_same_v<B, int64_t> && std::is_same_v<H, int64_t> && std::is_same_v<I, int64_t> && std::is_same_v<J, int64_t>) {
-        return random_at(seed, ordinal, b, h, i, j);
-    } else {
-        Real out;
-        for (int l = 0; l < LANES; l++)
-            out.v[l] = random_at(seed, ordinal, lane_of(b, l), lane_of(h, l), lane_of(i, l), lane_of(j, l));
-        return out;
-    }
 }
 
 // ---- summaries: bounds of a value over rows, blocks of STRIP rows under a binary tree
