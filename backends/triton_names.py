@@ -53,7 +53,10 @@ RESERVED = frozenset(
         "row",
         "held_tile",
         "held_first",
-        "held_last",
+        "held_stop",
+        "held_share",
+        "held_shares",
+        "turn",
         "held_low",
         "held_high",
         "walked_low",
@@ -118,7 +121,8 @@ class Argument:
              int or, in a table on the device, one for each batch: ("start", axis) the first
              position with ("starts", axis) and ("starts_step", axis), ("valid", axis) the count of
              valid keys likewise; ("seed", "") of the call. A constexpr: ("align", tensor),
-             ("unit", tensor), ("width", axis), ("padded", axis), ("chunk", axis), ("block", axis), ("option", name)
+             ("unit", tensor), ("width", axis), ("padded", axis), ("chunk", axis),
+             ("block", axis), ("option", name)
     type     "pointer", "i64", "fp64" or "constexpr"
     """
 
