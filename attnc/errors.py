@@ -183,6 +183,19 @@ class ValueRangeError(CallError):
 # --- What attnc cannot do here -------------------------------------------------------------------
 
 
+class NoDerivative(AttncError):
+    """A derivative that does not exist was asked for: by an integer, or by what has no influence."""
+
+    def __init__(self, operator: str, argument: str, reason: str) -> None:
+        self.operator = operator
+        self.argument = argument
+        self.reason = reason
+        super().__init__(f"{operator}: there is no gradient of `{argument}`: {reason}.")
+
+    def __reduce__(self) -> tuple[type[NoDerivative], tuple[str, str, str]]:
+        return type(self), (self.operator, self.argument, self.reason)
+
+
 class UnsupportedError(AttncError):
     """A backend lacks a feature that the spec uses."""
 

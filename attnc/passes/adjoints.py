@@ -1,0 +1,226 @@
+"""Adjoints: guarded products, their sums with common factors taken out, and sums over indices.
+
+does      adds contributions that meet under one domain, takes common factors out, closes folds
+          over indices that a node does not have
+needs     open indices (contexts.py)
+does not  multiply where a guard fails: what is not asked for may be infinite
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import TRUE, Expr, call, length, number, postorder, substitute
+from attnc.passes.contexts import close
+from attnc.passes.factors import ONE, ZERO, Factors, factors_of
+from attnc.passes.signs import is_positive, never_negative
+from attnc.passes.simplify import make
+
+
+@dataclass(frozen=True, slots=True)
+class Adjoint:
+    """`product` where the domain and the guards hold, 0 elsewhere.
+
+    over      the indices that it is to be summed over, or that stay
+    domain    conditions of folds around: which points there are
+    guards    truths that choices ask: where the node is asked for
+    """
+
+    over: frozenset[Index]
+    domain: tuple[Expr, ...]
+    guards: tuple[Expr, ...]
+    product: Factors
+
+    @property
+    def place(self) -> tuple[frozenset[Index], frozenset[Expr]]:
+        """What two adjoints must share to be added as they are."""
+        return self.over, frozenset(self.domain)
+
+    def expr(self) -> Expr:
+        """The adjoint as an expression: nothing is summed any more."""
+        return _chosen((*self.domain, *self.guards), self.product.expr)
+
+    def renamed(self, moves: dict[Index, Index], exchange: dict[Index, Expr]) -> Adjoint:
+        """With indices exchanged, in `over` as `moves` says."""
+
+        def moved(expr: Expr) -> Expr:
+            return substitute(expr, exchange)
+
+        product = Factors(
+            tuple(map(moved, self.product.above)),
+            tuple(map(moved, self.product.below)),
+            self.product.negative,
+        )
+        over = frozenset(moves.get(index, index) for index in self.over)
+        return Adjoint(
+            over, tuple(map(moved, self.domain)), tuple(map(moved, self.guards)), product
+        )
+
+
+def _chosen(conditions: Sequence[Expr], expr: Expr) -> Expr:
+    whole = TRUE
+    for condition in conditions:
+        whole = make("and", whole, condition)
+    return make("where", whole, expr, ZERO)
+
+
+# --- sums -----------------------------------------------------------------------------------------
+
+
+def merged(adjoints: Iterable[Adjoint]) -> list[Adjoint]:
+    """Adjoints of one node, those at one place added; in order of the first."""
+    found: dict[object, Adjoint] = {}
+    for adjoint in adjoints:
+        known = found.get(adjoint.place)
+        found[adjoint.place] = adjoint if known is None else _added(known, adjoint)
+    return list(found.values())
+
+
+def _added(a: Adjoint, b: Adjoint) -> Adjoint:
+    shared = tuple(guard for guard in a.guards if guard in b.guards)
+    only_a, only_b = (_all(guard for guard in one.guards if guard not in shared) for one in (a, b))
+    common, first, second = _common(a.product, b.product)
+    left, right = first.expr, second.expr
+    guards = shared
+    if only_a == only_b == TRUE:
+        whole = _plus(left, right)
+    elif TRUE in (only_a, only_b):
+        whole = _plus(make("where", only_a, left, ZERO), make("where", only_b, right, ZERO))
+    elif only_a == make("not", only_b) or only_b == make("not", only_a):
+        whole = make("where", only_a, left, right)
+    else:
+        whole = _plus(make("where", only_a, left, ZERO), make("where", only_b, right, ZERO))
+        guards = (*shared, make("or", only_a, only_b))
+    return Adjoint(a.over, a.domain, guards, common * factors_of_sum(whole))
+
+
+def _all(conditions: Iterable[Expr]) -> Expr:
+    whole = TRUE
+    for condition in conditions:
+        whole = make("and", whole, condition)
+    return whole
+
+
+def _plus(left: Expr, right: Expr) -> Expr:
+    return make("add", left, right)
+
+
+def factors_of_sum(expr: Expr) -> Factors:
+    """A sum as one factor; equal addends leave a number as another."""
+    if expr.op == "add" and expr.args[0] == expr.args[1]:
+        return Factors((number(2.0),)) * factors_of(expr.args[0])
+    if expr.op == "neg":
+        return Factors((expr.args[0],), (), True)
+    return Factors() if expr == ONE else Factors((expr,))
+
+
+def _common(a: Factors, b: Factors) -> tuple[Factors, Factors, Factors]:
+    """The factors that both products have, and what is left of each."""
+    above, above_a, above_b = _shared(a.above, b.above)
+    below, below_a, below_b = _shared(a.below, b.below)
+    both = a.negative and b.negative
+    return (
+        Factors(above, below, both),
+        Factors(above_a, below_a, a.negative and not both),
+        Factors(above_b, below_b, b.negative and not both),
+    )
+
+
+def _shared(
+    a: tuple[Expr, ...], b: tuple[Expr, ...]
+) -> tuple[tuple[Expr, ...], tuple[Expr, ...], tuple[Expr, ...]]:
+    rest = list(b)
+    both: list[Expr] = []
+    only: list[Expr] = []
+    for factor in a:
+        if factor in rest:
+            rest.remove(factor)
+            both.append(factor)
+        else:
+            only.append(factor)
+    return tuple(both), tuple(only), tuple(rest)
+
+
+# --- closing --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Closer:
+    """Sums adjoints over indices: over widths one by one, with the other factors outside; over
+    rows, keys and outer axes in one fold, its indices in the order of `wide`."""
+
+    wide: tuple[Axis, ...]
+
+    def closed(self, adjoint: Adjoint, keep: frozenset[Index], whole: bool = False) -> Adjoint:
+        """The adjoint over `keep` alone. `whole`: the last fold keeps all of its body."""
+        extra = adjoint.over - keep
+        for index in sorted(extra, key=lambda i: (i.name, i.number)):
+            if index.axis not in self.wide:
+                adjoint = self._width(adjoint, index)
+        rest = adjoint.over - keep
+        if not rest:
+            return adjoint
+        order = sorted(rest, key=lambda i: (self.wide.index(i.axis), i.name))
+        return self._fold(adjoint, tuple(order), whole)
+
+    def _width(self, adjoint: Adjoint, index: Index) -> Adjoint:
+        inner, outer = adjoint.product.split(lambda f: index in f.free)
+        outer = replace(outer, negative=adjoint.product.negative)
+        inner = replace(inner, negative=False)
+        return self._over((index,), adjoint, inner, outer)
+
+    def _fold(self, adjoint: Adjoint, bound: tuple[Index, ...], whole: bool) -> Adjoint:
+        """Factors leave only where they are finite over nothing: 0 * inf is not 0."""
+        inside = frozenset(bound)
+        if whole:
+            return self._over(bound, adjoint, adjoint.product, Factors())
+        outer = Factors(
+            tuple(f for f in adjoint.product.above if not f.free & inside and finite(f)),
+            tuple(f for f in adjoint.product.below if not f.free & inside and is_positive(f)),
+            adjoint.product.negative,
+        )
+        inner = Factors(
+            tuple(f for f in adjoint.product.above if f not in outer.above),
+            tuple(f for f in adjoint.product.below if f not in outer.below),
+        )
+        return self._over(bound, adjoint, inner, outer)
+
+    def _over(
+        self, bound: tuple[Index, ...], adjoint: Adjoint, inner: Factors, outer: Factors
+    ) -> Adjoint:
+        inside = frozenset(bound)
+        conditions, domain = _parted(adjoint.domain, inside)
+        asked, guards = _parted(adjoint.guards, inside)
+        body = _chosen(asked, inner.expr)
+        if not conditions and not body.free & inside and len(bound) == 1:
+            count = call("to_real", length(bound[0].axis))
+            outer = outer * Factors((count,)) * factors_of(body)
+        else:
+            outer = outer * Factors((close("sum", bound, conditions, body),))
+        return Adjoint(adjoint.over - inside, domain, guards, outer)
+
+
+def _parted(
+    conditions: Iterable[Expr], bound: frozenset[Index]
+) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+    every = tuple(conditions)
+    return (
+        tuple(c for c in every if c.free & bound),
+        tuple(c for c in every if not c.free & bound),
+    )
+
+
+def finite(expr: Expr) -> bool:
+    """Whether the expression is finite wherever its leaves are."""
+    for node in postorder(expr):
+        if node.op == "div" and not is_positive(node.args[1]):
+            return False
+        if node.op in ("log", "log2", "log1p") and not is_positive(node.args[0]):
+            return False
+        if node.op == "pow" and not never_negative(node.args[1]):
+            return False
+        if node.op == "fold" and node.monoid in ("max", "min"):
+            return False
+    return True

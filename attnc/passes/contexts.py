@@ -1,0 +1,81 @@
+"""Folds opened and closed again.
+
+does      opens a fold: its bound indices become free ones, named so that two folds over one
+          axis speak of the same key; closes sums over such indices, with bound indices named by
+          height as everywhere (expressions/canonical.py), so that equal folds are equal nodes
+needs     canonical expressions: what is bound has a number of 1 and more
+does not  simplify across folds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from attnc.expressions.canonical import canonical
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Expr, call, fold, number, position, substitute
+from attnc.graph import conjuncts
+from attnc.passes.simplify import make, simplify_node
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The operands of a fold over open indices."""
+
+    bound: tuple[Index, ...]
+    conditions: tuple[Expr, ...]
+    body: Expr
+
+    @property
+    def seen(self) -> Expr:
+        """Whether the fold is over anything."""
+        return make("gt", close("sum", self.bound, self.conditions, number(1)), number(0))
+
+
+def opened(node: Expr) -> Opened:
+    """A fold's operands, its bound indices named after their axes apart from what is free."""
+    taken = set(node.free)
+    fresh: dict[Index, Index] = {}
+    for index in node.bound:
+        fresh[index] = unbound(index, taken)
+        taken.add(fresh[index])
+    moves = {old: position(new) for old, new in fresh.items()}
+    condition, body = (substitute(arg, moves) for arg in node.args)
+    return Opened(tuple(fresh.values()), conjuncts(condition), body)
+
+
+def unbound(index: Index, taken: Iterable[Index]) -> Index:
+    """An index that no fold binds (number 0) on the axis of `index`."""
+    name = index.axis.name
+    others = {other.name for other in taken if other.number == 0}
+    while name in others:
+        name += "_"
+    return Index(name, index.axis, 0)
+
+
+def close(monoid: str, bound: Iterable[Index], conditions: Iterable[Expr], body: Expr) -> Expr:
+    """The fold over open indices where all the conditions hold."""
+    order = tuple(bound)
+    whole: Expr | None = None
+    for condition in conditions:
+        whole = condition if whole is None else make("and", whole, condition)
+    node = fold(monoid, order, body) if whole is None else fold(monoid, order, body, whole)
+    return simplify_node(canonical(node))
+
+
+def excluded(node: Expr, inner: Opened) -> Expr:
+    """The product of a fold's entries but one, that at the open indices."""
+    taken = {*node.free, *inner.bound}
+    others = []
+    for index in inner.bound:
+        others.append(unbound(index, taken))
+        taken.add(others[-1])
+    moves = {a: position(b) for a, b in zip(inner.bound, others, strict=True)}
+    apart: Expr | None = None
+    for a, b in zip(inner.bound, others, strict=True):
+        differs = call("ne", position(b), position(a))
+        apart = differs if apart is None else call("or", apart, differs)
+    assert apart is not None
+    conditions = (*(substitute(c, moves) for c in inner.conditions), apart)
+    return close("prod", others, conditions, substitute(inner.body, moves))

@@ -1,0 +1,278 @@
+"""The backward of a Graph, as a Graph: reverse mode over scalar trees in closed form.
+
+    does      gives each node an adjoint over its own free indices, users before operands, by the
+              edges of derivative_rules; sends the adjoints of reads to the gradients of the inputs
+    needs     a simplified Graph without iterations and recurrences
+    does not  save anything: forward values stand in the result as the expressions that they are, so
+              a lowering finds them by digest; conditions, positions, selections and random numbers
+              have no derivative
+
+The result reads the forward's inputs and one cotangent for each real output, and has one output for
+each real input that the forward reads. It is a Graph like any other: differentiate it again for
+second order, or take its tangent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from attnc.build import output_indices
+from attnc.errors import NoDerivative
+from attnc.expressions.canonical import canonical
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import (
+    Array,
+    Expr,
+    call,
+    length,
+    position,
+    postorder,
+    read,
+    start,
+    substitute,
+)
+from attnc.graph import Graph, GraphOutput
+from attnc.passes.adjoints import Adjoint, Closer, merged
+from attnc.passes.contexts import Opened
+from attnc.passes.derivative_rules import Edge, Edges, edges_of, refuse
+from attnc.passes.factors import ONE, ZERO, Factors, total
+from attnc.passes.simplify import make, simplify_expr
+
+
+def differentiate(graph: Graph, inputs: Sequence[str] | None = None) -> Graph:
+    """The gradients of the graph's real inputs (or of those named), `<input>_grad`, as functions of
+    its inputs and of the cotangents `<output>_grad` of its real outputs.
+
+    Raises NoDerivative for an input that is no real or that the graph does not read, and
+    UnsupportedError for what the pass cannot do yet."""
+    check_smooth(graph)
+    wanted = _wanted(graph, inputs)
+    names = Names.of(graph)
+    given = cotangents(graph, names)
+    pullback = Pullback(graph, frozenset(array.name for array in wanted))
+    for output in graph.outputs:
+        if output.array.name in given:
+            pullback.begin(output, given[output.array.name])
+    pullback.run()
+    outputs = []
+    for array in wanted:
+        indices = tuple(output_indices(array.indices).values())
+        named = Array(names.fresh(f"{array.name}_grad"), indices, "real", "output", array.span)
+        outputs.append(GraphOutput(named, finished(pullback.gradient(array, indices))))
+    return replace(graph, name=names.fresh(f"{graph.name}_grad"), outputs=tuple(outputs))
+
+
+def check_smooth(graph: Graph) -> None:
+    """Raises UnsupportedError for graphs with iterations or recurrences."""
+    if graph.iterations:
+        raise refuse("column_norm")
+    if graph.recurrences:
+        raise refuse("linear_state")
+
+
+def finished(expr: Expr) -> Expr:
+    """An output's expression, simplified, with bound indices named as everywhere."""
+    return canonical(simplify_expr(canonical(expr)))
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Names:
+    """Names of arrays, each given once."""
+
+    taken: set[str]
+
+    @staticmethod
+    def of(graph: Graph) -> Names:
+        return Names({array.name for array in inputs_of(graph)})
+
+    def fresh(self, name: str) -> str:
+        while name in self.taken:
+            name += "_"
+        self.taken.add(name)
+        return name
+
+
+def inputs_of(graph: Graph) -> tuple[Array, ...]:
+    """The inputs that the graph reads, each once, in order of their names."""
+    found = {
+        node.array.name: node.array
+        for node in postorder(*graph.roots)
+        if node.op == "read" and node.array.role == "input"
+    }
+    return tuple(found[name] for name in sorted(found))
+
+
+def cotangents(graph: Graph, names: Names | None = None) -> dict[str, Array]:
+    """The cotangent of each real output, by the output's name: an input of the derivative."""
+    names = names or Names.of(graph)
+    return {
+        output.array.name: replace_array(output.array, names.fresh(f"{output.array.name}_grad"))
+        for output in graph.outputs
+        if output.array.kind == "real"
+    }
+
+
+def replace_array(array: Array, name: str) -> Array:
+    """An input of the shape of `array`."""
+    return Array(name, array.indices, "real", "input", array.span)
+
+
+def _wanted(graph: Graph, inputs: Sequence[str] | None) -> tuple[Array, ...]:
+    known = {array.name: array for array in inputs_of(graph)}
+    if inputs is None:
+        return tuple(array for array in known.values() if array.kind == "real")
+    for name in inputs:
+        if name not in known:
+            raise NoDerivative(graph.name, name, "the outputs do not depend on it")
+        if known[name].kind != "real":
+            raise NoDerivative(graph.name, name, f"it is {_KINDS[known[name].kind]}")
+    return tuple(known[name] for name in inputs)
+
+
+_KINDS = {"int": "an integer", "bool": "a truth", "complex": "complex"}
+
+
+# --- adjoints -------------------------------------------------------------------------------------
+
+
+def wide_axes(graph: Graph) -> tuple[Axis, ...]:
+    """The axes of outer indices, rows and keys in order: what sums over them is a walk over keys or
+    rows, what sums over others a product along a width."""
+    rows = [index.axis for index in graph.rows]
+    found: dict[Axis, None] = {}
+    for output in graph.outputs:
+        axes = output.array.axes
+        last = max((place for place, axis in enumerate(axes) if axis in rows), default=-1)
+        found.update((axis, None) for axis in axes[: last + 1])
+    found.update((axis, None) for axis in rows)
+    found.update((axis, None) for source in graph.keys for axis in source)
+    for array in inputs_of(graph):
+        found.update((axis, None) for axis in array.axes if axis.of in found or axis.name == "b")
+    return tuple(found)
+
+
+@dataclass
+class Pullback:
+    """The adjoints of a graph's nodes (see the module); `wanted`: names of inputs."""
+
+    graph: Graph
+    wanted: frozenset[str]
+    edges: dict[bytes, Edges] = field(default_factory=dict)
+    active: dict[bytes, bool] = field(default_factory=dict)
+    order: list[Expr] = field(default_factory=list)
+    pending: dict[bytes, list[Adjoint]] = field(default_factory=dict)
+    reads: dict[str, list[tuple[Expr, Adjoint]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        axes = wide_axes(self.graph)
+        self.wide = frozenset(axes)
+        self.closer = Closer(axes)
+
+    def begin(self, output: GraphOutput, cotangent: Array) -> None:
+        """An output's adjoint is its cotangent."""
+        self._explore(output.expr)
+        given = Factors((read(cotangent, map(position, cotangent.indices)),))
+        over = frozenset(output.array.indices)
+        self._contribute(output.expr, Adjoint(over, (), (), given))
+
+    def _explore(self, root: Expr) -> None:
+        """Edges and order of what is under the root, operands before users."""
+        stack = [(root, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node.digest in self.active:
+                continue
+            if not ready:
+                if node.digest not in self.edges:
+                    self.edges[node.digest] = edges_of(node, self.wide)
+                stack.append((node, True))
+                stack.extend((edge.child, False) for edge in reversed(self.edges[node.digest]))
+                continue
+            reads = node.op == "read" and node.array.name in self.wanted
+            below = any(self.active[edge.child.digest] for edge in self.edges[node.digest])
+            self.active[node.digest] = reads or below
+            self.order.append(node)
+
+    def _contribute(self, node: Expr, adjoint: Adjoint) -> None:
+        if self.active[node.digest]:
+            self.pending.setdefault(node.digest, []).append(adjoint)
+
+    def run(self) -> None:
+        """Every adjoint, users before operands."""
+        for node in reversed(self.order):
+            contributions = self.pending.pop(node.digest, [])
+            if not contributions:
+                continue
+            contributions.reverse()  # in the order of the text
+            if node.op == "read":
+                self.reads.setdefault(node.array.name, []).extend(
+                    (node, adjoint) for adjoint in contributions
+                )
+                continue
+            closed = (self.closer.closed(each, node.free) for each in merged(contributions))
+            for adjoint in merged(closed):
+                for edge in self.edges[node.digest]:
+                    self._contribute(edge.child, _through(edge, adjoint))
+
+    # --------------------------------------------------------------------------- gradients
+
+    def gradient(self, array: Array, indices: tuple[Index, ...]) -> Expr:
+        """The gradient of an input over `indices`: the adjoints of its reads, each where it
+        reads."""
+        apart = [Index(index.name, index.axis, -1 - n) for n, index in enumerate(indices)]
+        sites = [_placed(node, each, apart) for node, each in self.reads.get(array.name, [])]
+        keep = frozenset(apart)
+        closed = [self.closer.closed(each, keep, whole=True) for each in merged(sites)]
+        parts = [each.expr() for each in merged(closed)]
+        moves = {old: position(new) for old, new in zip(apart, indices, strict=True)}
+        return canonical(substitute(total(parts), moves)) if parts else ZERO
+
+
+def _through(edge: Edge, adjoint: Adjoint) -> Adjoint:
+    """The contribution of a node's adjoint to an operand."""
+    if edge.folded is not None:
+        domain = adjoint.domain if edge.seen is None else _joined(adjoint.domain, (edge.seen,))
+        guards = _joined(adjoint.guards, edge.guards)
+        return Adjoint(adjoint.over, domain, guards, adjoint.product * edge.folded)
+    domain = adjoint.domain
+    if edge.bound:  # at a point of a fold the fold has seen one
+        met = Opened(edge.bound, edge.conditions, ONE).seen
+        domain = tuple(condition for condition in domain if condition != met)
+    return Adjoint(
+        adjoint.over | frozenset(edge.bound),
+        _joined(domain, edge.conditions),
+        _joined(adjoint.guards, edge.guards),
+        adjoint.product * edge.factor,
+    )
+
+
+def _joined(first: Iterable[Expr], second: Iterable[Expr]) -> tuple[Expr, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
+
+
+def _placed(node: Expr, adjoint: Adjoint, dummies: list[Index]) -> Adjoint:
+    """The adjoint of a read where it reads: over the array's dummies, and what is to be summed."""
+    exchange: dict[Index, Expr] = {}
+    moves: dict[Index, Index] = {}
+    conditions: list[Expr] = []
+    for place, dummy in zip(node.args, dummies, strict=True):
+        index = place.attr
+        if place.op != "index" or not isinstance(index, Index) or index in moves:
+            conditions.append(call("eq", place, position(dummy)))
+            continue
+        moves[index] = dummy
+        exchange[index] = position(dummy)
+        if index.axis is not dummy.axis:
+            conditions.extend(_within(position(dummy), index.axis))
+    placed = replace(adjoint, domain=_joined(adjoint.domain, conditions))
+    placed = placed.renamed(moves, exchange)
+    return replace(placed, over=placed.over | frozenset(dummies))
+
+
+def _within(place: Expr, axis: Axis) -> tuple[Expr, Expr]:
+    first = start(axis)
+    return make("ge", place, first), make("lt", place, make("add", first, length(axis)))
