@@ -184,7 +184,7 @@ class ValueRangeError(CallError):
 
 
 class NoDerivative(AttncError):
-    """A derivative that does not exist was asked for: by an integer, or by what has no influence."""
+    """A derivative that does not exist was asked for: by an integer, by what has no influence."""
 
     def __init__(self, operator: str, argument: str, reason: str) -> None:
         self.operator = operator

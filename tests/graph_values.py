@@ -11,9 +11,30 @@ import torch
 from attnc.backends.numpy_oracle import evaluate
 from eager_loader import load
 
+from attnc.expressions.tree import Expr, call, number, rewrite
 from attnc.graph import Graph
 from attnc.passes.differentiate import inputs_of
 from attnc.spec import Definition, Input, Spec
+
+
+def written(expr: Expr) -> Expr:
+    """The expression in operations that a text may have: the passes' own are spelt out."""
+
+    def change(node: Expr) -> Expr:
+        spelling = SPELLINGS.get(node.op)
+        return spelling(*node.args) if spelling else node
+
+    return rewrite(expr, change)
+
+
+ONE, TWO = number(1.0), number(2.0)
+SPELLINGS: dict[str, Callable[[Expr], Expr]] = {
+    "softplus": lambda x: call("log", call("add", ONE, call("exp", x))),
+    "sigmoid": lambda x: call("div", ONE, call("add", ONE, call("exp", call("neg", x)))),
+    "exp2": lambda x: call("pow", TWO, x),
+    "log2": lambda x: call("div", call("log", x), call("log", TWO)),
+    "log1p": lambda x: call("log", call("add", ONE, x)),
+}
 
 
 def spec_of(spec: Spec, graph: Graph) -> Spec:
@@ -25,7 +46,7 @@ def spec_of(spec: Spec, graph: Graph) -> Spec:
         for array in inputs_of(graph)
         if array.name not in known
     )
-    first, *rest = (Definition(output.array, output.expr) for output in graph.outputs)
+    first, *rest = (Definition(output.array, written(output.expr)) for output in graph.outputs)
     root = replace(
         spec.root,
         sources=(),

@@ -38,6 +38,14 @@ class Adjoint:
         """What two adjoints must share to be added as they are."""
         return self.over, frozenset(self.domain)
 
+    def asking(self, conditions: Iterable[Expr]) -> Adjoint:
+        """The adjoint where further conditions can be asked: if they read at computed places, only
+        after the guards, for these may say that the places are inside."""
+        if not self.guards or not any(map(_computed, conditions)):
+            return self
+        domain = tuple(dict.fromkeys((*self.domain, *self.guards)))
+        return replace(self, domain=domain, guards=())
+
     def expr(self) -> Expr:
         """The adjoint as an expression: nothing is summed any more."""
         return _chosen((*self.domain, *self.guards), self.product.expr)
@@ -57,6 +65,16 @@ class Adjoint:
         return Adjoint(
             over, tuple(map(moved, self.domain)), tuple(map(moved, self.guards)), product
         )
+
+
+def _computed(condition: Expr) -> bool:
+    """Whether a condition reads an array at a place that is no index (nor a head's key head)."""
+    return any(
+        place.op != "index" and axis.form != "coarse"
+        for node in postorder(condition)
+        if node.op == "read"
+        for place, axis in zip(node.args, node.array.axes, strict=True)
+    )
 
 
 def _chosen(conditions: Sequence[Expr], expr: Expr) -> Expr:
@@ -166,25 +184,16 @@ class Closer:
         return self._fold(adjoint, tuple(order), whole)
 
     def _width(self, adjoint: Adjoint, index: Index) -> Adjoint:
-        inner, outer = adjoint.product.split(lambda f: index in f.free)
-        outer = replace(outer, negative=adjoint.product.negative)
-        inner = replace(inner, negative=False)
+        """A width is never empty: unless a condition says so, every factor may leave."""
+        inside = frozenset((index,))
+        always = not any(index in condition.free for condition in adjoint.domain)
+        inner, outer = _leaving(adjoint.product, inside, always)
         return self._over((index,), adjoint, inner, outer)
 
     def _fold(self, adjoint: Adjoint, bound: tuple[Index, ...], whole: bool) -> Adjoint:
-        """Factors leave only where they are finite over nothing: 0 * inf is not 0."""
-        inside = frozenset(bound)
         if whole:
             return self._over(bound, adjoint, adjoint.product, Factors())
-        outer = Factors(
-            tuple(f for f in adjoint.product.above if not f.free & inside and finite(f)),
-            tuple(f for f in adjoint.product.below if not f.free & inside and is_positive(f)),
-            adjoint.product.negative,
-        )
-        inner = Factors(
-            tuple(f for f in adjoint.product.above if f not in outer.above),
-            tuple(f for f in adjoint.product.below if f not in outer.below),
-        )
+        inner, outer = _leaving(adjoint.product, frozenset(bound), False)
         return self._over(bound, adjoint, inner, outer)
 
     def _over(
@@ -200,6 +209,18 @@ class Closer:
         else:
             outer = outer * Factors((close("sum", bound, conditions, body),))
         return Adjoint(adjoint.over - inside, domain, guards, outer)
+
+
+def _leaving(product: Factors, bound: frozenset[Index], always: bool) -> tuple[Factors, Factors]:
+    """What stays in a fold, and what leaves it: over nothing 0 * inf is not 0, so where a fold may
+    be over nothing only what is finite leaves."""
+    above = tuple(f for f in product.above if not f.free & bound and (always or finite(f)))
+    below = tuple(f for f in product.below if not f.free & bound and (always or is_positive(f)))
+    inner = Factors(
+        tuple(f for f in product.above if f not in above),
+        tuple(f for f in product.below if f not in below),
+    )
+    return inner, Factors(above, below, product.negative)
 
 
 def _parted(

@@ -140,19 +140,22 @@ _KINDS = {"int": "an integer", "bool": "a truth", "complex": "complex"}
 
 
 def wide_axes(graph: Graph) -> tuple[Axis, ...]:
-    """The axes of outer indices, rows and keys in order: what sums over them is a walk over keys or
-    rows, what sums over others a product along a width."""
+    """The axes of batch, heads, rows and keys, in order: what sums over them is a walk over rows or
+    keys, what sums over others a product along a width. Widths are measured on the last axis of a
+    tensor; that inner blocks have rows and keys of their own shows in nothing else."""
     rows = [index.axis for index in graph.rows]
+    long = dict.fromkeys((*rows, *(axis for source in graph.keys for axis in source)))
+    arrays = (*(output.array for output in graph.outputs), *inputs_of(graph))
     found: dict[Axis, None] = {}
-    for output in graph.outputs:
-        axes = output.array.axes
-        last = max((place for place, axis in enumerate(axes) if axis in rows), default=-1)
-        found.update((axis, None) for axis in axes[: last + 1])
-    found.update((axis, None) for axis in rows)
-    found.update((axis, None) for source in graph.keys for axis in source)
-    for array in inputs_of(graph):
-        found.update((axis, None) for axis in array.axes if axis.of in found or axis.name == "b")
-    return tuple(found)
+    widths: set[Axis] = set()
+    for array in arrays:
+        if array.kind == "real" and len(array.axes) > 1 and array.axes[-1] not in long:
+            widths.add(array.axes[-1])
+        found.update(dict.fromkeys(array.axes))
+    for node in postorder(*graph.roots):
+        found.update((index.axis, None) for index in node.bound)
+    widths -= {axis for axis in widths if axis.form != "measured" or axis in long}
+    return tuple(axis for axis in found if axis not in widths)
 
 
 @dataclass
@@ -227,7 +230,8 @@ class Pullback:
         sites = [_placed(node, each, apart) for node, each in self.reads.get(array.name, [])]
         keep = frozenset(apart)
         closed = [self.closer.closed(each, keep, whole=True) for each in merged(sites)]
-        parts = [each.expr() for each in merged(closed)]
+        asked = (replace(each, domain=(), guards=(*each.domain, *each.guards)) for each in closed)
+        parts = [each.expr() for each in merged(asked)]
         moves = {old: position(new) for old, new in zip(apart, indices, strict=True)}
         return canonical(substitute(total(parts), moves)) if parts else ZERO
 
@@ -238,6 +242,7 @@ def _through(edge: Edge, adjoint: Adjoint) -> Adjoint:
         domain = adjoint.domain if edge.seen is None else _joined(adjoint.domain, (edge.seen,))
         guards = _joined(adjoint.guards, edge.guards)
         return Adjoint(adjoint.over, domain, guards, adjoint.product * edge.folded)
+    adjoint = adjoint.asking(edge.conditions)
     domain = adjoint.domain
     if edge.bound:  # at a point of a fold the fold has seen one
         met = Opened(edge.bound, edge.conditions, ONE).seen
@@ -268,6 +273,7 @@ def _placed(node: Expr, adjoint: Adjoint, dummies: list[Index]) -> Adjoint:
         exchange[index] = position(dummy)
         if index.axis is not dummy.axis:
             conditions.extend(_within(position(dummy), index.axis))
+    adjoint = adjoint.asking(conditions)
     placed = replace(adjoint, domain=_joined(adjoint.domain, conditions))
     placed = placed.renamed(moves, exchange)
     return replace(placed, over=placed.over | frozenset(dummies))
