@@ -110,13 +110,13 @@ def cotangents(graph: Graph, names: Names | None = None) -> dict[str, Array]:
     """The cotangent of each real output, by the output's name: an input of the derivative."""
     names = names or Names.of(graph)
     return {
-        output.array.name: replace_array(output.array, names.fresh(f"{output.array.name}_grad"))
+        output.array.name: like(output.array, names.fresh(f"{output.array.name}_grad"))
         for output in graph.outputs
         if output.array.kind == "real"
     }
 
 
-def replace_array(array: Array, name: str) -> Array:
+def like(array: Array, name: str) -> Array:
     """An input of the shape of `array`."""
     return Array(name, array.indices, "real", "input", array.span)
 
@@ -177,12 +177,12 @@ class Pullback:
 
     def begin(self, output: GraphOutput, cotangent: Array) -> None:
         """An output's adjoint is its cotangent."""
-        self._explore(output.expr)
+        self.explore(output.expr)
         given = Factors((read(cotangent, map(position, cotangent.indices)),))
         over = frozenset(output.array.indices)
         self._contribute(output.expr, Adjoint(over, (), (), given))
 
-    def _explore(self, root: Expr) -> None:
+    def explore(self, root: Expr) -> None:
         """Edges and order of what is under the root, operands before users."""
         stack = [(root, False)]
         while stack:
