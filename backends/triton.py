@@ -13,21 +13,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attnc.backends.triton_grid import is_dense, walked_arrays
 from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
 from attnc.backends.triton_region import print_region, print_summary
 from attnc.backends.triton_sizes import fits_int32
-from attnc.backends.triton_stream import print_stream
+from attnc.backends.triton_stream import added_arrays, print_stream, walked_arrays
+from attnc.backends.triton_tiles import is_dense
 
 from attnc.errors import UnsupportedError
+from attnc.expressions.index import Axis
+from attnc.expressions.tree import Expr
 from attnc.resources import read_template, template_environment
-from attnc.schedule import MapKernel, Schedule, StreamKernel
+from attnc.schedule import MapKernel, Schedule, Store, StreamKernel
 
 HOLES = (
     "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",
     "candidates", "predicate", "value", "stores", "held_operands", "tiles", "mixed_tile",
-    "full_tile", "score", "mask", "hidden", "reference",
+    "full_tile", "score", "mask", "hidden", "reference", "rounds",
 )  # fmt: skip
 
 
@@ -71,10 +73,38 @@ def emit(schedule: Schedule) -> str:
         "keys": schedule.signature.keys.name if schedule.signature.keys else "",
         "rows": schedule.signature.rows.name if schedule.signature.rows else "",
         "widths": tuple(axis.name for axis in schedule.widths),
+        "lengths": _lengths(schedule),
         "kernels": tuple(entries),
     }
     texts.append(f"TRITON_KERNELS = {_print_data(table)}")
     return "\n\n\n".join(text.strip("\n") for text in texts) + "\n"
+
+
+def _lengths(schedule: Schedule) -> tuple[tuple[str, Any], ...]:
+    """The axes whose lengths follow from others, with these lengths as plain data."""
+    axes = [axis for space in schedule.workspaces for axis in space.array.axes]
+    for kernel in schedule.kernels:
+        if isinstance(kernel, StreamKernel):
+            axes += [index.axis for index in kernel.grid]
+            axes += [index.axis for loop in kernel.loops for index in loop.around]
+        elif isinstance(kernel, MapKernel):
+            axes += [index.axis for index in kernel.over]
+    found = {axis.name: axis.length for axis in axes if axis.length is not None}
+    return tuple((name, _length_data(length)) for name, length in found.items())
+
+
+def _length_data(length: Expr) -> Any:
+    """A length as a tree of tuples, for `measure` of attnc/runtime/triton_sources."""
+    if length.op == "number":
+        return ("number", length.attr)
+    if length.op == "length":
+        assert isinstance(length.attr, Axis)
+        return ("length", length.attr.name)
+    if length.op == "param":
+        return ("param", length.attr)
+    if length.op not in ("add", "sub", "mul", "floordiv", "mod", "min", "max"):
+        raise UnsupportedError(f"a length with `{length.op}`", "triton", ("eager", "numpy"))
+    return (length.op, *map(_length_data, length.args))
 
 
 def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
@@ -103,11 +133,11 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
             "summaries": tuple(summaries),
         }
         regions.append(_entry(holes) | facts)
-    texts.append(_render("stream", main))
+    texts.append(_render_stream(main))
     merge = None
-    if kernel.split is None:
+    if main["partial"]:
         holes = print_stream(kernel, schedule, queries, merge=True)
-        texts.append(_render("stream", holes))
+        texts.append(_render_stream(holes))
         merge = _entry(holes)
     entry = {
         "kind": "stream",
@@ -119,19 +149,23 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
         ),
         "carried": tuple((c.name, c.width.axis.name if c.width else None) for c in kernel.carried),
         "operands": walked_arrays(kernel),
+        "added": added_arrays(kernel),
         "rescales": any(loop.exponent is not None for loop in kernel.loops),
         "finish_widths": any(let.expr.op == "fold" for let in kernel.finish),
         "regions": tuple(regions),
         "merge": merge,
     }
-    return texts, entry
+    called = [entry, *(region for region in regions if region is not None)]
+    called += [summary for region in called[1:] for summary in region["summaries"]]
+    called += [merge] if merge is not None else []
+    return texts, entry | _flow(called, kernel.stores, added_arrays(kernel))
 
 
 def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
     holes = print_map(kernel, schedule)
     widths = tuple(s.width.axis.name for s in kernel.stores if s.width is not None)
     entry = {"kind": "map", **_entry(holes), "over": holes["over"], "across": widths}
-    return [_render("map", holes)], entry
+    return [_render("map", holes)], entry | _flow([entry], kernel.stores)
 
 
 def _query_arrays(schedule: Schedule) -> frozenset[str]:
@@ -141,13 +175,24 @@ def _query_arrays(schedule: Schedule) -> frozenset[str]:
     return frozenset(inputs | {w.array.name for w in schedule.workspaces if w.dtype == "query"})
 
 
+def _render_stream(holes: dict[str, Any]) -> str:
+    """A stream kernel from its parts: the walks, one held tile around them, the program."""
+    walks = [
+        Hole({**_texts(walk), "steps": _fill("walk", _texts(walk))}) for walk in holes["loops"]
+    ]
+    tile = _fill("held", {**_texts(holes), "loops": walks})
+    return _render("stream", {**holes, "tile": tile})
+
+
 def _render(name: str, holes: dict[str, Any]) -> str:
+    """The text of a template, with the arguments and the opening comment of its kernel."""
+    arguments = [_print_argument(argument) for argument in _ordered(holes["arguments"])]
+    comment = "\n".join(f"    {line}".rstrip() for line in holes["comment"])
+    return _fill(name, {**_texts(holes), "arguments": arguments, "comment": comment})
+
+
+def _fill(name: str, fields: dict[str, Any]) -> str:
     """The text of a template, without spaces at line ends or empty lines in a row."""
-    arguments: Arguments = holes["arguments"]
-    fields = {**_texts(holes), "arguments": [_print_argument(a) for a in _ordered(arguments)]}
-    fields["comment"] = "\n".join(f"    {line}".rstrip() for line in holes["comment"])
-    if "loops" in holes:
-        fields["loops"] = [Hole(_texts(loop)) for loop in holes["loops"]]
     template = template_environment().get_template(f"triton/{name}.py.jinja")
     lines: list[str] = []
     for line in template.render(k=Hole(fields)).split("\n"):
@@ -185,6 +230,19 @@ def _entry(holes: dict[str, Any]) -> dict[str, Any]:
     return {
         "function": holes["function"],
         "arguments": tuple((a.name, a.type, a.source) for a in arguments),
+    }
+
+
+def _flow(
+    entries: list[dict[str, Any]], stores: tuple[Store, ...], added: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The arrays that the functions of one kernel write and read."""
+    writes = (*(store.array.name for store in stores), *added)
+    sources = [source for entry in entries for _, _, source in entry["arguments"]]
+    reads = (source[1] for source in sources if source[0] == "tensor")
+    return {
+        "writes": tuple(dict.fromkeys(writes)),
+        "reads": tuple(dict.fromkeys(name for name in reads if name not in writes)),
     }
 
 

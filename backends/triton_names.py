@@ -57,6 +57,7 @@ RESERVED = frozenset(
         "held_share",
         "held_shares",
         "turn",
+        "LAGS",
         "held_low",
         "held_high",
         "walked_low",

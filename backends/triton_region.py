@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnc.backends.triton_grid import LANE, Place, most_tiles, region_free, region_grid
+from attnc.backends.triton_grid import LANE, Place
 from attnc.backends.triton_names import Arguments, Names
 from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.backends.triton_texts import is_false, is_true, unwrapped
+from attnc.backends.triton_tiles import most_tiles, region_free, region_grid
 
 from attnc.expressions.index import Index
 from attnc.schedule import Schedule, StreamKernel, Summary
@@ -32,7 +33,7 @@ def print_region(kernel: StreamKernel, schedule: Schedule, number: int) -> dict[
         "held_tile = pid % held_tiles",
         "pid = pid // held_tiles",
     ]
-    outer = region_grid(kernel, loop.region)
+    outer = region_grid(kernel, loop)
     cells = print_cells(place, outer, number, lines)
     count, start = place.extent(loop.walked)
     bounds = [
@@ -139,11 +140,8 @@ def print_summary(
     held = summary.index == kernel.held
     size = arguments.option("BLOCK_HELD" if held else "BLOCK_WALKED")
     lines = place.print_pack() if held else ["pack = 1"]
-    if held:
-        count, start = arguments.length(summary.index.axis.name), place.start(summary.index)
-    else:
-        count, start = place.extent(summary.index)
-    outer = region_grid(kernel, loop.region)
+    count, start = place.extent(summary.index)
+    outer = region_grid(kernel, loop)
     grid: list[str] = []
     print_cells(place, outer, number, grid)
     most = most_tiles(arguments, number, "held" if held else "walked")

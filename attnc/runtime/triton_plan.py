@@ -165,3 +165,9 @@ def splits_of(programs: int, tiles: int, device: TritonDevice) -> int:
         return 1
     wanted = min(2 * device.processors // max(programs, 1), tiles // 2, 128)
     return 1 << max(wanted.bit_length() - 1, 0)
+
+
+def shares_of(rows: int, outer: int) -> int:
+    """In how many shares the held tiles of one place in the grid run, each in order, where sums go
+    to tables: by shapes alone, so that no device changes a sum."""
+    return max(1, min(-(-rows // 64), 512 // max(outer, 1)))
