@@ -1,23 +1,25 @@
-"""Prints a map kernel as C++: loops over rows, and inside them over widths.
+"""Prints a map kernel as C++: loops over rows, and inside them over widths, in lanes.
 
-The batch comes first, then the longest index, then the others: what does not depend on the others
-(the angles of a rotation, say) is computed once for each row of the longest, in an inner array over
-the width where it has one.
+The batch comes first, then the longest index, then the others, then the width. What does not depend
+on the inner ones is computed outside of them: the frequencies of a rotation once, its angles once a
+row, in arrays over the width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_names import GridFields, Names, Slots
 from attnc.backends.cpu_printer import TYPES, Printer, Scope, unwrapped
+from attnc.backends.cpu_wanted import Wanted
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import FUNCTIONS, Expr, postorder
-from attnc.schedule import MapKernel, Store
+from attnc.schedule import Let, MapKernel, Store
 
 # What is worth an array of its own when it does not vary along the inner loops.
 COSTLY = frozenset((*FUNCTIONS, "pow", "div", "fold", "random")) - {"stop", "re", "im", "conj"}
+UNBOUNDED = ("read", "floor", "ceil", "round", "to_int")  # integers that 32-bit lanes may not hold
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,29 @@ class MapText:
     body: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """A number computed outside of the inner loops, or an array of them over a width."""
+
+    name: str
+    width: Index | None
+
+    def at(self, column: str, lanes: bool) -> str:
+        """Its text where the column of its width is `column`."""
+        if self.width is None:
+            return self.name
+        return f"load({self.name} + {column})" if lanes else f"{self.name}[{column}]"
+
+
 @dataclass
 class MapPrinter:
     kernel: MapKernel
     slots: Slots
     identifier: str
+    wanted: Wanted
     fields: GridFields = field(init=False)
     names: Names = field(default_factory=lambda: Names({"grid", "first", "last"}))
+    kept: dict[bytes, Kept] = field(default_factory=dict)
 
     def print(self) -> MapText:
         kernel = self.kernel
@@ -79,116 +97,153 @@ class MapPrinter:
     def _rows(
         self, scope: Scope, outer: tuple[Index, ...], inner: tuple[Index, ...]
     ) -> tuple[list[str], str]:
+        known, lets = frozenset(outer), list(self.kernel.values)
+        lines, scope, lets = self._level(scope, known, lets)
+        head, count = "{", "1"
         if self.kernel.over:
             last = self.kernel.over[-1]
             row = self.names.fresh(last.name)
-            macro = self.slots.width(last.axis)
-            count = macro or self.slots.integer(f"len_{last.axis.name}")
+            count = self.slots.width(last.axis) or self.slots.integer(f"len_{last.axis.name}")
             scope = self._placed(scope, last, row)
-            head, known = f"for (int64_t {row} = first; {row} < last; {row}++) {{", {*outer, last}
-        else:
-            count, head, known = "1", "{", set()
-        lines, scope, hoisted = self._hoist(scope, frozenset(known))
+            head, known = f"for (int64_t {row} = first; {row} < last; {row}++) {{", known | {last}
+        body, scope, lets = self._level(scope, known, lets)
         heads = []
         for index in inner:
             at = self.names.fresh(index.name)
-            heads.append(
-                f"for (int64_t {at} = 0; {at} < {self.fields.length(index.axis)}; {at}++) {{"
-            )
+            length = self.fields.length(index.axis)
+            heads.append(f"for (int64_t {at} = 0; {at} < {length}; {at}++) {{")
             scope = self._placed(scope, index, at)
-        innermost = self._innermost(scope, hoisted)
-        body = [*lines, *heads, *(f"    {line}" for line in innermost), *("}" for _ in heads)]
-        return [head, *(f"    {line}" for line in body), "}"], count
+        innermost, scope, _ = self._level(scope, known | frozenset(inner), lets, last=True)
+        for store in self.kernel.stores:
+            innermost += self.wanted.guarded(store.array, self._store(store, scope))
+        body += [*heads, *_indented(innermost), *("}" for _ in heads)]
+        return [*lines, head, *_indented(body), "}"], count
 
-    def _hoist(
-        self, scope: Scope, known: frozenset[Index]
-    ) -> tuple[list[str], Scope, dict[bytes, tuple[str, Index | None]]]:
-        """Arrays of what is costly and does not vary along the inner indices."""
+    def _level(
+        self, scope: Scope, known: frozenset[Index], lets: list[Let], last: bool = False
+    ) -> tuple[list[str], Scope, list[Let]]:
+        """What can be computed once the indices `known` are: values, and what is costly of the
+        stores (in the last level only numbers). Gives back the values that are left."""
         lines: list[str] = []
-        hoisted: dict[bytes, tuple[str, Index | None]] = {}
-        if len(known) == len(self.kernel.over):
-            return lines, scope, hoisted
-        for store in self.kernel.stores:
-            width = frozenset((store.width,)) if store.width is not None else frozenset()
-            for node in _maximal(store.expr, known | width):
-                if node.digest in hoisted:
-                    continue
-                array = self.names.fresh("kept")
-                over = store.width if store.width in node.free else None
-                if over is None or store.width is None:
-                    printer = Printer(scope, lines)
-                    lines.append(
-                        f"const {TYPES[node.kind]} {array} = {unwrapped(printer.text(node))};"
-                    )
-                    hoisted[node.digest] = (array, None)
-                    continue
-                column = self.names.fresh(store.width.name)
-                printer = Printer(self._placed(scope, store.width, column))
-                text = printer.text(node)
-                length = self.fields.length(store.width.axis)
-                lines += [
-                    f"{TYPES[node.kind]} {array}[{length}];",
-                    f"for (int64_t {column} = 0; {column} < {length}; {column}++) {{",
-                    *(f"    {line}" for line in printer.lines),
-                    f"    {array}[{column}] = {unwrapped(text)};",
-                    "}",
-                ]
-                hoisted[node.digest] = (array, store.width)
-        return lines, scope, hoisted
-
-    def _innermost(self, scope: Scope, hoisted: dict[bytes, tuple[str, Index | None]]) -> list[str]:
-        printer = Printer(scope)
-        printer.done |= {digest: text for digest, (text, over) in hoisted.items() if over is None}
-        for let in self.kernel.values:
+        left = []
+        for let in lets:
+            if not (let.expr.free <= known and _values(let.expr) <= scope.values.keys()):
+                left.append(let)
+                continue
+            printer = self._printer(scope, lines)
             name = printer.bind(let.name, printer.text(let.expr))
-            printer.scope = printer.scope.extended(values={let.name: name})
-        lines = printer.lines
+            scope = scope.extended(values={let.name: name})
         for store in self.kernel.stores:
-            lines += self._store(store, printer, hoisted)
-        return lines
+            width = (
+                frozenset((store.width,)) if store.width is not None and not last else frozenset()
+            )
+            for node in self._maximal(store.expr, known | width, frozenset(scope.values)):
+                self.kept[node.digest] = self._keep(node, store.width, scope, lines)
+        return lines, scope, left
 
-    def _store(
-        self, store: Store, before: Printer, hoisted: dict[bytes, tuple[str, Index | None]]
-    ) -> list[str]:
-        scope, done = before.scope, dict(before.done)
-        heads: list[str] = []
+    def _maximal(self, root: Expr, known: frozenset[Index], values: frozenset[str]) -> list[Expr]:
+        """The largest subtrees that vary along nothing but `known`, are costly beyond what is kept,
+        and use no value but `values`."""
+        costly: dict[bytes, bool] = {}
+        fits: dict[bytes, bool] = {}
+        for node in postorder(root):
+            below = [arg.digest for arg in node.args]
+            dear = node.op in COSTLY or any(costly[digest] for digest in below)
+            costly[node.digest] = dear and node.digest not in self.kept
+            usable = node.op != "value" or str(node.attr) in values
+            fits[node.digest] = usable and all(fits[digest] for digest in below)
+        found, stack, seen = [], [root], set()
+        while stack:
+            node = stack.pop()
+            if node.digest in seen or not costly[node.digest]:
+                continue
+            seen.add(node.digest)
+            if fits[node.digest] and node.free <= known:
+                found.append(node)
+            elif not node.bound:
+                stack.extend(node.args)
+        return found
+
+    def _keep(self, node: Expr, width: Index | None, scope: Scope, lines: list[str]) -> Kept:
+        if width is None or width not in node.free:
+            printer, name = self._printer(scope, lines), self.names.fresh("kept")
+            text = unwrapped(printer.text(node))
+            lines.append(f"const {TYPES[node.kind]} {name} = {text};")
+            return Kept(name, None)
+        name, column = self.names.fresh("kept"), self.names.fresh(width.name)
+        lanes = node.kind == "real" and _fits_lanes(node, width)
+        heads, inside = self._columns(scope, width, column, lanes)
+        printer = self._printer(inside, [], column)
+        text = unwrapped(printer.text(node))
+        stored = (
+            f"store({name} + {column}, spread({text}));" if lanes else f"{name}[{column}] = {text};"
+        )
+        length = self.fields.length(width.axis)
+        lines.append(f"{TYPES[node.kind]} {name}[{length}{' + LANES' if lanes else ''}];")
+        lines += [*heads, *_indented([*printer.lines, stored]), "}"]
+        return Kept(name, width)
+
+    def _columns(
+        self, scope: Scope, width: Index, column: str, lanes: bool
+    ) -> tuple[list[str], Scope]:
+        """The head of a loop over a width, and its scope. Lanes beyond the width repeat its end."""
+        length = self.fields.length(width.axis)
+        step = f"{column} += LANES" if lanes else f"{column}++"
+        heads = [f"for (int64_t {column} = 0; {column} < {length}; {step}) {{"]
+        if not lanes:
+            return heads, self._placed(scope, width, column)
+        at = self.names.fresh(f"{width.name} at")
+        heads.append(f"    const Integer {at} = minimum(iota({column}), Integer({length} - 1));")
+        return heads, replace(self._placed(scope, width, at), lanes=True)
+
+    def _printer(self, scope: Scope, lines: list[str], column: str = "") -> Printer:
+        """A printer that knows what is kept."""
+        kept = self.kept.items()
+        done = {
+            digest: one.at(column, scope.lanes) for digest, one in kept if column or not one.width
+        }
+        return Printer(scope, lines, done)
+
+    def _store(self, store: Store, scope: Scope) -> list[str]:
+        kind = self.slots.types[store.array.name]
+        real = kind in ("Element", "Acc")
+        lanes, column, heads = False, "", list[str]()
         if store.width is not None:
             column = self.names.fresh(store.width.name)
-            length = self.fields.length(store.width.axis)
-            heads.append(f"for (int64_t {column} = 0; {column} < {length}; {column}++) {{")
-            scope = self._placed(scope, store.width, column)
-            done |= {
-                d: f"{text}[{column}]" for d, (text, over) in hoisted.items() if over == store.width
-            }
-        printer = Printer(scope, [], done)
-        kind = self.slots.types[store.array.name]
-        text = printer._as("real", printer.text(store.expr), store.expr)
-        if kind not in ("Element", "Acc"):
-            text = printer.text(store.expr)
+            lanes = real and _fits_lanes(store.expr, store.width)
+            lanes = lanes and store.array.indices[-1] == store.width
+            heads, scope = self._columns(scope, store.width, column, lanes)
+        printer = self._printer(scope, [], column)
+        text = printer.text(store.expr)
+        text = unwrapped(printer._as("real", text, store.expr) if real else text)
+        rows = {**scope.rows, **({store.width: column} if store.width is not None else {})}
         offset = " + ".join(
-            f"{scope.rows[index]} * {self.fields.stride(store.array, place)}"
+            f"{rows[index]} * {self.fields.stride(store.array, place)}"
             for place, index in enumerate(store.array.indices)
         )
-        stored = (
-            f"narrow<{kind}>({unwrapped(text)})" if kind in ("Element", "Acc") else unwrapped(text)
-        )
         at = f"const_cast<{kind}*>({self.fields.pointer(store.array)})"
-        lines = [*printer.lines, f"{at}[{offset or '0'}] = {stored};"]
-        return [*heads, *(f"    {line}" for line in lines), *("}" for _ in heads)]
+        if lanes:
+            assert store.width is not None
+            step = self.fields.stride(store.array, len(store.array.indices) - 1)
+            count = f"{self.fields.length(store.width.axis)} - {column}"
+            line = f"store_columns({at} + {offset}, {step}, spread({text}), {count});"
+        else:
+            line = f"{at}[{offset or '0'}] = {f'narrow<{kind}>({text})' if real else text};"
+        return [*heads, *_indented([*printer.lines, line], bool(heads)), *("}" for _ in heads[:1])]
 
 
-def _maximal(root: Expr, known: frozenset[Index]) -> list[Expr]:
-    """The largest subtrees that vary along nothing but `known`, are costly, and use no value."""
-    found, stack, seen = [], [root], set()
-    while stack:
-        node = stack.pop()
-        if node.digest in seen:
-            continue
-        seen.add(node.digest)
-        inside = list(postorder(node))
-        fits = node.free <= known and not any(n.op == "value" for n in inside)
-        if fits and any(n.op in COSTLY for n in inside):
-            found.append(node)
-        elif not node.bound:
-            stack.extend(node.args)
-    return found
+def _indented(lines: list[str], deeper: bool = True) -> list[str]:
+    return [f"    {line}" for line in lines] if deeper else lines
+
+
+def _values(expr: Expr) -> set[str]:
+    """The names of the values that an expression uses."""
+    return {str(node.attr) for node in postorder(expr) if node.op == "value"}
+
+
+def _fits_lanes(expr: Expr, width: Index) -> bool:
+    """Whether every integer that varies along the width is a formula of positions."""
+    return not any(
+        node.kind == "int" and node.op in UNBOUNDED and width in node.free
+        for node in postorder(expr)
+    )

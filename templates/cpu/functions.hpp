@@ -139,16 +139,49 @@ ATTNC_INLINE Real sqrt(Real x) {
 #endif
 }
 
-// Lane by lane in libm: rare in pairs, and worth every digit (angles of rotations).
+// Lane by lane in libm.
 #define ATTNC_LANEWISE(name, call)                                    \
     inline __attribute__((noinline)) Real name(Real x) {              \
         for (int l = 0; l < LANES; l++) x.v[l] = Acc(call(x.v[l]));   \
         return x;                                                     \
     }
-ATTNC_LANEWISE(sin, std::sin)
-ATTNC_LANEWISE(cos, std::cos)
+ATTNC_LANEWISE(far_sin, std::sin)
+ATTNC_LANEWISE(far_cos, std::cos)
 ATTNC_LANEWISE(erf, std::erf)
 #undef ATTNC_LANEWISE
+
+// sin(x + shift * pi/2) for |x| < 1.6e6: x less n quarter turns, in double also for floats, the turn
+// in three parts of 33 bits (Cody and Waite), so that n times a part is exact below 2^20 turns; then
+// polynomials on [-pi/4, pi/4] (Cephes for float; the Taylor series for double).
+inline __attribute__((noinline)) Real sine(Real x, int shift) {
+    typedef double Doubles __attribute__((vector_size(LANES * 8)));
+    const Doubles wide = __builtin_convertvector(x.v, Doubles), magic = Doubles{} + 6755399441055744.0;
+    const Doubles n = (wide * 0.63661977236758134 + magic) - magic;
+    const Doubles rest = ((wide - n * 1.5707963267341256) - n * 6.0771005063039660e-11) - n * 2.0222662487959506e-21;
+    const BitVector quarter = __builtin_convertvector(n, BitVector) + AccBits(shift);
+    const Real r(__builtin_convertvector(rest, AccVector), 0), z = r * r;
+    Real odd, even;  // sin r = r + r z odd, cos r = 1 - z / 2 + z^2 even
+    if constexpr (SINGLE) {
+        odd = fused(z, Real(Acc(-1.9515295891e-4)), Real(Acc(8.3321608736e-3)));
+        odd = fused(z, odd, Real(Acc(-1.6666654611e-1)));
+        even = fused(z, Real(Acc(2.443315711809948e-5)), Real(Acc(-1.388731625493765e-3)));
+        even = fused(z, even, Real(Acc(4.166664568298827e-2)));
+    } else {
+        constexpr double s[8] = {-1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800,
+            1.0 / 6227020800, -1.0 / 1307674368000, 1.0 / 355687428096000};
+        constexpr double c[8] = {1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600,
+            -1.0 / 87178291200, 1.0 / 20922789888000, -1.0 / 6402373705728000};
+        odd = Real(Acc(s[7])), even = Real(Acc(c[7]));
+        ATTNC_UNROLL for (int k = 6; k >= 0; k--) odd = fused(z, odd, Real(Acc(s[k]))), even = fused(z, even, Real(Acc(c[k])));
+    }
+    const Real sin = fused(r * z, odd, r), cos = fused(z * z, even, Real(1) - z * Real(Acc(0.5)));
+    const BitVector turned = (quarter & 1) != 0, sign = (quarter & 2) << (8 * int(sizeof(Acc)) - 2);
+    const BitVector bits = ((BitVector)cos.v & turned) | ((BitVector)sin.v & ~turned);
+    return Real((AccVector)(bits ^ sign), 0);
+}
+ATTNC_INLINE Truth far(Real x) { return ~(absolute(x) < Real(Acc(1.6e6))); }
+ATTNC_INLINE Real sin(Real x) { return far(x).any() ? far_sin(x) : sine(x, 0); }
+ATTNC_INLINE Real cos(Real x) { return far(x).any() ? far_cos(x) : sine(x, 1); }
 inline __attribute__((noinline)) Real power(Real x, Real y) {
     for (int l = 0; l < LANES; l++) x.v[l] = std::pow(x.v[l], y.v[l]);
     return x;

@@ -63,6 +63,14 @@ ATTNC_INLINE void keep_lanes(bool* at, Truth x) {
     for (int l = 0; l < LANES; l++) at[l] = x.at(l);
 }
 
+// The first `count` lanes to columns that are `step` apart.
+template <class T>
+ATTNC_INLINE void store_columns(T* at, int64_t step, Real x, int64_t count) {
+    count = count < LANES ? count : LANES;
+    if (step == 1) return store_elements(at, x, int(count));
+    for (int l = 0; l < count; l++) at[l * step] = narrow<T>(Acc(x.v[l]));
+}
+
 // ---- addresses: row * stride, in 64 bits
 
 struct Offsets {
