@@ -150,7 +150,7 @@ def as_real(value: Value, like: Real | None = None) -> Real:
         return Real(value if value.is_floating_point() or value.is_complex() else value.double())
     if like is None:
         return Real(torch.tensor(value, dtype=torch.float64))
-    return Real(torch.as_tensor(value, device=like.mantissa.device).to(like.mantissa.dtype))
+    return Real(torch.as_tensor(value, dtype=like.mantissa.dtype, device=like.mantissa.device))
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
