@@ -54,7 +54,7 @@ def build(spec: Spec, emit: Sequence[str] = ()) -> Graph:
         spec.name,
         outputs,
         tuple(equations.iterations(spec.root.statements)),
-        tuple(equations.recurrences(spec.root)),
+        tuple(equations.recurrences(spec.root, (output.expr for output in outputs))),
         tuple(index for index in rows if index.axis in held),
         tuple(tuple(key.axis for key in source.keys) for source in spec.root.sources),
     )
@@ -200,10 +200,13 @@ class Equations:
         count = self.closed(repeat.count)
         return Iteration(repeat.index, count, tuple(arrays), tuple(first), tuple(after))
 
-    def recurrences(self, block: Block) -> Iterable[Recurrence]:
-        """The states of a body along its last row index."""
+    def recurrences(self, block: Block, outputs: Iterable[Expr]) -> Iterable[Recurrence]:
+        """The states of a body along its last row index, and the locals of a step that outputs
+        read, as states that no step reads."""
         if not block.states:
             return
+        seen = {node.array.name for node in postorder(*outputs) if node.op == "read"}
+        carried = {state.array.name for state in block.states}
         for line in block.updates:
             expr = self.value(line)
             self.assigned[line.array.name] = line
@@ -215,8 +218,16 @@ class Equations:
             arrays.append(_over(state.array, {i: fresh[i] for i in state.array.indices}))
             first.append(_closed_over(self.closed(state.initial), _moves(fresh)))
             after.append(_closed_over(self._after(state.array), _moves(fresh)))
+        shown = {line.array.name: line.array for line in block.updates}
+        for name, array in shown.items():
+            if name in carried or name not in seen:
+                continue
+            fresh = output_indices((time, *array.indices))
+            arrays.append(_over(array, {i: fresh[i] for i in array.indices}))
+            first.append(_NOTHING[array.kind])
+            after.append(_closed_over(self._after(array), _moves(fresh)))
         named = output_indices((time,))[time]
-        yield Recurrence(named, tuple(arrays), tuple(first), tuple(after))
+        yield Recurrence(named, tuple(arrays), tuple(first), tuple(after), block.reads_old)
 
     def _after(self, array: Array) -> Expr:
         """The value of a state after the step, over the state's own indices."""
@@ -225,6 +236,9 @@ class Equations:
         indices, body = self.done[array.name]
         moves = dict(zip(indices, map(position, array.indices), strict=True))
         return substitute(body, moves)
+
+
+_NOTHING = {"real": number(0.0), "int": number(0), "bool": FALSE, "complex": number(0.0)}
 
 
 def _over(array: Array, fresh: dict[Index, Index]) -> Array:

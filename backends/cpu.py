@@ -4,8 +4,8 @@ The text depends on the schedule only: headers, a class of printed algebra for e
 entry points of the C ABI. Widths, dtypes and the instruction set enter as macros when the text is
 compiled (attnc/runtime/cpu_build), which reads what to hand over from the table in the first line.
 
-Does not print scans, steps, repeats, selections, complex numbers, packed or paged addresses:
-UnsupportedError.
+Does not print scans in chunks, steps, repeats, selections, complex numbers, packed or paged
+addresses: UnsupportedError.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from dataclasses import dataclass
 from attnc.backends.cpu_map import MapPrinter
 from attnc.backends.cpu_names import Slots
 from attnc.backends.cpu_printer import INSTEAD
+from attnc.backends.cpu_scan import ScanPrinter
 from attnc.backends.cpu_stream import StreamPrinter
+from attnc.backends.cpu_sweep import SweepPrinter, sweeps
+from attnc.backends.cpu_wanted import Wanted
 from attnc.backends.triton_sizes import fits_int32
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import MapKernel, Schedule, StreamKernel
+from attnc.schedule import MapKernel, ScanKernel, Schedule, StreamKernel
 
 HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "products", "stream", "few",
@@ -46,25 +49,30 @@ class ModuleText:
 def emit(schedule: Schedule) -> str:
     """The C++ text of a schedule. Raises UnsupportedError for what the backend cannot do."""
     slots = Slots(schedule)
+    wanted = Wanted(schedule, any(sweeps(kernel) for kernel in schedule.kernels))
     texts, runners = [], []
     for place, kernel in enumerate(schedule.kernels):
         name = f"Kernel{place}"
         if isinstance(kernel, StreamKernel):
-            printed = StreamPrinter(kernel, slots, name, schedule.signature.keys).print()
+            kind = SweepPrinter if sweeps(kernel) else StreamPrinter
+            printed = kind(kernel, slots, name, schedule.signature.keys, wanted).print()
             texts.append(_render("stream", printed))
-            runners.append(f"Either<{name}>")
+            runners.append(f"Sweep<{name}>" if sweeps(kernel) else f"Either<{name}>")
+        elif isinstance(kernel, ScanKernel):
+            texts.append(_render("scan", ScanPrinter(kernel, slots, name).print()))
+            runners.append(name)
         elif isinstance(kernel, MapKernel):
-            texts.append(_render("map", MapPrinter(kernel, slots, name).print()))
+            texts.append(_render("map", MapPrinter(kernel, slots, name, wanted).print()))
             runners.append(name)
         else:
-            kind = type(kernel).__name__.removesuffix("Kernels").removesuffix("Kernel").lower()
-            raise UnsupportedError(f"a {kind} kernel", "cpu", INSTEAD)
+            family = type(kernel).__name__.removesuffix("Kernels").removesuffix("Kernel").lower()
+            raise UnsupportedError(f"a {family} kernel", "cpu", INSTEAD)
     workspaces = tuple(_place_workspaces(schedule, slots))
     given = len(slots.tensors) - len(schedule.workspaces)
     module = ModuleText(
-        table=json.dumps(_table(schedule, slots)),
+        table=json.dumps(_table(schedule, slots, wanted)),
         title=f"{schedule.name}: CPU kernels",
-        headers=headers(),
+        headers=headers(_headers_of(schedule)),
         kernels=tuple(texts),
         runners=tuple(runners),
         workspaces=workspaces,
@@ -75,10 +83,19 @@ def emit(schedule: Schedule) -> str:
     return template.render(m=module)
 
 
-def headers() -> str:
+def _headers_of(schedule: Schedule) -> tuple[str, ...]:
+    sums = ("sums", "sweep") if any(map(sweeps, schedule.kernels)) else ()
+    return (*HEADERS, *sums, *(("scan",) if _scans(schedule) else ()))
+
+
+def _scans(schedule: Schedule) -> bool:
+    return any(isinstance(kernel, ScanKernel) for kernel in schedule.kernels)
+
+
+def headers(names: tuple[str, ...] = HEADERS) -> str:
     """The headers as one text."""
     parts = []
-    for name in HEADERS:
+    for name in names:
         text = read_template(f"cpu/{name}.hpp")
         kept = [x for x in text.splitlines() if not x.startswith(("#pragma once", '#include "'))]
         parts.append("\n".join(kept).strip("\n"))
@@ -93,23 +110,14 @@ def _place_workspaces(schedule: Schedule, slots: Slots) -> list[str]:
     lines = []
     for workspace in schedule.workspaces:
         array = workspace.array
-        sizes = []
-        for axis in array.axes:
-            macro = slots.width(axis)
-            splits = {
-                k.split.axis.name
-                for k in schedule.kernels
-                if isinstance(k, StreamKernel) and k.split
-            }
-            length = "int64_t(1)" if axis.name in splits else slots.integer(f"len_{axis.name}")
-            sizes.append(f"int64_t({macro})" if macro else length)
+        sizes = [slots.length(axis) for axis in array.axes]
         place = slots.tensors.index(array.name)
         kind = slots.types[array.name]
         lines.append(f"place<{kind}>(arena, tensors[{place}], {{{', '.join(sizes)}}});")
     return lines
 
 
-def _table(schedule: Schedule, slots: Slots) -> dict[str, object]:
+def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object]:
     """What the call must hand over, in order, and what is fixed when the text is compiled."""
     signature = schedule.signature
     return {
@@ -120,10 +128,13 @@ def _table(schedule: Schedule, slots: Slots) -> dict[str, object]:
         "reals": slots.reals,
         "widths": slots.widths,
         "types": slots.macros,
+        "wanted": wanted.macros,
         "operands": _operands(schedule),
         "query_workspaces": [w.array.name for w in schedule.workspaces if w.dtype == "query"],
         "keys": signature.keys.name if signature.keys else "",
-        "narrow": fits_int32(schedule) and not _reads_integers_of_pairs(schedule),
+        "narrow": not _scans(schedule)
+        and fits_int32(schedule)
+        and not _reads_integers_of_pairs(schedule),
     }
 
 
@@ -138,6 +149,7 @@ def _operands(schedule: Schedule) -> list[str]:
         for operand in (
             *(side for product in loop.products for side in (product.left, product.right)),
             *(one.operand for one in loop.contributions if one.operand is not None),
+            *(one.operand for one in loop.deposits if one.operand is not None),
         )
     ]
     return sorted({read.array.name for read in reads})
@@ -152,6 +164,8 @@ def _reads_integers_of_pairs(schedule: Schedule) -> bool:
             exprs: list[Expr] = [let.expr for let in (*loop.pair_values, *loop.lifted)]
             exprs += [e for e in (loop.visible, loop.hidden, loop.exponent) if e is not None]
             exprs += [c.term for c in loop.contributions]
+            exprs += [d.term for d in loop.deposits]
+            exprs += [e for s in loop.scatters for e in (s.at, s.term)]
             nodes = (node for expr in exprs for node in postorder(expr))
             if any(
                 node.op in ("read", "floor", "ceil", "round") and node.kind == "int"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from scan_interpreter import run_scan
 
 from attnc.expressions import evaluate as evaluation
 from attnc.expressions.evaluate import Environment
@@ -25,6 +26,7 @@ from attnc.schedule import (
     MapKernel,
     RepeatKernels,
     Running,
+    ScanKernel,
     Schedule,
     Segment,
     StreamKernel,
@@ -76,6 +78,8 @@ class Interpreter:
             self._stream(kernel)
         elif isinstance(kernel, MapKernel):
             self._map(kernel)
+        elif isinstance(kernel, ScanKernel):
+            run_scan(self, kernel)
         elif isinstance(kernel, RepeatKernels):
             for _ in range(int(evaluation.evaluate(kernel.count, self._environment({}, {})))):
                 for inner in kernel.kernels:

@@ -10,8 +10,11 @@ from attnc.build import build
 from attnc.expressions.index import Axis
 from attnc.graph import Graph
 from attnc.passes import partial
+from attnc.passes.chunk import scan
+from attnc.passes.finish import Lowering
 from attnc.passes.fuse import fuse
 from attnc.passes.partial import Form, Pieces, uses
+from attnc.passes.reductions import refuse
 from attnc.passes.simplify import simplify
 from attnc.passes.stream import stream
 from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel
@@ -33,23 +36,51 @@ def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedul
 
     Raises UnsupportedError for what kernels cannot run yet (the oracles can)."""
     graph = prepare(spec, emit)
+    if graph.recurrences:
+        return _scanned(spec, graph, form)
     pieces = _FORMS[form](graph)
-    lowering = pieces.lowering
-    prepared = tuple(lowering.preparations.kernels) if form in _WALKING else ()
-    kernels = (*prepared, *pieces.kernels)
     signature = _signature(signature_of(spec, graph), pieces, form)
+    name = spec.name if form in ("whole", "split") else f"{spec.name}_{form}"
+    if form in _WALKING:
+        return finished(name, signature, pieces.lowering, pieces.kernels, pieces.lowering.notes)
+    widths = widths_of_kernels(pieces.kernels)
+    notes = tuple(pieces.lowering.notes)
+    return _passed(Schedule(name, signature, pieces.kernels, (), widths, notes))
+
+
+def finished(
+    name: str,
+    signature: Signature,
+    lowering: Lowering,
+    kernels: Sequence[Kernel],
+    notes: Sequence[str],
+    prepared: bool = True,
+) -> Schedule:
+    """The schedule of lowered kernels. `prepared`: those that prepare operands come before them
+    (else they are among them)."""
+    before = tuple(lowering.preparations.kernels)
+    every = (*before, *kernels) if prepared else tuple(kernels)
     spaces = (*lowering.preparations.workspaces, *lowering.workspaces)
-    schedule = Schedule(
-        spec.name if form in ("whole", "split") else f"{spec.name}_{form}",
-        signature,
-        kernels,
-        spaces if form in _WALKING else (),
-        widths_of_kernels(kernels),
-        (*lowering.notes, *_prepared_notes(prepared)),
-    )
+    said = (*notes, *_prepared_notes(before))
+    return _passed(Schedule(name, signature, every, spaces, widths_of_kernels(every), said))
+
+
+def _passed(schedule: Schedule) -> Schedule:
+    """The schedule after every pass that leaves it one."""
     for schedule_pass in SCHEDULE_PASSES:
         schedule = _verified(verify_schedule, schedule_pass(_verified(verify_schedule, schedule)))
     return schedule
+
+
+def _scanned(spec: Spec, graph: Graph, form: Form) -> Schedule:
+    """The Schedule of an operator with states."""
+    if form != "whole":
+        raise refuse("state_io: a recurrence in parts")
+    found = scan(graph)
+    schedule = Schedule(
+        spec.name, signature_of(spec, graph), (found.kernel,), (), found.widths, found.notes
+    )
+    return _verified(verify_schedule, schedule)
 
 
 def _prepared_notes(kernels: Sequence[MapKernel]) -> tuple[str, ...]:
@@ -125,6 +156,8 @@ def widths_of_kernels(kernels: Sequence[Kernel]) -> tuple[Axis, ...]:
         if isinstance(kernel, StreamKernel):
             for loop in kernel.loops:
                 found.update((product.width.axis, None) for product in loop.products)
+                added = (*loop.deposits, *loop.scatters)
+                found.update((one.width.axis, None) for one in added if one.width)
             found.update((c.width.axis, None) for c in kernel.carried if c.width)
         if isinstance(kernel, (StreamKernel, MapKernel)):
             found.update((store.width.axis, None) for store in kernel.stores if store.width)

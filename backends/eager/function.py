@@ -168,8 +168,8 @@ class FunctionPrinter(HeadPrinter):
         p.fixed[row] = at
         p.product_type = "wide"
         self._clauses(block, row)
-        for line in block.updates:
-            self._define(line, self.equations.prepared(line, block))
+        if not block.reads_old:
+            self._update(block)
         for each in always:
             self._record(each, block, row)
         for each in asked:
@@ -177,11 +177,17 @@ class FunctionPrinter(HeadPrinter):
             p.depth += 1
             self._record(each, block, row)
             p.depth -= 1
+        if block.reads_old:
+            self._update(block)
         p.product_type = "narrow"
         p.depth -= 1
         del p.fixed[row]
         for array in clauses(block):
             p.rowless.pop(array.name, None)
+
+    def _update(self, block: Block) -> None:
+        for line in block.updates:
+            self._define(line, self.equations.prepared(line, block))
 
     def _record(self, definition: Definition, block: Block, row: Index) -> None:
         p = self.printer

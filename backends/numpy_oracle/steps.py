@@ -95,15 +95,22 @@ def run(evaluator: Evaluator, block: Block, wanted: Sequence[Definition]) -> dic
     for step in range(evaluator.size(row)):
         frame.names[row] = g.constant(evaluator.start(row.axis) + step)
         before.names = dict(frame.names)
-        for line in block.updates:
-            frame.names[line.array.name] = final(evaluator.value(line.expr, frame))
+        if not block.reads_old:
+            _update(evaluator, block, frame)
         for each in wanted:
             seen = seen_from(frame, each.array.name)
             recorded[each.array.name].append(final(evaluator.value(each.expr, seen)))
+        if block.reads_old:
+            _update(evaluator, block, frame)
     results = {s.array.name: frame.names[s.array.name] for s in block.states}
     for each in wanted:
         results[each.array.name] = _stacked(evaluator, each.array, row, recorded[each.array.name])
     return results
+
+
+def _update(evaluator: Evaluator, block: Block, frame: Frame) -> None:
+    for line in block.updates:
+        frame.names[line.array.name] = final(evaluator.value(line.expr, frame))
 
 
 def _stacked(evaluator: Evaluator, array: Array, row: Index, steps: list[Grid]) -> Grid:
