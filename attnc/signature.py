@@ -67,6 +67,16 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadRequirement:
+    """A condition that the call tests at every point where all of `given` hold; over indices,
+    numbers, lengths, starts and input tensors. `text` is the read that needs it."""
+
+    condition: Expr
+    given: tuple[Expr, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """inputs, outputs (the result first, then emits), numbers, measured lengths; the axes whose
     first position the
@@ -82,3 +92,4 @@ class Signature:
     keys: Axis | None
     requirements: tuple[Requirement, ...] = ()
     random: bool = False
+    reads: tuple[ReadRequirement, ...] = ()

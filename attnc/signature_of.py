@@ -11,6 +11,7 @@ from attnc.signature import (
     Dtype,
     LengthArgument,
     NumberArgument,
+    ReadRequirement,
     Requirement,
     Signature,
     TensorArgument,
@@ -53,7 +54,20 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         _shifted(spec, "key_offset"),
         tuple(Requirement(check.condition, check.message) for check in spec.checks),
         any(node.op == "random" for node in postorder(*graph.roots)),
+        _reads(spec),
     )
+
+
+def _reads(spec: Spec) -> tuple[ReadRequirement, ...]:
+    """What is tested point by point: what data decides, and what offsets do, which may be one per
+    batch."""
+    shifts = [
+        ReadRequirement(check.condition, (), check.span.text)
+        for check in spec.checks
+        if any(node.op == "start" for node in postorder(check.condition))
+    ]
+    data = [ReadRequirement(check.condition, check.given, check.text) for check in spec.read_checks]
+    return (*shifts, *data)
 
 
 def _input_dtype(tensor: Input) -> Dtype:

@@ -149,6 +149,24 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCheck:
+    """What the call must test point by point, since data decides it: `condition` must hold wherever
+    all of `given` do, for all indices in them. `text` is the read as written.
+
+    Both are over indices, numbers, lengths, starts and input tensors alone."""
+
+    condition: Expr
+    given: tuple[Expr, ...]
+    text: str
+    span: Span
+
+    @property
+    def key(self) -> tuple[bytes, ...]:
+        """What makes two of them the same test."""
+        return (self.condition.digest, *(one.digest for one in self.given))
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """A checked operator. `root` is the body; its result and emits are the operator's outputs."""
 
@@ -161,6 +179,7 @@ class Spec:
     checks: tuple[Check, ...] = ()
     definitions: dict[str, Definition] = field(default_factory=dict, compare=False)
     warnings: tuple[Diagnostic, ...] = ()
+    read_checks: tuple[ReadCheck, ...] = ()
 
     def definition(self, array: Array) -> Definition | None:
         """The equation of an array: None for inputs, states, locals and arrays assigned in a

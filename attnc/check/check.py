@@ -148,4 +148,5 @@ def _spec(checker: Checker, operator: syntax.Operator, source: Source, block: Bl
         tuple(checker.checks),
         checker.definitions,
         warnings,
+        tuple(checker.read_checks),
     )

@@ -21,7 +21,7 @@ from attnc.expressions import tree
 from attnc.expressions.index import Axis, AxisForm, Index
 from attnc.expressions.tree import Array, Expr, Kind, Role, position, substitute
 from attnc.source import Source, Span
-from attnc.spec import Block, Check, Definition, Input, Number, Repeat
+from attnc.spec import Block, Check, Definition, Input, Number, ReadCheck, Repeat
 
 if TYPE_CHECKING:
     from attnc.check.bodies import ArrayEntity, BlockEntity, Body, Entity
@@ -70,6 +70,8 @@ class Checker:
     spans_of: dict[bytes, tuple[Expr, Expr]] = field(default_factory=dict)
     labels: dict[bytes, str] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
+    tellings: dict[bytes, str] = field(default_factory=dict)
+    read_checks: list[ReadCheck] = field(default_factory=list)
     axes: list[Axis] = field(default_factory=list)
     ranges: dict[tuple[str, bytes, bytes], Axis] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)

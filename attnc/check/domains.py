@@ -2,7 +2,8 @@
 
 A need that does not follow from what is known is an error where indices alone refute it (`k[j - 1]`
 at j = 0), a check of the call where it comes down to lengths and numbers, and otherwise a matter of
-data, which the reference reports when it happens.
+data, which the call tests point by point. Boxes on a grid are beyond the proofs here: a need that
+is too hard, has no data in it and never fails on small grids is taken to hold.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from fractions import Fraction
 
 from attnc.check import messages as m
 from attnc.check.checker import Checker
+from attnc.check.demands import Demand, find_witness, find_witnesses, make_demand, may_fail
 from attnc.check.facts import PURE, Case, Theory, axis_bounds
-from attnc.check.linear import Form, Monomial, eliminate, is_refuted, tightened
+from attnc.check.linear import Form, Monomial, is_refuted, project, tightened
 from attnc.check.values import Facts, Need, conjuncts
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import FALSE, TRUE, Expr, call, number
-from attnc.spec import Check
+from attnc.spec import Check, ReadCheck
 
 ROUNDS = 6  # atoms of axioms of atoms
+MANY_SYSTEMS = 8  # alternatives: where there are more, a need is tried on small grids first
 
 
 def make_theory(checker: Checker) -> Theory:
@@ -71,31 +74,33 @@ def _axioms_alone(theory: Theory, cases: Sequence[Case]) -> list[Form]:
     return found
 
 
-def _systems(theory: Theory, facts: Facts, case: Case) -> list[Case]:
-    """A case with all facts that touch it, and the axioms of their atoms: the alternatives."""
+def _systems(theory: Theory, facts: Facts, case: Case, whole: bool = False) -> list[Case]:
+    """A case with all facts that touch it, and the axioms of their atoms: the alternatives.
+
+    whole: with the facts about the same indices that do not touch it, too, which a refutation has
+    no use for, but a solution must satisfy."""
     found: list[Case] = [case]
-    atoms = {atom for form in case for atom in form.atoms}
     known = [(theory.cases(fact), fact) for fact in facts]
-    known.sort(key=lambda pair: len(pair[0]))
-    pending = known
-    for _ in range(ROUNDS):
-        used = [part for part, _ in pending if _touches(part, atoms)]
-        pending = [pair for pair in pending if not _touches(pair[0], atoms)]
-        if not used:
-            break
-        found = theory.conjoin([found, *used])
-        atoms |= {atom for part in used for each in part for form in each for atom in form.atoms}
-    met = {index for atom in atoms for index in theory.atoms[atom].free}
-    left = [fact for part, fact in pending if part != [()]]  # what says nothing is hidden or true
-    theory.lossy = theory.lossy or any(fact.free & met for fact in left)
+    pending = sorted(known, key=lambda pair: len(pair[0]))
     seen: set[bytes] = set()
     for _ in range(ROUNDS):
-        todo = {atom for each in found for form in each for atom in form.atoms} - seen
-        if not todo:
+        atoms = {atom for each in found for form in each for atom in form.atoms}
+        used = [part for part, _ in pending if _touches(part, atoms)]
+        pending = [pair for pair in pending if not _touches(pair[0], atoms)]
+        if whole and not used and not atoms - seen:
+            met = {index for atom in atoms for index in theory.atoms[atom].free}
+            used = [part for part, fact in pending if fact.free & met]
+            pending = [pair for pair in pending if not pair[1].free & met]
+        found = theory.conjoin([found, *used])
+        atoms |= {atom for part in used for each in part for form in each for atom in form.atoms}
+        todo = atoms - seen
+        if not used and not todo:
             break
         seen |= todo
         axioms = [theory.axioms(theory.atoms[atom]) for atom in sorted(todo)]
         found = theory.conjoin([found, *sorted(axioms, key=len)])
+    else:
+        theory.lossy = True
     return found
 
 
@@ -117,25 +122,46 @@ def settle_needs(checker: Checker, needs: Iterable[Need], facts: Facts) -> None:
 
 
 def _decide(checker: Checker, need: Need, facts: Facts) -> None:
+    demand = make_demand(checker, need, facts)
     known = (*facts, *need.given)
     theory = make_theory(checker)
     wrong = theory.cases(need.condition, truth=False)
-    if not wrong or any(not case for case in wrong):
+    conditions: list[Expr | None] = [None] if any(not case for case in wrong) else []
+    systems = [each for case in wrong if case for each in _systems(theory, known, case, whole=True)]
+    many = len(systems) > MANY_SYSTEMS and demand is not None and not demand.data
+    if many and demand is not None and not may_fail(checker, demand):
         return
-    conditions: list[Expr] = []
-    for case in wrong:
-        for system in _systems(theory, known, case):
-            if is_refuted(system):
-                continue
-            found = _failure(checker, theory, system, need)
-            if found is None:
-                return  # data decides
-            if found == FALSE:
-                _report(checker, need)
-                return
-            conditions.append(found)
+    for system in systems:
+        if is_refuted(system):
+            continue
+        found = _failure(checker, theory, system, need)
+        if found == FALSE:
+            _report(checker, need, demand)
+            return
+        conditions.append(found)
+    if None in conditions:
+        _leave(checker, need, demand)
+        return
     for condition in conditions:
-        _add_check(checker, need, condition)
+        if condition is not None:
+            _add_check(checker, need, condition)
+
+
+def _leave(checker: Checker, need: Need, demand: Demand | None) -> None:
+    """A need that data decides, or that was too hard: the call tests it at every point; where it
+    fails at whatever lengths, it is a mistake."""
+    if demand is None:
+        return
+    if not demand.data:
+        if not may_fail(checker, demand):
+            return
+        if all(find_witnesses(checker, demand)):
+            _report(checker, need, demand)
+            return
+    check = ReadCheck(demand.condition, demand.given, need.span.text, need.span)
+    known = (check.key for check in checker.read_checks)
+    if check.key not in known:
+        checker.read_checks.append(check)
 
 
 def _failure(checker: Checker, theory: Theory, system: Case, need: Need) -> Expr | None:
@@ -144,7 +170,8 @@ def _failure(checker: Checker, theory: Theory, system: Case, need: Need) -> Expr
     atoms = {atom for form in system for atom in form.atoms}
     exprs = [theory.atoms[atom] for atom in atoms]
     coordinates = [expr for expr in exprs if expr.digest in theory.spans]
-    if any(expr.op not in PURE for expr in exprs if expr not in coordinates):
+    derived = [expr for expr in exprs if expr not in coordinates and expr.op not in PURE]
+    if not all(theory.is_determined(expr) for expr in derived):
         return None
     indices = {expr.attr for expr in exprs if expr.op == "index"}
     whole = {index for expr in coordinates for index in expr.free}
@@ -163,9 +190,11 @@ def _failure(checker: Checker, theory: Theory, system: Case, need: Need) -> Expr
                 keep.add(monomial)
             elif len(monomial) > 1:
                 return None
-    left = eliminate(system, frozenset(keep))
+    left, exact = project(system, frozenset(keep))
     if left is None:
         return TRUE
+    if derived and not exact:
+        return None
     decisive = [form for form in left if not _holds_for_large(checker, theory, form)]
     if not decisive:
         return FALSE
@@ -175,7 +204,14 @@ def _failure(checker: Checker, theory: Theory, system: Case, need: Need) -> Expr
             continue
         fails = _below_zero(theory, form)
         found = fails if found == FALSE else call("or", found, fails)
+    checker.tellings[found.digest] = _telling(theory, decisive)
     return found
+
+
+def _telling(theory: Theory, decisive: list[Form]) -> str:
+    """What a reader of a check is told: the part that decides for ordinary lengths."""
+    parts = (expression_text(_below_zero(theory, form), limit=200) for form in decisive)
+    return " or ".join(parts)
 
 
 def _always(theory: Theory, form: Form) -> bool:
@@ -190,7 +226,7 @@ def _below_zero(theory: Theory, form: Form) -> Expr:
     left = {monomial: factor for monomial, factor in form.terms.items() if factor > 0}
     right = {monomial: -factor for monomial, factor in form.terms.items() if factor < 0}
     constant = form.constant
-    strict = constant != -1 or not left
+    strict = constant != -1
     ours = Form(left, constant if strict and constant > 0 else Fraction(0))
     theirs = Form(right, -constant if strict and constant < 0 else Fraction(0))
     sign = "lt" if strict else "le"
@@ -250,7 +286,7 @@ def _add_check(checker: Checker, need: Need, condition: Expr) -> None:
     if any(check.condition == condition for check in checker.checks):
         return
     text = need.span.text
-    where = expression_text(condition, limit=200)
+    where = checker.tellings.get(condition.digest) or expression_text(condition, limit=200)
     said = f"{text} reads outside its axis unless {where}"
     checker.checks.append(Check(condition, said, need.span))
 
@@ -258,13 +294,15 @@ def _add_check(checker: Checker, need: Need, condition: Expr) -> None:
 # ------------------------------------------------------------------------------------------ reports
 
 
-def _report(checker: Checker, need: Need) -> None:
-    """`k[j - 1] reads -1 at j = 0`: where the position is least (or greatest)."""
+def _report(checker: Checker, need: Need, demand: Demand | None) -> None:
+    """`k[j - 1] reads -1 at j = 0`: where the position is least (or greatest), or at a visible
+    point found by trial where that is hidden."""
     theory = make_theory(checker)
     form = theory.form(need.condition.args[0])
     low = need.condition.op == "ge"
     value = Form({}, form.constant)
     spots: list[str] = []
+    points: list[Expr] = []
     for monomial, factor in form.terms.items():
         atom = theory.atoms[monomial[0]]
         ends = _ends(theory, atom) if len(monomial) == 1 else None
@@ -273,10 +311,16 @@ def _report(checker: Checker, need: Need) -> None:
             continue
         end = ends[0] if (factor > 0) == low else ends[1]
         value = value + end.times(factor)
+        points.append(call("eq", atom, _expression(theory, end)))
         spots.append(f"{checker.labels.get(atom.digest, _name(atom))} = {_simple(theory, end)}")
     place = ", ".join(sorted(spots)) or "every point"
-    text = need.span.text
-    checker.report(m.read_outside(need.span, text, _simple(theory, value), place, True))
+    position = _simple(theory, value)
+    if demand is not None and demand.given:
+        there = replace(demand, given=(*demand.given, *points))
+        witness = None if find_witness(checker, there) else find_witness(checker, demand)
+        if witness is not None:
+            position, place = str(witness.value), witness.place
+    checker.report(m.read_outside(need.span, need.span.text, position, place, True))
 
 
 def _ends(theory: Theory, atom: Expr) -> tuple[Form, Form] | None:

@@ -221,6 +221,17 @@ class Theory:
             return [()]
         return [(a - multiple, (multiple + n - a).shifted(-1))]
 
+    def is_determined(self, atom: Expr) -> bool:
+        """Whether `axioms` say exactly what an atom is, given the atoms in it."""
+        if atom.kind != "int":
+            return False
+        if atom.op in ("floordiv", "mod"):
+            divisor = self.form(atom.args[1])
+            return not divisor.terms and divisor.constant > 0
+        if atom.op == "where":
+            return self.cases(atom.args[0]) != [()]
+        return atom.op in ("abs", "min", "max")
+
     def _is_positive(self, form: Form) -> bool:
         """Whether a divisor is above 0: a whole number, or a length whose axis has an index."""
         if not form.terms:

@@ -30,6 +30,7 @@ def used_axes(checker: Checker, block: Block) -> tuple[Axis, ...]:
     used: set[Axis] = {index.axis for index in block.rows}
     used |= {axis for given in checker.inputs for axis in given.array.axes}
     exprs: list[Expr] = [check.condition for check in checker.checks]
+    exprs += [part for check in checker.read_checks for part in (check.condition, *check.given)]
     for definition in definitions_of(block):
         used.update(definition.array.axes)
         exprs.append(definition.expr)

@@ -98,6 +98,46 @@ def eliminate(system: Iterable[Form], keep: frozenset[Monomial] = frozenset()) -
     return None
 
 
+def project(system: Iterable[Form], keep: frozenset[Monomial]) -> tuple[list[Form] | None, bool]:
+    """The same, and whether it is exact for whole numbers: then whatever satisfies what is left is
+    part of a solution. A step is exact where of any two inequalities that are joined one has the
+    variable once, or both leave room for a whole number (the Omega test's dark shadow; Pugh, 1991);
+    variables of the first kind go first."""
+    forms = _reduced(system)
+    exact = True
+    while forms is not None:
+        exact = exact and len(forms) < MAX_INEQUALITIES
+        variables = {monomial for form in forms for monomial in form.terms} - keep
+        if not variables:
+            break
+        now = forms
+        chosen = min(variables, key=lambda v: (not _is_exact(now, v), _growth(now, v), v))
+        exact = exact and (_is_exact(now, chosen) or _has_room(now, chosen))
+        forms = _without(now, chosen)
+    return forms, exact
+
+
+def _is_exact(forms: list[Form], variable: Monomial) -> bool:
+    factors = [form.terms[variable] for form in forms if variable in form.terms]
+    above = all(factor == 1 for factor in factors if factor > 0)
+    return above or all(factor == -1 for factor in factors if factor < 0)
+
+
+def _has_room(forms: list[Form], variable: Monomial) -> bool:
+    """Whether a whole number fits between any two bounds of a variable, by the other forms."""
+    above = [form for form in forms if form.terms.get(variable, 0) > 0]
+    below = [form for form in forms if form.terms.get(variable, 0) < 0]
+    for low in above:
+        for high in below:
+            a, b = low.terms[variable], -high.terms[variable]
+            if a == 1 or b == 1:
+                continue
+            room = (low.times(b) + high.times(a)).shifted(-int((a - 1) * (b - 1)))
+            if not is_refuted((*forms, room.times(-1).shifted(-1))):
+                return False
+    return True
+
+
 def is_refuted(system: Iterable[Form]) -> bool:
     """Whether `form >= 0` for all forms has no solution."""
     return eliminate(system) is None
