@@ -7,7 +7,8 @@ around binds. The answer may be a little too large; it is never too small.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Hashable, Iterable
+from dataclasses import dataclass
 
 from attnc import syntax
 from attnc.check.bodies import (
@@ -42,14 +43,53 @@ def outer_indices(checker: Checker, body: Body, nodes: Iterable[syntax.Node]) ->
     return tuple(index for index in checker.outer_in_order() if index.axis in kept)
 
 
+@dataclass(frozen=True)
+class Request:
+    """A scan of some texts of a body, made once and kept under `key`."""
+
+    body: Body
+    key: Hashable
+    nodes: tuple[syntax.Node, ...]
+
+
+Scan = Generator[Request, Axes, Axes]
+
+
 def scan(body: Body, nodes: Iterable[syntax.Node]) -> Axes:
-    """The outer axes that expressions of a body read."""
+    """The outer axes that expressions of a body read.
+
+    A scan asks for others and is sent their answers, so that a long chain of equations needs no
+    deep stack. One that meets itself adds nothing."""
+    running: list[tuple[Request | None, Scan]] = [(None, _scan(body, nodes))]
+    answer: Axes | None = None
+    while running:
+        request, asking = running[-1]
+        try:
+            asked = next(asking) if answer is None else asking.send(answer)
+        except StopIteration as stop:
+            answer = stop.value
+            running.pop()
+            if request is not None:
+                request.body.scanned[request.key] = stop.value
+            continue
+        answer = asked.body.scanned.get(asked.key)
+        if answer is None:
+            asked.body.scanned[asked.key] = frozenset()
+            running.append((asked, _scan(asked.body, asked.nodes)))
+    assert answer is not None
+    return answer
+
+
+def _scan(body: Body, nodes: Iterable[syntax.Node]) -> Scan:
     found: set[Axis] = set()
     stack: list[tuple[syntax.Node, frozenset[str]]] = [(node, frozenset()) for node in nodes]
     while stack:
         node, bound = stack.pop()
         if isinstance(node, syntax.Name):
-            found |= _unbound(_named(body, node.name), bound)
+            axes, requests = _named(body, node.name)
+            for request in requests:
+                axes |= yield request
+            found |= _unbound(axes, bound)
             continue
         if isinstance(node, syntax.Fold):
             names = {binder.name.name for source in node.sources for binder in source}
@@ -89,16 +129,18 @@ def _left(body: Body, binders: Iterable[syntax.Binder] | None) -> Axes:
     return frozenset(axis for axis in axes if axis is not None and is_outer(axis))
 
 
-def _named(body: Body, name: str) -> Axes:
-    """The outer axes of a name: of an entity, of a clause, of an outer index itself."""
+def _named(body: Body, name: str) -> tuple[Axes, list[Request]]:
+    """The outer axes of a name: of an entity, of a clause, of an outer index itself; those that are
+    known, and the scans that find the others."""
     for each in body.chain():
         entity = each.entities.get(name)
         if entity is not None:
             return _entity(entity)
         if name in ("score", "weight") and each.sources:
-            return _remembered(each, name, _clauses(each, name))
+            return frozenset(), [Request(each, name, tuple(_clauses(each, name)))]
     axis = body.find_axis(name)
-    return frozenset((axis,)) if axis is not None and is_outer(axis) else frozenset()
+    outer = axis is not None and is_outer(axis)
+    return frozenset((axis,)) if outer and axis is not None else frozenset(), []
 
 
 def _clauses(body: Body, name: str) -> list[syntax.Node]:
@@ -106,37 +148,31 @@ def _clauses(body: Body, name: str) -> list[syntax.Node]:
     return [clause.expr for clause in body.clauses if clause.kind in kinds]
 
 
-def _remembered(body: Body, key: object, nodes: Iterable[syntax.Node]) -> Axes:
-    """A scan that is made once; one that meets itself adds nothing."""
-    if key not in body.scanned:
-        body.scanned[key] = frozenset()
-        body.scanned[key] = scan(body, nodes)
-    return body.scanned[key]
-
-
-def _entity(entity: Entity) -> Axes:
+def _entity(entity: Entity) -> tuple[Axes, list[Request]]:
     body = entity.body
+    none: Axes = frozenset()
     if isinstance(entity, InputEntity):
-        array = entity.array
-        return frozenset(a for a in array.axes if is_outer(a)) if array is not None else frozenset()
+        axes = entity.array.axes if entity.array is not None else ()
+        return frozenset(axis for axis in axes if is_outer(axis)), []
     if isinstance(entity, EquationEntity) and entity.node is not None:
-        return _remembered(body, entity, (entity.node,))
+        return none, [Request(body, entity, (entity.node,))]
     if isinstance(entity, RepeatEntity) and entity.group is not None:
-        return _remembered(body, entity.group, (*entity.group.first, entity.group.node))
+        group = entity.group
+        return none, [Request(body, group, (*group.first, group.node))]
     if isinstance(entity, StateEntity):
-        return frozenset(_remembered(body, "states", _state_texts(body)) | _declared(entity))
+        return _declared(entity), [Request(body, "states", tuple(_state_texts(body)))]
     if isinstance(entity, BlockEntity) and entity.node is not None:
         if entity.inner is not None:
-            operator = entity.inner.operator
-            found = _remembered(entity.inner, "all", operator.statements)
-            return found | _remembered(entity.inner, "read", _default_read(entity.inner))
+            inner = entity.inner
+            whole = Request(inner, "all", inner.operator.statements)
+            return none, [whole, Request(inner, "read", tuple(_default_read(inner)))]
         nodes: tuple[syntax.Node, ...] = (entity.node,)
         if isinstance(entity.node, syntax.Operator):
             nodes = entity.node.statements
-        return _remembered(body, entity, nodes)
+        return none, [Request(body, entity, nodes)]
     if isinstance(entity, ArrayEntity) and body.update is not None:
-        return _remembered(body, "states", _state_texts(body))
-    return frozenset()
+        return none, [Request(body, "states", tuple(_state_texts(body)))]
+    return none, []
 
 
 def _default_read(body: Body) -> list[syntax.Node]:
