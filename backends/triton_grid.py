@@ -58,6 +58,12 @@ class Place:
         """Whether a program runs several held tiles in order: sums go to memory."""
         return any(loop.scatters or loop.deposits for loop in self.kernel.loops)
 
+    @property
+    def held_keys(self) -> bool:
+        """Whether keys are held: key_length bounds them."""
+        keys = self.schedule.signature.keys
+        return keys is not None and keys.name == self.kernel.held.axis.name
+
     def facts(self) -> dict[str, Any]:
         """What the launch must know of the place: the grid, and which lengths make a group."""
         group: tuple[str, str] | None = None
@@ -90,9 +96,11 @@ class Place:
                 "held_stop = held_tiles * (held_share + 1) // held_shares",
             ]
         else:
+            # A causal mask gives the last rows the longest walks, and the first keys.
+            first = "" if self.held_keys else "held_tiles - 1 - "
             lines += [
                 "cell = pid",
-                "held_tile = held_tiles - 1 - pid % held_tiles  # the longest walks first",
+                f"held_tile = {first}pid % held_tiles  # the longest walks first",
                 "pid = pid // held_tiles",
             ]
         lines += self.print_grid()

@@ -57,6 +57,8 @@ RESERVED = frozenset(
         "held_share",
         "held_shares",
         "turn",
+        "rest",
+        "held_step",
         "LAGS",
         "held_low",
         "held_high",

@@ -151,9 +151,12 @@ class _Scatter:
         self.lines += ["if EDGE:", f"    {used} = {used} & seen"]
         low = self.bound("place_low", f"tl.min(tl.where({used}, {places}, {start} + {length}))")
         high = self.bound("place_high", f"tl.max(tl.where({used}, {places}, {start} - 1))")
-        entry, found = self.fresh("entry"), self.fresh("found")
-        body = [f"{found} = tl.sum(tl.where(({places} == {entry}) & {used}, {term}, 0.0))"]
-        self.add(found, entry, None, body)
+        entry, at, found = self.fresh("entry"), self.fresh("entry_at"), self.fresh("found")
+        body = [
+            f"{at} = tl.full([], 0, tl.int64) + {entry}",
+            f"{found} = tl.sum(tl.where(({places} == {at}) & {used}, {term}, 0.0))",
+        ]
+        self.add(found, at, None, body)
         self.lines.append(f"for {entry} in range({low}, {high} + 1):")
         self.lines += indented(body)
 

@@ -126,14 +126,16 @@ class _Walk:
     def print_around(self) -> str:
         """How many rounds there are ("" without); the rows of their indices go to the rounds."""
         scope, counts = self.stream.scope, list[str]()
+        if self.loop.around:
+            self.rounds.append("rest = tl.full([], 0, tl.int64) + turn")
         for place, index in enumerate(reversed(self.loop.around)):
             length = self.stream.arguments.length(index.axis.name)
             counts.insert(0, length)
             row = scope.names.fresh(f"{index.name}_row")
             last = place == len(self.loop.around) - 1
-            self.rounds.append(f"{row} = turn.to(tl.int64)" if last else f"{row} = turn % {length}")
+            self.rounds.append(f"{row} = rest" if last else f"{row} = rest % {length}")
             if not last:
-                self.rounds.append(f"turn = turn // {length}")
+                self.rounds.append(f"rest = rest // {length}")
             start, leaf = self.stream.place.start(index), Leaf(row)
             at = leaf
             if start != "0":
