@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_names import GridFields, Names, Slots
 from attnc.backends.cpu_printer import TYPES, Printer, Scope, unwrapped
+from attnc.backends.cpu_wanted import Wanted
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import FUNCTIONS, Expr, postorder
@@ -53,6 +54,7 @@ class MapPrinter:
     kernel: MapKernel
     slots: Slots
     identifier: str
+    wanted: Wanted
     fields: GridFields = field(init=False)
     names: Names = field(default_factory=lambda: Names({"grid", "first", "last"}))
     kept: dict[bytes, Kept] = field(default_factory=dict)
@@ -113,7 +115,7 @@ class MapPrinter:
             scope = self._placed(scope, index, at)
         innermost, scope, _ = self._level(scope, known | frozenset(inner), lets, last=True)
         for store in self.kernel.stores:
-            innermost += self._store(store, scope)
+            innermost += self.wanted.guarded(store.array, self._store(store, scope))
         body += [*heads, *_indented(innermost), *("}" for _ in heads)]
         return [*lines, head, *_indented(body), "}"], count
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from attnc.errors import InternalError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, Expr
-from attnc.schedule import Schedule
+from attnc.expressions.tree import Array, Expr, postorder
+from attnc.schedule import MapKernel, Schedule, StreamKernel
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Slots:
     types: dict[str, str] = field(default_factory=dict)  # tensor name -> C++ type name
     macros: dict[str, str] = field(default_factory=dict)  # type macro -> tensor name
     widths: dict[str, str] = field(default_factory=dict)  # width macro -> axis name
+    planned: dict[str, str] = field(default_factory=dict)  # axis of shares -> its length
 
     def __post_init__(self) -> None:
         signature = self.schedule.signature
@@ -60,6 +61,38 @@ class Slots:
             self.types[workspace.array.name] = kind
         for axis in self.schedule.widths:
             self.widths[f"ATTNC_WIDTH_{len(self.widths)}"] = axis.name
+        for kernel in self.schedule.kernels:
+            if isinstance(kernel, StreamKernel) and kernel.split is not None:
+                self.planned[kernel.split.axis.name] = self._shares(kernel)
+        for axis in self._own_axes():
+            self.planned[axis.name] = self.length(axis)
+
+    def _own_axes(self) -> list[Axis]:
+        """Axes that kernels go over and no tensor of the call has (the heads of a group): their
+        lengths are formulas."""
+        found = [axis for workspace in self.schedule.workspaces for axis in workspace.array.axes]
+        for kernel in self.schedule.kernels:
+            if isinstance(kernel, StreamKernel):
+                found += [one.axis for one in kernel.grid]
+                found += [one.axis for loop in kernel.loops for one in loop.around]
+            elif isinstance(kernel, MapKernel):
+                found += [one.axis for one in kernel.over]
+        return [axis for axis in found if axis.length is not None and not self._given(axis)]
+
+    def _given(self, axis: Axis) -> bool:
+        """Whether the call hands over the length of an axis."""
+        signature = self.schedule.signature
+        given = (*signature.inputs, *signature.outputs)
+        known = {one.name for argument in given for one in argument.array.axes}
+        return axis.name in known or self.width(axis) is not None
+
+    def _shares(self, kernel: StreamKernel) -> str:
+        """How many shares a kernel is split into, from shapes alone. Shares of walked tiles are not
+        made here: the kernel for few rows splits by itself."""
+        if not any(loop.deposits or loop.scatters for loop in kernel.loops):
+            return "int64_t(1)"
+        instances = [self.length(one.axis) for one in kernel.grid if one != kernel.split]
+        return f"share_count({' * '.join(instances) or '1'}, {self.length(kernel.held.axis)})"
 
     def _type_of(self, name: str, dtype: str) -> str:
         if dtype in ("query", "accumulate"):
@@ -81,8 +114,41 @@ class Slots:
                 return macro
         return None
 
+    def length(self, axis: Axis) -> str:
+        """The C++ expression of an axis' length, by what the call hands over."""
+        macro = self.width(axis)
+        if macro is not None:
+            return f"int64_t({macro})"
+        if axis.name in self.planned:
+            return self.planned[axis.name]
+        if axis.length is None or self._given(axis):
+            return self.integer(f"len_{axis.name}")
+        done: dict[bytes, str] = {}
+        for node in postorder(axis.length):
+            done[node.digest] = self._formula(node, [done[arg.digest] for arg in node.args])
+        return done[axis.length.digest]
+
+    def _formula(self, node: Expr, args: list[str]) -> str:
+        """One step of the formula of a length."""
+        if node.op == "number":
+            return f"int64_t({node.attr})"
+        if node.op == "length":
+            assert isinstance(node.attr, Axis)
+            return self.length(node.attr)
+        if node.op == "param":
+            return self.integer(str(node.attr))
+        infix = {"add": "+", "sub": "-", "mul": "*"}.get(node.op)
+        if infix:
+            return f"({args[0]} {infix} {args[1]})"
+        calls = {"floordiv": "floor_div", "mod": "floor_mod", "max": "maximum", "min": "minimum"}
+        if node.op not in calls:
+            raise InternalError(f"`{node.op}` in the length of an axis")
+        return f"{calls[node.op]}({', '.join(args)})"
+
     def integer(self, key: str) -> str:
         """The C++ expression of an integer of the call: `len_AXIS`, or a param."""
+        if key.removeprefix("len_") in self.planned:
+            return self.planned[key.removeprefix("len_")]
         if key not in self.integers:
             self.integers.append(key)
         return f"call.integers[{self.integers.index(key)}]"
@@ -123,7 +189,7 @@ class GridFields:
         macro = self.slots.width(axis)
         if macro is not None:
             return f"int64_t({macro})"
-        initial = self.slots.integer(f"len_{axis.name}")
+        initial = self.slots.length(axis)
         return self.add(f"len {axis.name}", "int64_t", f"len {axis.name}", initial)
 
     def batch(self) -> str:

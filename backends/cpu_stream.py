@@ -22,7 +22,8 @@ from attnc.backends.cpu_printer import (
     unwrapped,
 )
 from attnc.backends.cpu_regions import Regions
-from attnc.backends.cpu_texts import KeptText, LoopText, StreamText
+from attnc.backends.cpu_texts import KeptText, LoopText, StreamText, SweepLoopText, SweepText
+from attnc.backends.cpu_wanted import Wanted
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
@@ -30,6 +31,7 @@ from attnc.expressions.tree import Expr
 from attnc.schedule import (
     STRIDED,
     Carried,
+    Contribution,
     Let,
     StreamKernel,
     WalkedLoop,
@@ -44,13 +46,19 @@ class StreamPrinter:
     slots: Slots
     identifier: str
     keys: Axis | None
+    wanted: Wanted
     fields: GridFields = field(init=False)
     grid: Scope = field(init=False)
     held_kept: dict[str, str] = field(default_factory=dict)
     drawn: dict[object, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.fields = GridFields(self.slots, self.kernel.grid)
+        self.fields = GridFields(self.slots, (*self.kernel.grid, *self.around))
+
+    @property
+    def around(self) -> tuple[Index, ...]:
+        """What loops are repeated for: like indices of the grid, but for when they change."""
+        return max((loop.around for loop in self.kernel.loops), key=len, default=())
 
     def print(self) -> StreamText:
         kernel = self.kernel
@@ -59,6 +67,7 @@ class StreamPrinter:
         held = self._held()
         regions = Regions(kernel, self.grid)
         loops = tuple(self._loop(loop, regions) for loop in kernel.loops)
+        sweep = self._sweep()
         held = self._with_drawn(held)
         tiles, statistics = self._tiles, self._statistics
         end = Finish(kernel, self.grid, self.held_kept, tiles, statistics)
@@ -73,7 +82,7 @@ class StreamPrinter:
             statistics=len(statistics),
             tiles=len(tiles),
             products_most=max([1, *(len(p.products) for p in kernel.loops)]),
-            layers_most=max([1, *(max(len(p.products), len(p.terms)) for p in loops)]),
+            layers_most=max([1, *(max(len(p.products), p.layers) for p in loops)]),
             reference=_truth(any(p.exponent is not None for p in kernel.loops)),
             widths=", ".join(widths),
             tile_widths=_list([self._width(c.width) for c in tiles], "1"),
@@ -93,7 +102,12 @@ class StreamPrinter:
             loop_names=", ".join(f"Loop{place}" for place in range(len(loops))),
             finish=finish,
             stores=stores,
+            sweep=sweep,
         )
+
+    def _sweep(self) -> SweepText | None:
+        """What the kernel adds to walked rows and tables: none of that here."""
+        return None
 
     # --- What is carried --------------------------------------------------------------------------
 
@@ -116,6 +130,8 @@ class StreamPrinter:
         loops = self.kernel.loops
         if self.kernel.access != STRIDED or any(p.access != STRIDED for p in loops):
             raise UnsupportedError("packed or paged addresses", "cpu", INSTEAD)
+        if any(p.running for p in loops):
+            raise UnsupportedError("sums over the keys before", "cpu", INSTEAD)
         if any(p.chosen is not None for p in loops):
             raise UnsupportedError("chosen blocks", "cpu", INSTEAD)
         if any(carried.monoid != "sum" for carried in self._tiles):
@@ -140,26 +156,23 @@ class StreamPrinter:
         """The rows and positions of grid indices, the grid values; gives back the number of
         instances."""
         counts, fields = [], self.fields
-        for index in reversed(self.kernel.grid):
-            if index == self.kernel.split:
-                counts.append("int64_t(1)")
-                fields.add(f"row {index.number} {index.name}", "int64_t", f"{index.name} row", "0")
-                continue
-            macro = self.slots.width(index.axis)
-            length = macro or self.slots.integer(f"len_{index.axis.name}")
-            counts.append(length)
-            fields.add(
-                f"row {index.number} {index.name}",
-                "int64_t",
-                f"{index.name} row",
-                f"instance % {length}",
-            )
-            fields.statements.append(f"instance /= {length};")
-        rows = {index: fields.row(index) for index in self.kernel.grid}
+        for number, indices in (("instance", self.kernel.grid), ("turn", self.around)):
+            for index in reversed(indices):
+                length = self.slots.length(index.axis)
+                if number == "instance":
+                    counts.append(length)
+                fields.add(
+                    f"row {index.number} {index.name}",
+                    "int64_t",
+                    f"{index.name} row",
+                    f"{number} % {length}",
+                )
+                fields.statements.append(f"{number} /= {length};")
+        rows = {index: fields.row(index) for index in (*self.kernel.grid, *self.around)}
         scope = Scope(fields, Names(), rows=rows)
         printer = Printer(scope)
         positions = {}
-        for index in self.kernel.grid:
+        for index in rows:
             start = printer.start(index.axis)
             at = rows[index]
             positions[index] = at if start == "int64_t(0)" else f"({at} + {start})"
@@ -210,7 +223,9 @@ class StreamPrinter:
         walked_kept: dict[str, str] = {}
         start = Printer(self.grid).start(loop.walked.axis)
         walked = self._keep(loop.walked, start, loop.walked_values, "walked", walked_kept)
-        terms = tuple(c for c in loop.contributions if self._carried(c.carried).width is not None)
+        terms = self._terms(loop)
+        layers = self._layers(loop)
+        needs = self.wanted.products(self.kernel, loop)
         places = {carried.name: str(place) for place, carried in enumerate(self._tiles)}
         held = self.kernel.held
         operands = []
@@ -228,6 +243,10 @@ class StreamPrinter:
             terms=tuple(term.term for term in terms),
             depths=_list([self._width(p.width) for p in loop.products], "1"),
             targets=_list([places[t.carried] for t in terms], "0"),
+            layers=len(layers),
+            layer=_list([str(layers.index(t.term.digest)) for t in terms], "0"),
+            product_wanted=_list([needs[p.name] for p in loop.products], "true"),
+            term_wanted=_list([self.wanted.carried(self.kernel, t.carried) for t in terms], "true"),
             mask=_truth(loop.visible is not None),
             has_exponent=_truth(loop.exponent is not None),
             start=start,
@@ -241,7 +260,19 @@ class StreamPrinter:
             certain=regions.print(loop.region, loop.region.certain),
             exponent=self._exponent(loop, walked_kept),
             lift=self._lift(loop, walked_kept),
+            sweep=self._sweep_loop(loop, walked_kept),
         )
+
+    def _terms(self, loop: WalkedLoop) -> list[Contribution]:
+        """What a loop adds to carried tiles."""
+        return [c for c in loop.contributions if self._carried(c.carried).width is not None]
+
+    def _layers(self, loop: WalkedLoop) -> list[bytes]:
+        """The terms that are kept for each pair of a block, each once."""
+        return list(dict.fromkeys(t.term.digest for t in self._terms(loop)))
+
+    def _sweep_loop(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> SweepLoopText | None:
+        return None
 
     def _carried(self, name: str) -> Carried:
         return next(carried for carried in self.kernel.carried if carried.name == name)
@@ -258,18 +289,19 @@ class StreamPrinter:
                 stride = by
             elif straight(width, array, place, at):
                 step = by
-            elif at.free <= frozenset(self.kernel.grid):
+            elif at.free <= frozenset((*self.kernel.grid, *self.around)):
                 first = printer.start(array.axes[place])
                 row = printer.text(at)
                 row = row if first == "int64_t(0)" else f"({row} - {first})"
                 base.append(f" + {row} * {by}")
             else:
                 raise UnsupportedError(f"rows of `{array.name}` out of order", "cpu", INSTEAD)
-        if printer.lines:
-            raise UnsupportedError("a computed head index", "cpu", INSTEAD)
         kind = self.slots.types[array.name]
         pointer = self.fields.pointer(array)
-        return f"Rows<{kind}>{{{pointer}{''.join(base)}, {stride}, {step}}}"
+        rows = f"Rows<{kind}>{{{pointer}{''.join(base)}, {stride}, {step}}}"
+        if printer.lines:
+            return f"[&] {{ {' '.join(printer.lines)} return {rows}; }}()"
+        return rows
 
     def _pair_scope(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> Scope:
         """The scope of pairs: values are loaded where they are used."""
@@ -353,7 +385,7 @@ class StreamPrinter:
 
     def _contribute(self, loop: WalkedLoop, printer: Printer, shown: str, always: bool) -> None:
         statistics = {carried.name: place for place, carried in enumerate(self._statistics)}
-        place = 0
+        layers, done = self._layers(loop), set[int]()
         for contribution in loop.contributions:
             carried = self._carried(contribution.carried)
             unit = identity(carried.monoid, "real")
@@ -367,9 +399,11 @@ class StreamPrinter:
                 at = f"sums[{statistics[carried.name]}]"
                 name = printer.bind("term", term)
                 printer.lines.append(f"{at} = {combined(carried.monoid, at, name)};")
-            else:
+                continue
+            place = layers.index(expr.digest)
+            if place not in done:
                 printer.lines.append(f"weight[{place}] = {term};")
-                place += 1
+            done.add(place)
 
 
 def _truth(value: bool) -> str:

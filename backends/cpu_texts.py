@@ -34,6 +34,50 @@ class SummaryText:
 
 
 @dataclass(frozen=True)
+class SweepLoopText:
+    """What one loop adds to walked rows (deposits) and tables (scatters)."""
+
+    around: str
+    hidden: str
+    layer_uses: str
+    first_deposit: int
+    deposits: int
+    first_scatter: int
+    scatters: int
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PanelText:
+    """One array that deposits or scatters add to."""
+
+    title: str
+    width: str
+    layer: str
+    turns: str
+    wanted: str
+    held: str
+    rows: str
+    target: str
+    operand: str
+
+
+@dataclass(frozen=True)
+class SweepText:
+    """The panels of a kernel: its deposits, then its scatters."""
+
+    wanted: str
+    deposits: int
+    scatters: int
+    layer_uses: str
+    turns: str
+    share: str
+    shares: str
+    valid: str
+    panels: tuple[PanelText, ...]
+
+
+@dataclass(frozen=True)
 class LoopText:
     """What the template prints of one walked loop."""
 
@@ -42,6 +86,10 @@ class LoopText:
     terms: tuple[Expr, ...]
     depths: str
     targets: str
+    layers: int
+    layer: str
+    product_wanted: str
+    term_wanted: str
     mask: str
     has_exponent: str
     start: str
@@ -55,6 +103,7 @@ class LoopText:
     certain: tuple[str, ...]
     exponent: tuple[str, ...]
     lift: tuple[str, ...]
+    sweep: SweepLoopText | None
 
 
 @dataclass(frozen=True)
@@ -86,3 +135,4 @@ class StreamText:
     loop_names: str
     finish: KeptText
     stores: tuple[StoreText, ...]
+    sweep: SweepText | None

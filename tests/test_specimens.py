@@ -42,7 +42,7 @@ def schedules(name: str) -> Iterator[Schedule]:
 
 
 def test_all_are_there() -> None:
-    assert len(NAMES) == 9
+    assert len(NAMES) == 10
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -105,7 +105,9 @@ def _dense(array: Array, graph: Graph, arrays: dict[str, np.ndarray], **params: 
 
 
 @pytest.mark.parametrize("tiles", [(1, 1), (3, 2), (8, 8)])
-@pytest.mark.parametrize("name", ["merge_two", "stick_breaking", "packed_window", "entmax"])
+@pytest.mark.parametrize(
+    "name", ["merge_two", "stick_breaking", "packed_window", "entmax", "causal_sweep"]
+)
 def test_values(name: str, tiles: tuple[int, int]) -> None:
     """What the schedule computes is what the graph says."""
     graph, schedule = specimen(name).graph(), specimen(name).schedule()

@@ -249,7 +249,9 @@ class CpuBackend:
         integers: list[int],
         wide: bool,
     ) -> int:
-        library = self.variant(call, wide)
+        names = (output.name for output in call.signature.outputs)
+        present = (name for name, made in zip(names, outputs, strict=True) if made is not None)
+        library = self.variant(call, wide, frozenset(present))
         held: list[Any] = [call.tensors[name] for name in self.table["inputs"]]
         held += outputs
         held += [_shift(call.offset), _shift(call.key_offset), _shift(self._key_length(call))]
@@ -293,13 +295,20 @@ class CpuBackend:
             self._workspaces.kept = made
         return made
 
-    def variant(self, call: Call, wide: bool = False) -> Any:
-        """The library for the dtypes and widths of a call, built if need be."""
+    def variant(
+        self, call: Call, wide: bool = False, wanted: frozenset[str] | None = None
+    ) -> Any:
+        """The library for the dtypes and widths of a call, built if need be; where the module can
+        leave out what an output needs, for the outputs wanted (None: all)."""
         table = self.table
         widths = tuple(call.known[f"len_{axis}"] for axis in table["widths"].values())
         types = tuple(self._type_name(call, name) for name in table["types"].values())
         forced = os.environ.get("ATTNC_CPU_ISA", "")
-        key = (call.dtype, widths, types, wide, forced)
+        asked = {
+            macro: wanted is None or name in wanted
+            for macro, name in table.get("wanted", {}).items()
+        }
+        key = (call.dtype, widths, types, wide, forced, *asked.values())
         library = self._variants.get(key)
         if library is None:
             level = instruction_level()
@@ -309,6 +318,7 @@ class CpuBackend:
             macros["ATTNC_WIDE"] = str(int(wide))
             macros |= {macro: str(w) for macro, w in zip(table["widths"], widths, strict=True)}
             macros |= dict(zip(table["types"], types, strict=True))
+            macros |= {macro: "true" if yes else "false" for macro, yes in asked.items()}
             library = ctypes.CDLL(str(build_library(self.source, macros, level)))
             library.attnc_workspace.restype = ctypes.c_int64
             library.attnc_run.restype = ctypes.c_int
@@ -339,7 +349,7 @@ class PreparedCall:
         self, backend: CpuBackend, call: Call, wanted: frozenset[str], integers: list[int]
     ) -> None:
         table = backend.table
-        self.library = backend.variant(call, wide=False)
+        self.library = backend.variant(call, False, wanted)
         self.workspace = backend._workspace
         names = list(table["inputs"])
         order = {slot.name: place for place, slot in enumerate(call.signature.inputs)}

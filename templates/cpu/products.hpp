@@ -17,6 +17,11 @@ constexpr bool PAIRS = ATTNC_ISA >= 4 && std::is_same_v<Element, bf16>;
 using Unit = std::conditional_t<PAIRS, uint32_t, Acc>;
 constexpr int FOLD = PAIRS ? 2 : 1;  // numbers of depth in a unit
 
+template <int N>
+struct Place {  // a number as a type
+    static constexpr int value = N;
+};
+
 ATTNC_INLINE Real multiply_add(const void* one, Real lanes, Real sum) {
 #if ATTNC_ISA >= 4
     if constexpr (PAIRS) {
@@ -33,7 +38,8 @@ ATTNC_INLINE Real multiply_add(const void* one, Real lanes, Real sum) {
 
 // out[i][v] (+)= sum over d < depth of walked(i, d) * held[d][v], for i < M and v < N.
 // walked(i, d) stands at `walked + i * row + d * step` (bytes); STEP is `step` where it is known.
-template <int M, int N, bool ADD, int ROW, int STEP>
+// HELD and OUT: numbers from one d, and from one i, to the next.
+template <int M, int N, bool ADD, int ROW, int STEP, int HELD, int OUT>
 ATTNC_INLINE void product(const char* walked, int64_t row, int64_t step, const Acc* held, int depth,
                           Acc* out) {
     const int64_t by_row = ROW ? ROW : row, by_step = STEP ? STEP : step;
@@ -43,47 +49,54 @@ ATTNC_INLINE void product(const char* walked, int64_t row, int64_t step, const A
 #pragma GCC unroll 2
     for (int d = 0; d < depth; d++) {
         Real lanes[N];
-        ATTNC_UNROLL for (int v = 0; v < N; v++) lanes[v] = load(held + d * TILE + v * LANES);
+        ATTNC_UNROLL for (int v = 0; v < N; v++) lanes[v] = load(held + d * HELD + v * LANES);
         ATTNC_UNROLL for (int i = 0; i < M; i++)
             ATTNC_UNROLL for (int v = 0; v < N; v++)
                 sum[i][v] = multiply_add(walked + i * by_row + d * by_step, lanes[v], sum[i][v]);
     }
     ATTNC_UNROLL for (int i = 0; i < M; i++)
         ATTNC_UNROLL for (int v = 0; v < N; v++) {
-            Acc* at = out + i * TILE + v * LANES;
+            Acc* at = out + i * OUT + v * LANES;
             store(at, ADD ? load(at) + sum[i][v] : sum[i][v]);
         }
 }
 
-template <int N, bool ADD, int ROW, int STEP>
+template <int N, bool ADD, int ROW, int STEP, int HELD, int OUT>
 __attribute__((noinline)) void products(const char* walked, int64_t row, int64_t step,
                                         const Acc* held, int depth, Acc* out, int rows) {
     constexpr int M = N >= 4 ? 6 : GROUP == 2 ? 6 : 8;
     const int64_t by_row = ROW ? ROW : row;
     int i = 0;
     while (rows - i >= M && (M != 6 || (rows - i) % M != 2)) {
-        product<M, N, ADD, ROW, STEP>(walked + i * by_row, row, step, held, depth, out + i * TILE);
+        product<M, N, ADD, ROW, STEP, HELD, OUT>(walked + i * by_row, row, step, held, depth,
+                                                  out + i * OUT);
         i += M;
     }
     for (; rows - i >= 4; i += 4)
-        product<4, N, ADD, ROW, STEP>(walked + i * by_row, row, step, held, depth, out + i * TILE);
+        product<4, N, ADD, ROW, STEP, HELD, OUT>(walked + i * by_row, row, step, held, depth,
+                                                  out + i * OUT);
     for (; i < rows; i++)
-        product<1, N, ADD, ROW, STEP>(walked + i * by_row, row, step, held, depth, out + i * TILE);
+        product<1, N, ADD, ROW, STEP, HELD, OUT>(walked + i * by_row, row, step, held, depth,
+                                                  out + i * OUT);
 }
 
 // The same over the vectors first .. last of the tile.
-template <bool ADD, int ROW, int STEP>
+template <bool ADD, int ROW, int STEP, int HELD = TILE, int OUT = TILE>
 void products_between(int first, int last, const char* walked, int64_t row, int64_t step,
                       const Acc* held, int depth, Acc* out, int rows) {
     while (first < last) {
         const int now = last - first < GROUP ? last - first : GROUP;
         const Acc* at = held + first * LANES;
         Acc* to = out + first * LANES;
-        if (now == 1) products<1, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
-        else if (now == 2) products<2, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
+        const auto some = [&](auto vectors) __attribute__((always_inline)) {
+            products<decltype(vectors)::value, ADD, ROW, STEP, HELD, OUT>(walked, row, step, at,
+                                                                          depth, to, rows);
+        };
+        if (now == 1) some(Place<1>{});
+        else if (now == 2) some(Place<2>{});
         else if constexpr (GROUP == 4) {
-            if (now == 3) products<3, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
-            else products<4, ADD, ROW, STEP>(walked, row, step, at, depth, to, rows);
+            if (now == 3) some(Place<3>{});
+            else some(Place<4>{});
         }
         first += now;
     }

@@ -43,10 +43,6 @@ template <class... Ts>
 struct Sequence {
     static constexpr int count = sizeof...(Ts);
 };
-template <int N>
-struct Place {
-    static constexpr int value = N;
-};
 template <int N, class Body>
 ATTNC_INLINE void for_each(const Body& body) {  // body(Place<0>), body(Place<1>), ...
     if constexpr (N > 0) {
@@ -181,6 +177,7 @@ struct Stream {
     static void multiply(const Grid& grid, Desk& desk) {
         for_each<Loop::PRODUCTS>([&](auto place) {
             constexpr int p = decltype(place)::value;
+            if constexpr (!Loop::product_wanted[p]) return;
             constexpr int width = Loop::depth[p], units = (width + FOLD - 1) / FOLD;
             const auto rows = Loop::template right<p>(grid);
             using T = std::remove_const_t<std::remove_pointer_t<decltype(rows.data)>>;
@@ -311,12 +308,17 @@ struct Stream {
     }
 
     template <class Loop>
-    static __attribute__((noinline)) void flush(const Grid& grid, Desk& desk) {
-        if (!desk.run_count) return;
+    static void fill_walked(const Grid& grid, Desk& desk) {
         auto& walked = *(typename Loop::template Walked<BLOCK>*)desk.walked;
         for (int k = 0; k < desk.run_count; k++)
             for (int r = 0; r < desk.runs[k].count; r++)
                 Loop::fill(grid, walked, desk.runs[k].at + r, desk.runs[k].first + r);
+    }
+
+    template <class Loop>
+    static __attribute__((noinline)) void flush(const Grid& grid, Desk& desk) {
+        if (!desk.run_count) return;
+        fill_walked<Loop>(grid, desk);
         multiply<Loop>(grid, desk);
         if constexpr (Loop::EXPONENT) {
             bool unset = desk.moving;
@@ -342,13 +344,16 @@ struct Stream {
             for (int v = 0; v < desk.vectors; v++)
                 store(desk.top + v * LANES, raise(load(desk.top + v * LANES), load(desk.peak + v * LANES)));
         }
+        join_statistics(desk);
+        accumulate<Loop>(grid, desk);
+        desk.run_count = desk.used = 0;
+    }
+    static void join_statistics(Desk& desk) {  // with those of the block
         for (int s = 0; s < K::STATISTICS; s++)
             for (int v = 0; v < desk.vectors; v++) {
                 Acc* at = desk.statistic[s] + v * LANES;
                 store(at, K::combine(s, load(at), load(desk.partial[s] + v * LANES)));
             }
-        accumulate<Loop>(grid, desk);
-        desk.run_count = desk.used = 0;
     }
 
     template <class Loop>
@@ -359,13 +364,15 @@ struct Stream {
         desk.fresh = false;
         for_each<Loop::TERMS>([&](auto place) {
             constexpr int t = decltype(place)::value;
+            if constexpr (!Loop::term_wanted[t]) return;
             constexpr int width = K::tile_width[Loop::target[t]];
+            const Acc* weights = desk.score[Loop::layer[t]];
             const auto rows = Loop::template operand<t>(grid);
             using T = std::remove_const_t<std::remove_pointer_t<decltype(rows.data)>>;
             for (int k = 0; k < desk.run_count; k++) {
                 const Run& run = desk.runs[k];
                 if (__builtin_expect(desk.careful, 0)) {
-                    add_seen(rows, run, width, desk.score[t], desk.tile[Loop::target[t]]);
+                    add_seen(rows, run, width, weights, desk.tile[Loop::target[t]]);
                     continue;
                 }
                 const char* walked = (const char*)rows.row(run.first);
@@ -382,7 +389,7 @@ struct Stream {
                     walked = (const char*)desk.staged;
                     step = width * int64_t(sizeof(Unit));
                 }
-                products_between<true, int(sizeof(Unit)), 0>(run.v0, run.v1, walked, 0, step, desk.score[t] + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
+                products_between<true, int(sizeof(Unit)), 0>(run.v0, run.v1, walked, 0, step, weights + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
             }
         });
     }
@@ -417,16 +424,16 @@ struct Stream {
         return !(sum != sum).any();
     }
 
-    // Adds rows [first, last) to the block, from the last, and does the block whenever it is full.
-    template <class Loop>
-    static void add(const Grid& grid, Desk& desk, int64_t first, int64_t last, int v0, int v1, bool masked) {
+    // Adds rows [first, last) to the block, from the last, and flushes it whenever it is full.
+    template <class Flush>
+    static void add(Desk& desk, int64_t first, int64_t last, int v0, int v1, bool masked, const Flush& flush) {
         while (first < last) {
             const int room = BLOCK - desk.used;
             const int now = last - first < room ? int(last - first) : room;
             last -= now;
             desk.runs[desk.run_count++] = {last, now, desk.used, v0, v1, masked};
             desk.used = int(round_up(desk.used + now, 2));  // pairs begin at even rows
-            if (desk.used >= BLOCK) flush<Loop>(grid, desk);
+            if (desk.used >= BLOCK) flush();
         }
     }
 
@@ -438,20 +445,17 @@ struct Stream {
         bool certain(int64_t a, int64_t b) const { return Loop::certain(grid, low, high, start + a, start + b); }
     };
 
-    template <class Loop>
-    static void walk(const Grid& grid, Desk& desk, int64_t first, int rows) {
-        for_each<Loop::PRODUCTS>([&](auto place) {
-            constexpr int p = decltype(place)::value;
-            pack_held(Loop::template left<p>(grid), first, rows, Loop::depth[p], desk.query[p], desk.line);
-        });
+    // Every walked row that the held rows first .. first + rows meet, in blocks.
+    template <class Loop, class Flush>
+    static void visit(const Grid& grid, Desk& desk, int64_t first, int rows, const Flush& flush) {
         const int64_t count = Loop::count(grid);
         if constexpr (!Loop::MASK) {
-            add<Loop>(grid, desk, 0, count, 0, desk.vectors, false);
+            add(desk, 0, count, 0, desk.vectors, false, flush);
         } else {
             const int64_t held = K::start(grid) + first, start = Loop::start(grid);
             const Ask<Loop> all{grid, held, held + rows - 1, start};
             bisect(all, 0, count,
-                [&](int64_t a, int64_t b) { add<Loop>(grid, desk, a, b, 0, desk.vectors, false); },
+                [&](int64_t a, int64_t b) { add(desk, a, b, 0, desk.vectors, false, flush); },
                 [&](int64_t a, int64_t b) {
                     int v0 = desk.vectors, v1 = 0;
                     const auto part = [&](int from, int to) {
@@ -463,10 +467,19 @@ struct Stream {
                             v0 = v < v0 ? v : v0;
                             v1 = v + 1;
                         }
-                    if (v0 < v1) add<Loop>(grid, desk, a, b, v0, v1, !part(v0, v1).certain(a, b - 1));
+                    if (v0 < v1) add(desk, a, b, v0, v1, !part(v0, v1).certain(a, b - 1), flush);
                 });
         }
-        flush<Loop>(grid, desk);
+        flush();
+    }
+    template <class Loop>
+    static void walk(const Grid& grid, Desk& desk, int64_t first, int rows) {
+        for_each<Loop::PRODUCTS>([&](auto place) {
+            constexpr int p = decltype(place)::value;
+            if constexpr (!Loop::product_wanted[p]) return;
+            pack_held(Loop::template left<p>(grid), first, rows, Loop::depth[p], desk.query[p], desk.line);
+        });
+        visit<Loop>(grid, desk, first, rows, [&] { flush<Loop>(grid, desk); });
     }
 
     // ---- the end of a tile

@@ -1,0 +1,216 @@
+"""Prints a sweep: a stream kernel that also adds to the rows that it walks and to tables, or that
+walks around several indices (templates/cpu/sweep.hpp).
+
+Does not print sweeps with a running reference, nor tables over some of the indices around.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.backends.cpu_printer import INSTEAD, Printer, unwrapped
+from attnc.backends.cpu_stream import StreamPrinter
+from attnc.backends.cpu_texts import PanelText, SweepLoopText, SweepText
+
+from attnc.errors import InternalError, UnsupportedError
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Array, Expr
+from attnc.schedule import Deposit, Kernel, Scatter, StreamKernel, WalkedLoop
+
+
+def sweeps(kernel: Kernel) -> bool:
+    """Whether a kernel is printed as a sweep."""
+    if not isinstance(kernel, StreamKernel):
+        return False
+    return any(loop.deposits or loop.scatters or loop.around for loop in kernel.loops)
+
+
+@dataclass
+class SweepPrinter(StreamPrinter):
+    """Prints one sweep; `identifier` is the name of its class."""
+
+    def _refuse(self) -> None:
+        super()._refuse()
+        if any(loop.exponent is not None for loop in self.kernel.loops):
+            raise UnsupportedError("sums over rows beside a running maximum", "cpu", INSTEAD)
+        if any(loop.around not in ((), self.around) for loop in self.kernel.loops):
+            raise UnsupportedError("key sources over different heads", "cpu", INSTEAD)
+        for loop in self.kernel.loops:
+            shifts = {summary.index.axis for summary in loop.region.summaries}
+            free = {index for one in loop.region.summaries for index in one.expr.free}
+            if free & set(self.around) or (shifts and self._batch_around()):
+                raise UnsupportedError("tiles chosen by data of several heads", "cpu", INSTEAD)
+
+    def _batch_around(self) -> bool:
+        return any(index.axis.name == "b" for index in self.around)
+
+    # --- Layers: the terms of a pair --------------------------------------------------------------
+
+    def _layers(self, loop: WalkedLoop) -> list[bytes]:
+        terms = [one.term for one in (*self._terms(loop), *loop.deposits, *loop.scatters)]
+        return list(dict.fromkeys(term.digest for term in terms))
+
+    def _contribute(self, loop: WalkedLoop, printer: Printer, shown: str, always: bool) -> None:
+        super()._contribute(loop, printer, shown, always)
+        layers = self._layers(loop)
+        done = {term.term.digest for term in self._terms(loop)}
+        for one in (*loop.deposits, *loop.scatters):
+            if one.term.digest in done:
+                continue
+            done.add(one.term.digest)
+            text = f"spread({unwrapped(printer._as('real', printer.text(one.term), one.term))})"
+            if shown:
+                test = "" if always else f"!MASKED ? {text} : "
+                text = f"{test}select({shown}, {text}, Real(-Acc(0)))"
+            printer.lines.append(f"weight[{layers.index(one.term.digest)}] = {text};")
+
+    def _layer_uses(self, loop: WalkedLoop) -> list[str]:
+        """What each layer is for, as far as it is wanted."""
+        uses: list[list[str]] = [[] for _ in self._layers(loop)]
+
+        def add(term: Expr, condition: str, use: str) -> None:
+            text = use if condition == "true" else f"({condition} ? {use} : 0)"
+            into = uses[self._layers(loop).index(term.digest)]
+            into += [text] if text not in into else []
+
+        for one in self._terms(loop):
+            add(one.term, self.wanted.carried(self.kernel, one.carried), "ADDED")
+        for deposit in loop.deposits:
+            use = "PLAIN" if deposit.operand is None else "DEPOSITED"
+            add(deposit.term, self.wanted.array(deposit.array), use)
+        for scatter in loop.scatters:
+            add(scatter.term, self.wanted.array(scatter.array), "PLAIN")
+        return [" | ".join(texts) or "0" for texts in uses]
+
+    # --- Loops ------------------------------------------------------------------------------------
+
+    def _sweep_loop(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> SweepLoopText:
+        before = self.kernel.loops[: self.kernel.loops.index(loop)]
+        return SweepLoopText(
+            around="true" if loop.around else "false",
+            hidden="true" if loop.hidden is not None else "false",
+            layer_uses=", ".join(self._layer_uses(loop)) or "0",
+            first_deposit=sum(len(one.deposits) for one in before),
+            deposits=len(loop.deposits),
+            first_scatter=sum(len(one.scatters) for one in before),
+            scatters=len(loop.scatters),
+            places=self._places(loop, walked_kept),
+        )
+
+    def _places(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> tuple[str, ...]:
+        """The rows of tables that a pair adds to; -1 where it is masked."""
+        if not loop.scatters:
+            return ()
+        scope = self._pair_scope(loop, walked_kept)
+        scope.names.taken |= {"place"}
+        printer = Printer(scope)
+        self._pair_values(loop, printer)
+        shown = self._mask(loop, printer)
+        for place, scatter in enumerate(loop.scatters):
+            start = printer.start(scatter.array.axes[self._table_place(scatter)])
+            text = unwrapped(printer.text(scatter.at))
+            text = f"spread({text if start == 'int64_t(0)' else f'{text} - {start}'})"
+            if shown:
+                test = "" if loop.hidden is not None else f"!MASKED ? {text} : "
+                text = f"{test}select({shown}, {text}, Integer(-1))"
+            printer.lines.append(f"place[{place}] = {text};")
+        return tuple(printer.lines)
+
+    def _table_place(self, scatter: Scatter) -> int:
+        """The dimension of a table that pairs choose."""
+        outer = (*self.kernel.grid, *self.around, scatter.width)
+        places = [n for n, index in enumerate(scatter.array.indices) if index not in outer]
+        if len(places) != 1:
+            raise InternalError(f"`{scatter.array.name}` is no table of one index")
+        return places[0]
+
+    # --- Panels -----------------------------------------------------------------------------------
+
+    def _sweep(self) -> SweepText:
+        loops, kernel = self.kernel.loops, self.kernel
+        panels = [self._deposit(loop, one) for loop in loops for one in loop.deposits]
+        deposits = len(panels)
+        panels += [self._scatter(loop, one) for loop in loops for one in loop.scatters]
+        used: list[list[str]] = []
+        for loop in loops:
+            for place, text in enumerate(self._layer_uses(loop)):
+                used += [[]] if place == len(used) else []
+                used[place].append(f"({text})")
+        turns = [self.fields.length(index.axis) for index in self.around]
+        share, shares = "int64_t(0)", "int64_t(1)"
+        if kernel.split is not None:
+            share = self.fields.row(kernel.split)
+            length = self.slots.length(kernel.split.axis)
+            shares = self.fields.add("shares", "int64_t", "shares", length)
+        valid = self.fields.length(kernel.held.axis)
+        if kernel.held.axis is self.keys:
+            valid = self.fields.key_length(kernel.held.axis)
+        return SweepText(
+            wanted=self.wanted.kernel(kernel),
+            deposits=deposits,
+            scatters=len(panels) - deposits,
+            layer_uses=", ".join(" | ".join(texts) for texts in used) or "0",
+            turns=" * ".join(turns) or "1",
+            share=share,
+            shares=shares,
+            valid=valid,
+            panels=tuple(panels),
+        )
+
+    def _deposit(self, loop: WalkedLoop, one: Deposit) -> PanelText:
+        rows = self.fields.length(loop.walked.axis)
+        operand = ""
+        if one.operand is not None and one.width is not None:
+            operand = self._rows(one.operand, self.kernel.held, one.width)
+        place = one.array.indices.index(loop.walked)
+        return self._panel(loop, one, place, rows, operand, held=True)
+
+    def _scatter(self, loop: WalkedLoop, one: Scatter) -> PanelText:
+        place = self._table_place(one)
+        rows = self.fields.length(one.array.axes[place])
+        operand, held = "", False
+        if one.operand is not None and one.width is not None:
+            held = self.kernel.held in one.operand.free
+            index = self.kernel.held if held else loop.walked
+            operand = self._rows(one.operand, index, one.width)
+        return self._panel(loop, one, place, rows, operand, held)
+
+    def _panel(
+        self,
+        loop: WalkedLoop,
+        one: Deposit | Scatter,
+        place: int,
+        rows: str,
+        operand: str,
+        held: bool,
+    ) -> PanelText:
+        if (one.operand is None) != (one.width is None):
+            raise UnsupportedError("a vector for each pair without an operand", "cpu", INSTEAD)
+        turning = [index in one.array.indices for index in loop.around]
+        if any(turning) and not all(turning):
+            raise UnsupportedError("sums over some of the heads of a group", "cpu", INSTEAD)
+        return PanelText(
+            title=one.array.name,
+            width="0" if one.width is None else self._width(one.width),
+            layer=str(self._layers(loop).index(one.term.digest)),
+            turns="true" if any(turning) else "false",
+            wanted=self.wanted.array(one.array),
+            held="true" if held else "false",
+            rows=rows,
+            target=self._target(one.array, place, one.width),
+            operand=operand,
+        )
+
+    def _target(self, array: Array, row: int, width: Index | None) -> str:
+        """The rows of an array that are added to, along its dimension `row`."""
+        base, step = [], "0"
+        for place, index in enumerate(array.indices):
+            by = self.fields.stride(array, place)
+            if index == width:
+                step = by
+            elif place != row:
+                base.append(f" + {self.fields.row(index)} * {by}")
+        kind, pointer = self.slots.types[array.name], self.fields.pointer(array)
+        shifted = f"{pointer} ? {pointer}{''.join(base)} : nullptr"
+        stride = self.fields.stride(array, row)
+        return f"Rows<{kind}>{{{shifted}, {stride}, {step}}}"
