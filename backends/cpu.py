@@ -133,7 +133,7 @@ def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object
         "query_workspaces": [w.array.name for w in schedule.workspaces if w.dtype == "query"],
         "keys": signature.keys.name if signature.keys else "",
         "narrow": not _scans(schedule)
-        and fits_int32(schedule)
+        and fits_int32(schedule, lanes_only=True)
         and not _reads_integers_of_pairs(schedule),
     }
 

@@ -9,26 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import MapKernel, Schedule, StreamKernel
+from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel
 
 LARGEST = 2**20
 LIMIT = 2**31 - 1
 
 
-def fits_int32(schedule: Schedule) -> bool:
-    """Whether no integer expression leaves 32 bits as long as its leaves are within LARGEST."""
-    return all(magnitude(expr) <= LIMIT for expr in _expressions(schedule))
+def fits_int32(schedule: Schedule, lanes_only: bool = False) -> bool:
+    """Whether no integer expression leaves 32 bits as long as its leaves are within LARGEST.
+
+    lanes_only: what is the same for all pairs of a grid instance has 64 bits anyway."""
+    for kernel in schedule.kernels:
+        lanes = None
+        if lanes_only and isinstance(kernel, StreamKernel):
+            lanes = frozenset((kernel.held, *(loop.walked for loop in kernel.loops)))
+        if any(magnitude(expr, lanes) > LIMIT for expr in _expressions(kernel)):
+            return False
+    return True
 
 
-def magnitude(root: Expr) -> int:
-    """A bound of the absolute value of every integer node under the root."""
+def magnitude(root: Expr, lanes: frozenset[Index] | None = None) -> int:
+    """A bound of the absolute value of every integer node under the root that varies along one of
+    `lanes` (None: of every one)."""
     sizes: dict[bytes, int] = {}
     worst = 0
     for node in postorder(root):
         size = _size(node, [sizes[arg.digest] for arg in node.args])
         sizes[node.digest] = size
-        if node.kind == "int":
+        if node.kind == "int" and (lanes is None or node.free & lanes):
             worst = max(worst, size)
     return worst
 
@@ -59,13 +69,12 @@ def _size(node: Expr, args: list[int]) -> int:
     return 0  # read or computed from reals: int64
 
 
-def _expressions(schedule: Schedule) -> Iterator[Expr]:
-    for kernel in schedule.kernels:
-        if isinstance(kernel, MapKernel):
-            yield from (let.expr for let in kernel.values)
-            yield from (store.expr for store in kernel.stores)
-        elif isinstance(kernel, StreamKernel):
-            yield from _stream_expressions(kernel)
+def _expressions(kernel: Kernel) -> Iterator[Expr]:
+    if isinstance(kernel, MapKernel):
+        yield from (let.expr for let in kernel.values)
+        yield from (store.expr for store in kernel.stores)
+    elif isinstance(kernel, StreamKernel):
+        yield from _stream_expressions(kernel)
 
 
 def _stream_expressions(kernel: StreamKernel) -> Iterator[Expr]:
@@ -74,7 +83,9 @@ def _stream_expressions(kernel: StreamKernel) -> Iterator[Expr]:
     yield from (store.expr for store in kernel.stores)
     for loop in kernel.loops:
         yield from (let.expr for let in (*loop.walked_values, *loop.pair_values, *loop.lifted))
-        yield from (c.term for c in loop.contributions)
+        for one in (*loop.contributions, *loop.deposits, *loop.scatters):
+            yield one.term
+        yield from (scatter.at for scatter in loop.scatters)
         region = loop.region
         yield from (region.possible, region.certain, *(s.expr for s in region.summaries))
         for segment in region.segments:
