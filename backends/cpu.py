@@ -164,7 +164,7 @@ def _reads_integers_of_pairs(schedule: Schedule) -> bool:
             exprs: list[Expr] = [let.expr for let in (*loop.pair_values, *loop.lifted)]
             exprs += [e for e in (loop.visible, loop.hidden, loop.exponent) if e is not None]
             exprs += [c.term for c in loop.contributions]
-            exprs += [d.term for d in loop.deposits]
+            exprs += [one.term for one in (*loop.deposits, *loop.pair_stores)]
             exprs += [e for s in loop.scatters for e in (s.at, s.term)]
             nodes = (node for expr in exprs for node in postorder(expr))
             if any(

@@ -135,16 +135,16 @@ class ScanPrinter:
     def _begin(self, scope: Scope) -> tuple[list[str], Scope]:
         """Constants of the instance, and the states that it begins with."""
         kernel, loop = self.kernel, self.kernel.loop
-        constants = [let.expr for let in kernel.grid_values]
+        lines: list[str] = []
+        for let in kernel.grid_values:
+            scope = self._let(scope, let, lines)
         every = [
             *(let.expr for let in (*loop.inside, *loop.after) if isinstance(let, Let)),
             *loop.advance,
             *(store.expr for store in kernel.stores),
         ]
-        lines = self._stage(scope, [*constants, *loop.initial])
-        for let in kernel.grid_values:
-            scope = self._let(scope, let, lines)
-        lines += self._stage(scope, [e for e in every], constant=True)
+        lines += self._stage(scope, loop.initial)
+        lines += self._stage(scope, every, constant=True)
         for state, first in zip(loop.states, loop.initial, strict=True):
             self._fill(scope, self.buffers[state.name], first, lines)
         return lines, scope
@@ -211,9 +211,7 @@ class ScanPrinter:
 
     def _row(self, scope: Scope) -> list[str]:
         loop, kernel = self.kernel.loop, self.kernel
-        lets = [let for let in (*loop.inside, *loop.after) if isinstance(let, Let)]
-        every = [*(let.expr for let in lets), *loop.advance, *(s.expr for s in kernel.stores)]
-        lines = self._stage(scope, every)
+        lines: list[str] = []
         for let in loop.inside:
             assert isinstance(let, Let)
             scope = self._let(scope, let, lines)
@@ -228,7 +226,7 @@ class ScanPrinter:
         """A value: a scalar, or an array over its indices."""
         known = frozenset((*self.kernel.grid, self.kernel.loop.time))
         indices = let.expr.free - known
-        lines.append(f"// {let.name}")
+        lines += [*self._stage(scope, [let.expr]), f"// {let.name}"]
         if not indices:
             text = self._scalar(scope, let.expr, lines)
             name = self.names.fresh(let.name)
@@ -388,6 +386,7 @@ class ScanPrinter:
     def _advance(self, scope: Scope, lines: list[str]) -> None:
         """The states after the row; those over the same widths in one pass."""
         loop = self.kernel.loop
+        lines += self._stage(scope, loop.advance)
         groups: dict[tuple[Index, ...], list[tuple[Array, Expr]]] = {}
         for state, expr in zip(loop.states, loop.advance, strict=True):
             groups.setdefault(state.indices, []).append((state, expr))
@@ -414,7 +413,7 @@ class ScanPrinter:
             if index != store.width
         )
         pointer = f"const_cast<{kind}*>({self.fields.pointer(array)}) + {offset or '0'}"
-        lines.append(f"// {array.name}")
+        lines += [*self._stage(scope, [store.expr]), f"// {array.name}"]
         if store.width is None:
             text = self._scalar(scope, store.expr, lines)
             text = f"narrow<{kind}>({unwrapped(text)})" if real else unwrapped(text)

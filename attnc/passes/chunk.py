@@ -24,9 +24,10 @@ from attnc.expressions.tree import (
     substitute,
 )
 from attnc.graph import Graph, GraphOutput, Recurrence
+from attnc.passes.affine import sentence, transitions
 from attnc.passes.hoist import Names
 from attnc.passes.reductions import refuse
-from attnc.passes.rows import STATES, Rows
+from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
 from attnc.schedule import ScanKernel, ScanLoop, Store
 
@@ -76,12 +77,13 @@ def scan(graph: Graph) -> Scan:
         tuple(rows.lets["after"]),
     )
     kernel = ScanKernel(graph.name, grid, tuple(rows.lets["constant"]), loop, stores)
+    said = [sentence(one) for one in transitions(recurrence, grid)]
     names = " and ".join(state.name for state in states)
-    return Scan(kernel, widths, (f"{names}: kept in cache, updated row by row.",))
+    return Scan(kernel, widths, (*said, f"{names}: in cache, row by row (sequential form)."))
 
 
 def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_old: bool) -> Store:
-    states = "before" if reads_old else "after"
+    states: Side = "before" if reads_old else "after"
     expr = rows.settle(home(output.expr), states)
     if reads_old and rows.level(expr, states) == "before":
         expr = rows.let(expr, states)

@@ -32,6 +32,7 @@ from attnc.passes.hoist import CHEAP, Names
 from attnc.passes.simplify import make
 from attnc.schedule import Let
 
+Side = Literal["before", "after"]
 Level = Literal["constant", "row", "before", "after"]
 ORDER = {"constant": 0, "row": 1, "before": 2, "after": 2}
 WORDS = {"constant": "constant", "row": "row", "before": "seen", "after": "read"}
@@ -60,7 +61,7 @@ class Rows:
     known: dict[tuple[Level, bytes], Expr] = field(default_factory=dict)
     levels: dict[str, Level] = field(default_factory=dict)
 
-    def settle(self, expr: Expr, states: Literal["before", "after"]) -> Expr:
+    def settle(self, expr: Expr, states: Side) -> Expr:
         """The expression with its folds and smaller parts as values; reads of states are of those
         before the row, or after it."""
         done: dict[bytes, Expr] = {}
@@ -92,7 +93,7 @@ class Rows:
             found.append(rewrite(settled, own))
         return tuple(found)
 
-    def let(self, expr: Expr, states: Literal["before", "after"]) -> Expr:
+    def let(self, expr: Expr, states: Side) -> Expr:
         """The value of a Let; equal expressions share one."""
         level = self.level(expr, states)
         key = (level, expr.digest)
@@ -107,7 +108,7 @@ class Rows:
         """The indices beyond grid and time that the expression is over."""
         return expr.free - self.grid - {self.time}
 
-    def level(self, expr: Expr, states: Literal["before", "after"]) -> Level:
+    def level(self, expr: Expr, states: Side) -> Level:
         """When the expression is known."""
         found: Level = "row" if self.time in expr.free else "constant"
         for node in postorder(expr):
@@ -128,7 +129,7 @@ class Rows:
         expr: Expr,
         around: frozenset[Index],
         level: Level,
-        states: Literal["before", "after"],
+        states: Side,
     ) -> Expr:
         if expr.op in CHEAP or expr.op == "read" or not self._placed(expr):
             return expr
