@@ -7,6 +7,7 @@ Each arrow is one function; `attnc show FILE --emit STAGE` prints what stands be
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,25 +84,35 @@ def short_name(name: str) -> str:
 
 
 def emit_module(spec: Spec, stages: Stages | None = None) -> str:
-    """Spec -> the text of a Python module with every backend that can run it."""
+    """Spec -> the text of a Python module with every backend that can run it, its partial results
+    and its derivatives: what a user ships."""
+    from attnc.emission.module import print_module
+    from attnc.family import members
+
+    stages = stages or lower(spec)
+    return print_module(stages, members(stages))
+
+
+def emit_kernels(stages: Stages) -> str:
+    """The text of the module with the operator's own kernels alone: what a program imports. The
+    further kernel sets are printed when they are asked for (see `load_chapter`)."""
     from attnc.emission.module import print_module
 
-    return print_module(stages or lower(spec))
+    return print_module(stages)
 
 
 def load_module(text: str, name: str) -> Any:
     """Writes a module's text to the cache (once) and imports it."""
-    import hashlib
     import importlib.util
     import sys
 
-    from attnc.cache import cache_folder, write_once
+    from attnc.emission.module import module_digest
 
-    digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+    digest = module_digest(text)
     qualified = f"attnc_{name}_{digest}"
     if qualified in sys.modules:
         return sys.modules[qualified]
-    path = write_once(cache_folder("modules") / f"{name}_{digest}.py", text)
+    path = _written(f"{name}_{digest}.py", text)
     found = importlib.util.spec_from_file_location(qualified, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -112,3 +123,23 @@ def load_module(text: str, name: str) -> Any:
         del sys.modules[qualified]
         raise
     return module
+
+
+def load_chapter(stages: Stages, module: Any, name: str) -> None:
+    """Adds a further kernel set to a module that was imported with the first alone: its text is
+    written to the cache and runs in the module's namespace."""
+    from attnc.emission.module import module_digest, print_chapter
+    from attnc.family import member_or_refusal
+
+    text = print_chapter(stages, name, member_or_refusal(stages, name))
+    path = _written(f"{stages.spec.name}_{name}_{module_digest(text)}.py", text)
+    namespace = vars(module)
+    exec(builtins.compile(text, str(path), "exec"), namespace)
+    namespace.pop("tl", None)  # new functions of Triton: the next launch takes them too
+
+
+def _written(file: str, text: str) -> Path:
+    """The file of the cache that holds a module's text."""
+    from attnc.cache import cache_folder, write_once
+
+    return write_once(cache_folder("modules") / file, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from attnc.errors import UnsupportedError
@@ -45,17 +45,47 @@ class Operator:
 
     @cached_property
     def source(self) -> str:
-        """The text of the emitted module."""
+        """The text of the module that attnc compile writes."""
         from attnc.compiler import emit_module
 
         return emit_module(self.spec, self.stages)
 
     @cached_property
     def module(self) -> Any:
-        """The emitted module, imported from the cache."""
-        from attnc.compiler import load_module
+        """The module, imported from the cache. It holds the operator's own kernels; partial results
+        and derivatives join it when they are first asked for."""
+        from attnc.compiler import emit_kernels, load_module
 
-        return load_module(self.source, self.spec.name)
+        module = load_module(emit_kernels(self.stages), self.spec.name)
+        self._load_further(module, module.operator)
+        return module
+
+    def partial(self, /, *args: Any, **kwargs: Any) -> Any:
+        """What a shard of the keys contributes, for `merge` and `finish`: called as the operator,
+        with `key_offset` for the position of the shard's first key."""
+        return self._further("partial")(*args, **kwargs)
+
+    def merge(self, /, *parts: Any, **own: Any) -> Any:
+        """The partial results of disjoint shards as one. `own`: inputs that a merge reads."""
+        return self._further("merge")(*parts, **own)
+
+    def finish(self, /, part: Any, **own: Any) -> Any:
+        """The result (and emits) from the partial result of all keys, in `dtype` (that of the
+        statistics if it is not given). `own`: inputs that the finish reads."""
+        return self._further("finish")(part, **own)
+
+    def _further(self, name: str) -> Any:
+        found = getattr(self._run, name, None)
+        if found is None:
+            raise UnsupportedError(f"a {name} result", self.backend, ("cpu", "triton"))
+        return found
+
+    def _load_further(self, module: Any, operator: Any) -> None:
+        """What the module lacks is derived when it is asked for."""
+        from attnc.compiler import load_chapter
+
+        if hasattr(operator, "family"):
+            operator.family.load = partial(load_chapter, self.stages, module)
 
     def reference(self, /, *args: Any, **kwargs: Any) -> Any:
         """The oracle's answer to a call: float64 NumPy arrays; with `emit`, a tuple."""
@@ -83,7 +113,9 @@ class Operator:
         operator = self.module.operator
         if self.backend == "auto":
             return operator
-        return _restricted(self.module, self.backend)
+        chosen = _restricted(self.module, self.backend)
+        self._load_further(self.module, chosen)
+        return chosen
 
 
 def _restricted(module: Any, backend: str) -> Any:
@@ -91,9 +123,10 @@ def _restricted(module: Any, backend: str) -> Any:
     import os
 
     device = "cuda" if backend == "triton" else "cpu"
-    chosen = {device: module.BACKENDS[device]}
-    if backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1":
-        chosen["cpu"] = chosen["cuda"]
-    if not chosen:
-        raise UnsupportedError("this operator", backend, ("eager", "numpy"))
-    return module.KernelOperator(module.SIGNATURE, chosen, backend + module.DIGEST)
+    interpreted = backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+
+    def build(kernels: Any) -> dict[str, Any]:
+        made: dict[str, Any] = module.backends_of(kernels, vars(module), (device,))
+        return {**made, "cpu": made["cuda"]} if interpreted and "cuda" in made else made
+
+    return module.Family(module.SETS, build, module.KernelOperator).operator()

@@ -52,12 +52,12 @@ def run_reference(spec: Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     from attnc.backends.numpy_oracle import evaluate
 
     module = reference_module(spec)
-    emit = module._emits(module.SIGNATURE, kwargs.pop("emit", ()))
+    emit = module.checked_emits(module.SIGNATURE, kwargs.pop("emit", ()))
     states = {
         s.array.name: kwargs.pop(s.array.name) for s in spec.root.states if s.array.name in kwargs
     }
     tensors, numbers, extras = module.bind_arguments(module.SIGNATURE, args, kwargs)
-    torched = module._torched(module.SIGNATURE, tensors)
+    torched = module.torched(module.SIGNATURE, tensors)
     module.check_call(module.SIGNATURE, torched, numbers, extras)
     exact = {name: _exact(value) for name, value in torched.items()}
     shifts = {name: _exact(value) for name, value in extras.items()}

@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.backends",),
     ("attnc.cases",),
     ("attnc.stages",),
-    ("attnc.emission", "attnc.explanation"),
+    ("attnc.emission", "attnc.explanation", "attnc.family"),
     (
         "attnc.compiler",
         "attnc.operator",

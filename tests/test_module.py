@@ -166,10 +166,6 @@ DERIVATIVES: dict[str, Callable[[], Any]] = {
     "jacrev": lambda: torch.func.jacrev(loss)(Q),
     "jacfwd": lambda: torch.func.jacfwd(loss)(Q),
     "hessian": lambda: torch.func.hessian(loss)(Q),
-    "vmap": lambda: torch.func.vmap(lambda q: OP(q, K, V, doc=DOC))(torch.stack([Q, Q])),
-    "vmap of keys": lambda: torch.func.vmap(lambda k: OP(Q, k, V, doc=DOC), out_dims=1)(
-        torch.stack([K, K])
-    ),
     "checkpoint": lambda: torch.utils.checkpoint.checkpoint(  # type: ignore[no-untyped-call]
         loss, Q.clone().requires_grad_(), use_reentrant=False
     ).backward(),

@@ -1,43 +1,63 @@
-"""Puts a module together: support, signature, dense formula, kernels, the operator and its
-function."""
+"""Puts a module together: support, signature, dense formula, kernel sets, the operator and its
+function.
+
+The first kernel set is the operator itself. A module that is written to a file holds every further
+set (partial results, derivatives); one that attnc imports holds the first, and each further one is
+printed when it is first asked for (`print_chapter`), the same text.
+"""
 
 from __future__ import annotations
 
-import ast
-import builtins
 import hashlib
-import keyword
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import attnc
 from attnc.emission.bundle import BANNER, bundle_runtime
+from attnc.emission.kernel_set import (
+    SetText,
+    cpu_headers,
+    defined_names,
+    print_member,
+    print_refusal,
+    print_set,
+    triton_prelude,
+)
+from attnc.emission.names import check_names
 from attnc.emission.python_numbers import print_python
-from attnc.emission.signature_text import print_signature
-from attnc.errors import AttncError
+from attnc.emission.separate import keeps_batch_apart
+from attnc.errors import InternalError, UnsupportedError
 from attnc.resources import template_environment
 from attnc.signature import Signature
 
 if TYPE_CHECKING:
     from attnc.schedule import Schedule
-    from attnc.stages import Stages
+    from attnc.stages import Member, Stages
 
 REFERENCE_SUPPORT = (
-    "failures", "call", "operator", "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
+    "failures", "slots", "call", "arguments", "eager_operator",
+    "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
 SUPPORT = (
     *REFERENCE_SUPPORT,
+    "reads",
+    "family",
+    "forms",
+    "batching",
+    "autograd",
+    "registration",
+    "operator",
     "cpu_build",
     "triton_plan",
+    "triton_sources",
+    "triton_lists",
+    "triton_run",
     "triton_interpreter",
     "triton_launch",
     "triton_tune",
+    "assembly",
     "selfcheck",
-)
-KERNEL_LINES = (
-    'BACKENDS = {"cpu": CpuBackend(CPU_SOURCE), "cuda": TritonBackend(TRITON_KERNELS, globals())}',
-    'TritonTuner(BACKENDS["cuda"], Path(__file__).with_suffix(".tuned.json"), time_on_device)',
-    "operator = KernelOperator(SIGNATURE, BACKENDS, DIGEST)",
 )
 SCRIPT_LINES = (
     'if __name__ == "__main__":',
@@ -57,14 +77,18 @@ class ModuleText:
     banner: str
     signature: str
     eager: str
-    cpu_source: str
-    triton_source: str
+    cpu_headers: str
+    triton_prelude: str
+    chapters: tuple[str, ...]
     assembly: str
 
 
-def print_module(stages: Stages) -> str:
+def print_module(
+    stages: Stages, members: Mapping[str, Member | UnsupportedError] | None = None
+) -> str:
     """The text of the module of an operator; without a schedule, of its dense formula alone.
 
+    members    the further kernel sets, or why there is none, by name
     Raises AttncError for names that Python cannot carry."""
     from attnc.backends import eager
     from attnc.signature_of import signature_of
@@ -73,78 +97,78 @@ def print_module(stages: Stages) -> str:
     signature = schedule.signature if schedule else signature_of(spec, stages.graph)
     support = bundle_runtime(SUPPORT if schedule else REFERENCE_SUPPORT)
     check_names(signature, support)
-    parts = {
-        "signature": print_signature(spec, signature),
-        "eager": eager.emit_eager(spec).strip("\n"),
-        **_kernel_texts(schedule),
-    }
-    digest = hashlib.sha256("\0".join((attnc.__version__, *parts.values())).encode()).hexdigest()
+    first = _first_set(stages, signature)
+    chapters = [_render_chapter(first)] if schedule else []
+    for name, member in (members or {}).items():
+        chapters.append(print_chapter(stages, name, member))
+    _check_apart(chapters)
     text = ModuleText(
         name=spec.name,
         version=attnc.__version__,
         spec_text=_quoted(spec.source.text),
-        call_example=", ".join(t.name for t in signature.inputs if t.positional),
+        call_example=_call_example(signature),
         support=support,
         banner=BANNER,
+        signature="" if schedule else first.signature,
+        eager=eager.emit_eager(spec).strip("\n"),
+        cpu_headers=cpu_headers() if schedule else "",
+        triton_prelude=triton_prelude() if schedule else "",
+        chapters=tuple(chapters),
         assembly=_print_assembly(
-            signature, digest, _renamed(eager.argument_names(spec)), schedule is not None
+            signature, _renamed(eager.argument_names(spec)), schedule is not None
         ),
-        **parts,
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
 
 
+def print_chapter(stages: Stages, name: str, member: Member | UnsupportedError) -> str:
+    """A further kernel set as a text that runs in the module's namespace."""
+    if isinstance(member, UnsupportedError):
+        return print_refusal(name, member)
+    try:
+        return _render_chapter(print_member(stages.spec, member, keeps_batch_apart(stages.graph)))
+    except UnsupportedError as refusal:
+        return print_refusal(name, refusal)
+
+
+def _first_set(stages: Stages, signature: Signature) -> SetText:
+    """The operator's own kernels."""
+    texts = _kernel_texts(stages.schedule)
+    separate = keeps_batch_apart(stages.graph)
+    return print_set(stages.spec, signature, texts, title="the operator", separate=separate)
+
+
 def _kernel_texts(schedule: Schedule | None) -> dict[str, str]:
-    """The texts of the kernels by hole; empty without a schedule."""
+    """The texts of the kernels by backend; empty without a schedule."""
     from attnc.backends import cpu, triton
 
     if schedule is None:
-        return {"cpu_source": "", "triton_source": ""}
-    texts = {"cpu_source": cpu.emit(schedule), "triton_source": triton.emit(schedule)}
+        return {}
+    texts = {"cpu": cpu.emit(schedule), "triton": triton.emit(schedule)}
     return {name: text.strip("\n") for name, text in texts.items()}
 
 
-def check_names(signature: Signature, support: str) -> None:
-    """Names of the operator and its arguments become Python names, and they must not hide a name
-    that the module itself uses or that every call has."""
-    arguments = [t.name for t in signature.inputs] + [n.name for n in signature.numbers]
-    for name in arguments:
-        if name in ("offset", "key_offset", "key_length", "emit", "operator") or (
-            name == "seed" and signature.random
-        ):
-            raise AttncError(
-                f"{signature.name}: every operator has a `{name}` of its own; rename the argument"
-            )
-    axes = {f"len_{axis.name}" for t in signature.inputs for axis in t.array.axes}
-    for name in arguments:
-        if name in axes:
-            raise AttncError(
-                f"{signature.name}: `{name}` is how attnc calls the length of an axis; rename it"
-            )
-    for name in (signature.name, *arguments):
-        if keyword.iskeyword(name) or name.startswith("__"):
-            raise AttncError(
-                f"{signature.name}: `{name}` cannot be a name in a Python module; rename it"
-            )
-    if signature.name in _taken_names(support):
-        raise AttncError(
-            f"`{signature.name}` is a name that every module of attnc uses; rename the operator"
-        )
+def _render_chapter(text: SetText) -> str:
+    template = template_environment().get_template("module/kernel_set.py.jinja")
+    return template.render(s=text, banner=BANNER).strip("\n")
 
 
-def _taken_names(support: str) -> set[str]:
-    """What the support part defines or imports, with Python's own names."""
-    taken = {"eager", "operator", "reference", *dir(builtins)}
-    taken |= {"BACKENDS", "CPU_SOURCE", "DIGEST", "SIGNATURE", "TRITON_KERNELS"}
-    for node in ast.parse(support).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            taken.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            taken.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            taken.update(target.id for target in targets if isinstance(target, ast.Name))
-    return taken
+def _check_apart(chapters: list[str]) -> None:
+    """No two kernel sets may define one name."""
+    taken: set[str] = set()
+    for chapter in chapters:
+        names = defined_names(chapter)
+        if names & taken:
+            raise InternalError(f"two kernel sets define {', '.join(sorted(names & taken))}")
+        taken |= names
+
+
+def _call_example(signature: Signature) -> str:
+    """What a call must give: tensors by place, then keywords."""
+    places = [t.name for t in signature.inputs if t.positional]
+    needed = [t.name for t in signature.inputs if not t.positional and not t.optional]
+    needed += [n.name for n in signature.numbers if n.default is None]
+    return ", ".join([*places, *(f"{name}={name}" for name in needed)])
 
 
 def _quoted(text: str) -> str:
@@ -158,9 +182,7 @@ def _renamed(names: dict[str, str]) -> dict[str, str]:
     return {name: other for name, other in names.items() if name != other}
 
 
-def _print_assembly(
-    signature: Signature, digest: str, eager_names: dict[str, str], kernels: bool
-) -> str:
+def _print_assembly(signature: Signature, eager_names: dict[str, str], kernels: bool) -> str:
     inputs = [t.name for t in signature.inputs if t.positional]
     optional = [f"{t.name}=None" for t in signature.inputs if not t.positional and t.optional]
     needed = [t.name for t in signature.inputs if not t.positional and not t.optional]
@@ -172,10 +194,10 @@ def _print_assembly(
     head = ", ".join([*inputs, "*", *keywords, *extras, "emit=()"])
     names = [one.partition("=")[0] for one in [*keywords, *extras, "emit"]]
     passed = ", ".join([*inputs, *(f"{name}={name}" for name in names)])
+    made = ["operator = family_of(SETS, globals()).operator()", "BACKENDS = operator.backends"]
     lines = [
-        f"DIGEST = {digest[:40]!r}",
         f"reference = EagerOperator(SIGNATURE, eager, {eager_names!r})",
-        *(KERNEL_LINES if kernels else ["operator = reference"]),
+        *(made if kernels else ["operator = reference"]),
         "",
         "",
         f"def {signature.name}({head}):",
@@ -205,3 +227,8 @@ def _docstring(signature: Signature) -> list[str]:
 
 def _axes(axes: tuple[object, ...]) -> str:
     return "[" + ", ".join(getattr(axis, "name", "") for axis in axes) + "]"
+
+
+def module_digest(text: str) -> str:
+    """The digest of a module's text, which names its file."""
+    return hashlib.sha256(text.encode()).hexdigest()[:20]

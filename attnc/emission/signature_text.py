@@ -3,37 +3,97 @@
 from __future__ import annotations
 
 from attnc.emission.python_numbers import print_python
+from attnc.emission.read_texts import print_reads
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Expr, call, length
+from attnc.expressions.tree import Expr, call, length, number, postorder
 from attnc.signature import Signature, TensorArgument
 from attnc.spec import Spec
 
+# The kernel sets whose calls test positions that data decides: those that a user's tensors reach
+# first.
+TESTED = ("", "_PARTIAL", "_TRAINING", "_TRAINING_EMITS", "_TANGENT")
 
-def print_signature(spec: Spec, signature: Signature) -> str:
-    """The definitions `_lengths`, `_defaults`, `_requirements` and `SIGNATURE` of a module."""
+
+def print_signature(
+    spec: Spec, signature: Signature, suffix: str = "", results: int = 1, separate: bool = True
+) -> str:
+    """The definitions `_lengths`, `_defaults`, `_requirements` and `SIGNATURE` of a module, with a
+    suffix for its further kernel sets.
+
+    results     how many outputs every call returns
+    separate    whether batch entries never mix"""
+    known = Known(spec, signature)
+    lower = suffix.lower()
+    flags = [f"results={results}"] if results != 1 else []
+    flags += [] if separate else ["separate=False"]
+    if suffix in TESTED:
+        flags += [f"reads={_tuple(print_reads(signature))}"] if signature.reads else []
     return "\n\n".join(
         (
-            _print_lengths(spec, signature),
-            _print_defaults(signature),
-            _print_requirements(spec, signature),
-            _print_constant(spec, signature),
+            _print_lengths(known, lower),
+            _print_defaults(signature, lower),
+            _print_requirements(known, lower),
+            _print_constant(spec, signature, suffix, flags),
         )
     )
 
 
-def _print_lengths(spec: Spec, signature: Signature) -> str:
+class Known:
+    """Which lengths and numbers a call of a signature knows: a partial result has fewer tensors
+    than the operator, and measures fewer axes."""
+
+    def __init__(self, spec: Spec, signature: Signature) -> None:
+        self.spec = spec
+        self.signature = signature
+        self.sites = {one.axis.name: one.sites[0][0] for one in signature.lengths}
+        self.numbers = {number.name for number in signature.numbers}
+        statics = {number.name for number in spec.numbers if number.static}
+        self.names = {f"len_{name}" for name in self.sites} | self.numbers | statics
+        self.derived = [axis for axis in spec.axes if axis.form in ("range", "product")]
+        self.derived = [axis for axis in self.derived if self._add(axis)]
+
+    def _add(self, axis: Axis) -> bool:
+        """Whether the length of an axis follows from what is known; it then is known too."""
+        if not self.all_of(_length_of(axis)):
+            return False
+        self.names.add(f"len_{axis.name}")
+        return True
+
+    def leaves(self, expr: Expr) -> list[str]:
+        """The lengths and numbers of an expression, as the call names them."""
+        found: dict[str, None] = {}
+        for node in postorder(expr):
+            if node.op == "param":
+                found[str(node.attr)] = None
+            elif node.op == "length" and isinstance(node.attr, Axis):
+                found[f"len_{node.attr.name}"] = None
+        return list(found)
+
+    def all_of(self, expr: Expr) -> bool:
+        return all(name in self.names for name in self.leaves(expr))
+
+    def blamed(self, expr: Expr) -> str:
+        """The argument that an error about this condition names: a number, else what measures."""
+        leaves = self.leaves(expr)
+        for name in leaves:
+            if name in self.numbers:
+                return name
+        measured = (self.sites.get(name.removeprefix("len_")) for name in leaves)
+        return next((site for site in measured if site), self.signature.inputs[0].name)
+
+
+def _print_lengths(known: Known, suffix: str) -> str:
     lines = [
         f"known.setdefault({number.name!r}, {print_python(number.default)})"
-        for number in signature.numbers
-        if number.default is not None
+        for number in known.signature.numbers
+        if number.default is not None and known.all_of(number.default)
     ]
     lines += [
         f"known[{'len_' + axis.name!r}] = {print_python(_length_of(axis))}"
-        for axis in spec.axes
-        if axis.form in ("range", "product")
+        for axis in known.derived
     ]
     return _function(
-        "_lengths(known: dict[str, Any]) -> None",
+        f"_lengths{suffix}(known: dict[str, Any]) -> None",
         "Adds defaults of numbers and the lengths that follow from others.",
         lines or ["pass"],
     )
@@ -49,32 +109,40 @@ def _length_of(axis: Axis) -> Expr:
     return product
 
 
-def _print_defaults(signature: Signature) -> str:
+def _print_defaults(signature: Signature, suffix: str) -> str:
     entries = [
         f"    {tensor.name!r}: {print_python(tensor.default)},"
         for tensor in signature.inputs
         if tensor.optional and tensor.default is not None
     ]
     return _function(
-        "_defaults(known: Mapping[str, Any]) -> dict[str, Any]",
+        f"_defaults{suffix}(known: Mapping[str, Any]) -> dict[str, Any]",
         "What an optional tensor holds when it is left out.",
         ["return {", *entries, "}"],
     )
 
 
-def _print_requirements(spec: Spec, signature: Signature) -> str:
-    entries = [
-        f"    ({print_python(needed.condition)}, {needed.message!r}),"
-        for needed in signature.requirements
-    ]
-    entries += [
-        f"    ({print_python(part.length)} >= 0, {f'the length of {part.name} is 0 or more'!r}),"
-        for axis in spec.axes
+def _print_requirements(known: Known, suffix: str) -> str:
+    needed = [(one.condition, one.message) for one in known.signature.requirements]
+    ranges = [
+        part
+        for axis in known.spec.axes
         for part in (*axis.parts, axis)
         if part.form == "range" and part.length is not None
     ]
+    needed += [
+        (call("ge", part.length, number(0)), f"the length of {part.name} is 0 or more")
+        for part in ranges
+        if part.length is not None
+    ]
+    entries = [
+        f"    ({print_python(condition)}, {message!r}, {known.blamed(condition)!r}, "
+        f"{tuple(known.leaves(condition))!r}),"
+        for condition, message in needed
+        if known.all_of(condition)
+    ]
     return _function(
-        "_requirements(known: Mapping[str, Any]) -> tuple[tuple[Any, str], ...]",
+        f"_requirements{suffix}(known: Mapping[str, Any]) -> tuple[Requirement, ...]",
         "What the lengths and numbers of a call must satisfy.",
         ["return (", *entries, ")"],
     )
@@ -85,7 +153,7 @@ def _function(head: str, summary: str, lines: list[str]) -> str:
     return f'def {head}:\n    """{summary}"""\n{body}'
 
 
-def _print_constant(spec: Spec, signature: Signature) -> str:
+def _print_constant(spec: Spec, signature: Signature, suffix: str, flags: list[str]) -> str:
     statics = [
         f"({number.name!r}, {print_python(number.default)})"
         for number in spec.numbers
@@ -106,12 +174,13 @@ def _print_constant(spec: Spec, signature: Signature) -> str:
         f"rows={signature.rows.name if signature.rows else ''!r}",
         f"keys={signature.keys.name if signature.keys else ''!r}",
         f"random={signature.random}",
-        "lengths=_lengths",
-        "defaults=_defaults",
-        "requirements=_requirements",
+        f"lengths=_lengths{suffix.lower()}",
+        f"defaults=_defaults{suffix.lower()}",
+        f"requirements=_requirements{suffix.lower()}",
+        *flags,
     ]
     body = "".join(f"    {field},\n" for field in fields)
-    return f"SIGNATURE = Signature(\n{body})"
+    return f"SIGNATURE{suffix} = Signature(\n{body})"
 
 
 def _tuple(items: list[str]) -> str:

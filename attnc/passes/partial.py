@@ -88,7 +88,7 @@ def merge(graph: Graph) -> Pieces:
             array = _renamed(store.array, "output")
             outputs.append(replace(store, array=array, expr=values[carried.name]))
         inputs.extend(stacked.values())
-        kernels.append(_map(f"{graph.name}_{prefix}_merge", over, tuple(outputs), lowering))
+        kernels.append(_map(f"{graph.name}_{prefix}_join", over, tuple(outputs), lowering))
     given = tuple(inputs)
     return Pieces(lowering, tuple(kernels), given, tuple(_stored(kernels)))
 

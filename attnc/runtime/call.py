@@ -1,16 +1,11 @@
-"""The call of an operator: its signature as plain data, and the binding of arguments to it.
+"""The call of an operator: arguments are bound to its signature and checked.
 
-A `Call` is what every backend gets: tensors by name (defaults filled in, outputs not yet made),
-numbers, the lengths of
-all axes, offsets. Binding checks names, dtypes, devices, shapes and ranges, and says which argument
-is wrong.
+Binding checks names, dtypes, devices, shapes and ranges, and says which argument is wrong.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from operator import index as index_of
 from typing import Any
 
@@ -24,109 +19,12 @@ from attnc.runtime.failures import (
     ShapeError,
     ValueRangeError,
 )
+from attnc.runtime.slots import EXTRA_KEYWORDS, Call, NumberSlot, Signature, TensorSlot
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-EXTRA_KEYWORDS = ("offset", "key_offset", "key_length", "seed", "emit")
-Numbers = Mapping[str, Any]
 # What torch.compile passes in the place of a number that it does not fix.
 SYMBOLIC: dict[str, Any] = {"int": torch.SymInt, "real": torch.SymFloat, "bool": torch.SymBool}
-
-
-@dataclass(frozen=True)
-class TensorSlot:
-    """One tensor argument: the names of its axes in order, and which dtypes it takes.
-
-    dtype: query (the one that all of these share; the result has it), real (any floating dtype),
-    accumulate (float32, or
-    float64 for float64 calls; outputs only), int, bool."""
-
-    name: str
-    axes: tuple[str, ...]
-    dtype: str
-    positional: bool = False
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class NumberSlot:
-    """One number argument. `range`: inclusive bounds."""
-
-    name: str
-    kind: str
-    optional: bool = False
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Everything that a call may say, in order.
-
-    lengths(known)    adds to the measured lengths (`len_AXIS`), the numbers given and the statics
-                      those that follow:
-                      defaults of numbers, ranges, products of coordinates
-    defaults(known)   the value of each optional tensor that was left out, a number
-    requirements(known)   pairs (holds, message)
-    coarse            axis -> the finer axis whose length it divides (key heads of heads)
-    rows, keys        the axes that `offset` and `key_offset`, `key_length` move and bound
-    """
-
-    name: str
-    inputs: tuple[TensorSlot, ...]
-    outputs: tuple[TensorSlot, ...]
-    numbers: tuple[NumberSlot, ...] = ()
-    statics: tuple[tuple[str, Any], ...] = ()
-    coarse: tuple[tuple[str, str], ...] = ()
-    rows: str = ""
-    keys: str = ""
-    random: bool = False
-    lengths: Callable[[dict[str, Any]], None] = field(default=lambda known: None)
-    defaults: Callable[[Numbers], dict[str, Any]] = field(default=lambda known: {})
-    requirements: Callable[[Numbers], tuple[tuple[Any, str], ...]] = field(default=lambda known: ())
-
-    @property
-    def keywords(self) -> list[str]:
-        """Every name that a call may use."""
-        names = [tensor.name for tensor in self.inputs] + [number.name for number in self.numbers]
-        extras = [name for name in EXTRA_KEYWORDS if name != "seed" or self.random]
-        return names + extras
-
-
-@dataclass
-class Call:
-    """A bound call. `known` holds lengths as `len_AXIS`, numbers and statics by name; `offset` and
-    its kin are ints or
-    int64 tensors [batch]; key_length is None where all keys count; `given` are the tensors that the
-    caller passed (defaults stand for the others)."""
-
-    signature: Signature
-    tensors: dict[str, torch.Tensor]
-    known: dict[str, Any]
-    offset: Any
-    key_offset: Any
-    key_length: Any
-    seed: int
-    dtype: torch.dtype
-    device: torch.device
-    given: frozenset[str] = frozenset()
-
-    def shape(self, tensor: TensorSlot) -> tuple[int, ...]:
-        """The shape of a tensor of this call."""
-        return tuple(self.known[f"len_{axis}"] for axis in tensor.axes)
-
-    @property
-    def accumulate(self) -> torch.dtype:
-        """The dtype of statistics: float32, or float64 in a float64 call."""
-        return torch.float64 if self.dtype is torch.float64 else torch.float32
-
-    def new_output_dtype(self, tensor: TensorSlot) -> torch.dtype:
-        """The dtype of an output of this call."""
-        dtypes = {"query": self.dtype, "int": torch.int64, "bool": torch.bool}
-        return dtypes.get(tensor.dtype, self.accumulate)
-
-    def new_output(self, tensor: TensorSlot) -> torch.Tensor:
-        """An uninitialised output of this call."""
-        dtype = self.new_output_dtype(tensor)
-        return torch.empty(self.shape(tensor), dtype=dtype, device=self.device)
 
 
 def bind_arguments(
@@ -154,7 +52,7 @@ def bind_arguments(
     extras = {
         name: given.pop(name)
         for name in EXTRA_KEYWORDS
-        if name in given and (name != "seed" or signature.random)
+        if name in given and name != "emit" and signature.takes(name)
     }
     optional = {t.name for t in signature.inputs} | {n.name for n in signature.numbers}
     for name in [name for name, value in given.items() if not (value is None and name in optional)]:
@@ -183,15 +81,16 @@ def check_call(
     for number in signature.numbers:
         if number.name in numbers:
             known[number.name] = check_number(signature, number, numbers[number.name])
-    dtype, device = _check_dtypes(signature, tensors)
+    dtype, device = _check_dtypes(signature, tensors, extras.get("dtype"))
     _measure(signature, tensors, known)
     _derive(signature, tensors, known)
     for tensor in signature.inputs:
         if tensor.name in tensors:
             _check_shape(signature, tensor, tensors[tensor.name], known)
-    for holds, message in signature.requirements(known):
+    for holds, message, argument, names in signature.requirements(known):
         if not holds:
-            raise ValueRangeError(signature.name, "the call", message, "lengths that break it")
+            came = ", ".join(f"{_worded(name)} = {known[name]}" for name in names)
+            raise ValueRangeError(signature.name, argument, message, came)
     call = Call(signature, dict(tensors), known, 0, 0, None, 0, dtype, device, frozenset(tensors))
     _fill_defaults(call)
     batch = known.get("len_b", 1)
@@ -203,6 +102,11 @@ def check_call(
         call.key_length = _check_key_length(signature, extras["key_length"], known, batch, device)
     call.seed = check_seed(signature, extras.get("seed", 0))
     return call
+
+
+def _worded(name: str) -> str:
+    """`len_i` as a reader says it."""
+    return f"length of {name.removeprefix('len_')}" if name.startswith("len_") else name
 
 
 def check_seed(signature: Signature, seed: Any) -> Any:
@@ -257,40 +161,81 @@ def shown(value: Any) -> str:
 
 
 def _check_dtypes(
-    signature: Signature, tensors: dict[str, Any]
+    signature: Signature, tensors: dict[str, Any], asked: Any
 ) -> tuple[torch.dtype, torch.device]:
+    """The dtype that all queries share (`asked` where no input has one) and the device."""
     shared: tuple[str, torch.dtype] | None = None
+    exact: tuple[str, torch.dtype] | None = None
     placed: tuple[str, torch.device] | None = None
     for tensor in signature.inputs:
         value = tensors.get(tensor.name)
         if value is None:
             continue
-        if not isinstance(value, torch.Tensor):
-            raise DtypeError(signature.name, tensor.name, "a tensor", type(value).__name__)
-        if value.layout is not torch.strided or value.is_nested:
-            came = "a nested tensor" if value.is_nested else str(value.layout)
-            raise DtypeError(signature.name, tensor.name, "a dense tensor", came)
-        if placed is None:
+        if placed is None and isinstance(value, torch.Tensor):
             placed = (tensor.name, value.device)
-        if value.device != placed[1]:
-            expected = f"a tensor on {placed[1]}, as `{placed[0]}` is"
-            raise DeviceError(signature.name, tensor.name, expected, str(value.device))
-        if tensor.dtype in ("query", "real"):
-            if value.dtype not in FLOATS:
-                expected = "float32, bfloat16, float16 or float64"
-                raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
-        elif tensor.dtype == "int" and value.dtype not in INTEGERS:
-            raise DtypeError(signature.name, tensor.name, "an integer tensor", str(value.dtype))
-        elif tensor.dtype == "bool" and value.dtype is not torch.bool:
-            raise DtypeError(signature.name, tensor.name, "a bool tensor", str(value.dtype))
+        _check_place(signature, tensor, value, placed)
+        _check_kind(signature, tensor, value)
         if tensor.dtype == "query":
-            if shared is None:
-                shared = (tensor.name, value.dtype)
-            if value.dtype is not shared[1]:
-                expected = f"{shared[1]}, the dtype of `{shared[0]}`"
-                raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
-    dtype = shared[1] if shared else torch.float32
+            shared = shared or (tensor.name, value.dtype)
+            _check_same(signature, tensor, value, shared)
+        if tensor.dtype == "accumulate":
+            exact = exact or (tensor.name, value.dtype)
+            _check_same(signature, tensor, value, exact)
+    dtype = shared[1] if shared else _asked_dtype(signature, asked, exact)
+    wide = dtype is torch.float64
+    if exact and (exact[1] is torch.float64) is not wide:
+        expected = "torch.float64" if wide else "torch.float32"
+        raise DtypeError(signature.name, exact[0], expected, str(exact[1]))
     return dtype, placed[1] if placed else torch.device("cpu")
+
+
+def _asked_dtype(
+    signature: Signature, asked: Any, exact: tuple[str, torch.dtype] | None
+) -> torch.dtype:
+    if asked is None:
+        return exact[1] if exact else torch.float32
+    if asked not in FLOATS:
+        raise DtypeError(signature.name, "dtype", "a floating torch.dtype", shown(asked))
+    return asked  # type: ignore[no-any-return]
+
+
+def _check_place(
+    signature: Signature, tensor: TensorSlot, value: Any, placed: tuple[str, torch.device] | None
+) -> None:
+    """A dense tensor on the device of the others."""
+    if not isinstance(value, torch.Tensor):
+        raise DtypeError(signature.name, tensor.name, "a tensor", type(value).__name__)
+    if value.layout is not torch.strided or value.is_nested:
+        came = "a nested tensor" if value.is_nested else str(value.layout)
+        raise DtypeError(signature.name, tensor.name, "a dense tensor", came)
+    if placed is not None and value.device != placed[1]:
+        expected = f"a tensor on {placed[1]}, as `{placed[0]}` is"
+        raise DeviceError(signature.name, tensor.name, expected, str(value.device))
+
+
+def _check_kind(signature: Signature, tensor: TensorSlot, value: torch.Tensor) -> None:
+    """A dtype that the argument may have."""
+    expected = ""
+    if tensor.dtype in ("query", "real"):
+        if value.dtype not in FLOATS:
+            expected = "float32, bfloat16, float16 or float64"
+    elif tensor.dtype == "accumulate":
+        if value.dtype not in (torch.float32, torch.float64):
+            expected = "float32 or float64"
+    elif tensor.dtype == "int" and value.dtype not in INTEGERS:
+        expected = "an integer tensor"
+    elif tensor.dtype == "bool" and value.dtype is not torch.bool:
+        expected = "a bool tensor"
+    if expected:
+        raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
+
+
+def _check_same(
+    signature: Signature, tensor: TensorSlot, value: torch.Tensor, first: tuple[str, torch.dtype]
+) -> None:
+    if value.dtype is not first[1]:
+        expected = f"{first[1]}, the dtype of `{first[0]}`"
+        raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
 
 
 def _measure(signature: Signature, tensors: dict[str, Any], known: dict[str, Any]) -> None:
@@ -401,4 +346,13 @@ def _check_key_length(
     if isinstance(checked, int) and not 0 <= checked <= keys:
         expected = f"0 to {keys}, the length of axis `{signature.keys}`"
         raise ValueRangeError(signature.name, "key_length", expected, str(checked))
+    if type(checked) is torch.Tensor and checked.device.type == "cpu" and checked.numel():
+        low, high = (int(bound) for bound in torch.aminmax(checked))
+        if low < 0 or high > keys:
+            expected = f"entries of 0 to {keys}, the length of axis `{signature.keys}`"
+            came = f"entries of {low} to {high}"
+            raise ValueRangeError(signature.name, "key_length", expected, came)
     return checked
+
+
+__all__ = ["Call", "NumberSlot", "Signature", "TensorSlot", "bind_arguments", "check_call"]

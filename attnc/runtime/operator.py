@@ -1,65 +1,59 @@
 """The operator of a compiled module: what a call does from its arguments to its outputs.
 
-A plain call (no gradient, no tracing) goes straight to the kernel. Everything else goes through one
-low-level torch
-operator per module, `attnc::NAME_DIGEST`, so that torch.compile, torch.export and autograd see an
-ordinary operator. An
-operator of torch.library.custom_op with registered autograd returns zero tangents silently, and an
-autograd.Function with a jvp is refused by Dynamo; hence the Library operator whose Autograd key
-holds a Function, which is
-also entered directly whenever a dual or functorch level is live.
+A plain call goes straight to the kernel, and so does one that wants a gradient, through a Function
+of its own (see autograd). What is traced, transformed or watched goes through the low-level torch
+operator of its kernel set (see registration).
 """
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from attnc.runtime.call import (
-    Call,
-    Signature,
-    bind_arguments,
-    check_call,
-    check_number,
-    check_position,
-    check_seed,
-    shown,
-)
+from attnc.runtime.arguments import checked_emits, flatten, mask_of, torched
+from attnc.runtime.autograd import Derivatives
+from attnc.runtime.call import bind_arguments, check_call
 from attnc.runtime.failures import DeviceError, DtypeError, UnsupportedError, ValueRangeError
+from attnc.runtime.family import Family, KernelSet
+from attnc.runtime.forms import autocast, form_of, is_dense, is_plain, is_watched, levels_live
+from attnc.runtime.reads import check_reads, with_reads_checked
+from attnc.runtime.registration import register
+from attnc.runtime.slots import Call, Signature
 
 # A backend runs a bound call: (call, wanted output names) -> outputs in the order of the signature,
 # None if not wanted.
 Backend = Callable[[Call, frozenset[str]], tuple["torch.Tensor | None", ...]]
-# Parts of torch without type annotations.
-forward_ad: Any = torch.autograd.forward_ad
-jit: Any = torch.jit
-library_of: Any = torch.library.Library
 FORMS_KEPT = 512  # prepared calls of an operator; one is a few hundred bytes
-SCHEMA_TYPES = {"int": "SymInt?", "real": "float?", "bool": "bool?"}
 
 
 class KernelOperator:
     """A compiled operator: call it with tensors (torch in, torch out) or arrays (NumPy in, NumPy
     out).
 
+    kernels     the kernel set
     backends    device type ("cpu", "cuda") -> Backend
-    digest      of the module's text: names the torch operator, so that two versions never meet
+    family      the operators of its module, by name; `name` is this one's
     """
 
-    def __init__(self, signature: Signature, backends: dict[str, Backend], digest: str) -> None:
-        self.signature = signature
+    def __init__(
+        self, kernels: KernelSet, backends: dict[str, Backend], family: Family, name: str = ""
+    ) -> None:
+        self.kernels = kernels
+        self.signature = kernels.signature
         self.backends = backends
-        self.digest = digest
-        self.__name__ = signature.name
-        self._emits = frozenset(output.name for output in signature.outputs[1:])
-        self._result = signature.outputs[0].name
-        self._only_result = frozenset((self._result,))
-        self._op, self._apply = _register(self)
+        self.family = family
+        self.name = name
+        self.__name__ = self.signature.name
+        outputs, results = self.signature.outputs, self.signature.results
+        self._emits = frozenset(output.name for output in outputs[results:])
+        self._results = tuple(output.name for output in outputs[:results])
+        self._only_results = frozenset(self._results)
+        self.derivatives = Derivatives(self)
+        mark = f"{'_'.join(sorted(backends))}_{kernels.digest[:16]}"
+        self.handle = register(self, f"{self.signature.name}_{mark}")
         self._prepared: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
@@ -68,10 +62,11 @@ class KernelOperator:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         emit: Any = kwargs.pop("emit", ())
         if type(emit) is not tuple or emit:
-            emit = _emits(self.signature, emit)
+            emit = checked_emits(self.signature, emit)
         if torch.compiler.is_compiling():
             return self._traced(args, kwargs, emit)
-        form = _form_of(args, kwargs, emit)
+        args, kwargs = autocast(self.signature, args, kwargs)
+        form = form_of(args, kwargs, emit)
         prepared = self._prepared.get(form) if form is not None else None
         if prepared is not None:
             places, run = prepared
@@ -81,6 +76,35 @@ class KernelOperator:
                 return self._chosen(outputs, emit)
         return self._call(args, kwargs, emit, form)
 
+    def partial(self, /, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        """What a shard of the keys contributes, before it is finished: called as the operator, with
+        `key_offset` for the shard's first key. Merge the shards' results, then finish."""
+        return self._further("partial")(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def merge(self, /, *parts: tuple[torch.Tensor, ...], **own: Any) -> tuple[torch.Tensor, ...]:
+        """Partial results of disjoint shards as one. `own`: inputs of the operator that its merge
+        reads, by name."""
+        merge = self._further("merge")
+        stacked = _stacked(merge.signature, parts)
+        return merge(*stacked, **own)  # type: ignore[no-any-return]
+
+    def finish(self, /, part: tuple[torch.Tensor, ...], **own: Any) -> Any:
+        """The operator's result (and emits) from a partial result of all its keys. dtype: of the
+        result, by default that of the statistics. `own`: inputs that the finish reads, by name."""
+        return self._further("finish")(*part, **own)
+
+    def _further(self, name: str) -> KernelOperator:
+        """Another operator of the family; torch.compile takes it as it is."""
+        constant: Any = torch.compiler.assume_constant_result
+        found: KernelOperator = constant(lambda: self.family.operator(name))()
+        return found
+
+    def invoke(self, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        """The torch operator on a flat argument list, seen by every transform."""
+        if levels_live():
+            return self.derivatives.apply(flat)
+        return self.handle(*flat)  # type: ignore[no-any-return]
+
     def _call(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...], form: Any
     ) -> Any:
@@ -89,15 +113,18 @@ class KernelOperator:
         if any(isinstance(value, np.ndarray) for value in tensors.values()):
             return self._numpy(tensors, numbers, extras, emit)
         wanted = self._wanted(emit)
-        if _plain(tensors):
+        if is_plain(tensors):
             call = check_call(self.signature, tensors, numbers, extras)
+            check_reads(call)
             outputs = self.run(call, wanted)
             if form is not None:
                 self._keep(form, call, wanted, args, kwargs)
         else:
             self._check_places(tensors)
-            flat = _flatten(self.signature, tensors, numbers, extras)
-            outputs = self._apply(*flat) if _levels_live() else self._op(*flat)
+            if not is_watched():
+                check_call(self.signature, tensors, numbers, extras)
+            mask = mask_of(self.signature, wanted)
+            outputs = self.invoke(flatten(self.signature, tensors, numbers, extras, mask))
         return self._chosen(outputs, emit)
 
     def _check_places(self, tensors: dict[str, Any]) -> None:
@@ -105,11 +132,17 @@ class KernelOperator:
         for name, value in tensors.items():
             if not isinstance(value, torch.Tensor):
                 raise DtypeError(self.signature.name, name, "a tensor", type(value).__name__)
-            if not _dense(value):
+            if not is_dense(value):
                 raise DtypeError(self.signature.name, name, "a dense tensor", str(value.layout))
             if value.device.type not in self.backends:
-                expected = f"a tensor on {' or '.join(sorted(self.backends))}"
-                raise DeviceError(self.signature.name, name, expected, str(value.device))
+                raise self._no_backend(name, value.device)
+
+    def _no_backend(self, name: str, device: torch.device) -> Exception:
+        why = self.kernels.refusals.get(device.type)
+        if why is not None:
+            return UnsupportedError(why, device.type, ("eager",))
+        expected = f"a tensor on {' or '.join(sorted(self.backends))}"
+        return DeviceError(self.signature.name, name, expected, str(device))
 
     def _keep(
         self,
@@ -132,40 +165,42 @@ class KernelOperator:
             order[slot.name] if slot.name in order and slot.name in call.given else None
             for slot in self.signature.inputs
         ]
-        self._prepared[form] = (places, run)
+        self._prepared[form] = (places, with_reads_checked(call, run))
 
     def run(self, call: Call, wanted: frozenset[str]) -> tuple[torch.Tensor | None, ...]:
         """Runs a checked call on the backend of its device."""
         backend = self.backends.get(call.device.type)
         if backend is None:
-            known = " or ".join(sorted(self.backends))
-            name = self.signature.inputs[0].name
-            raise DeviceError(self.signature.name, name, f"a tensor on {known}", str(call.device))
+            raise self._no_backend(self.signature.inputs[0].name, call.device)
         return backend(call, wanted)
 
     def _wanted(self, emit: tuple[str, ...]) -> frozenset[str]:
         if not emit:
-            return self._only_result
+            return self._only_results
         for name in emit:
             if name not in self._emits:
                 known = ", ".join(sorted(self._emits)) or "none"
                 raise ValueRangeError(
                     self.signature.name, "emit", f"names among: {known}", repr(name)
                 )
-        return frozenset((self._result, *emit))
+        return frozenset((*self._results, *emit))
 
     def _chosen(self, outputs: Any, emit: tuple[str, ...]) -> Any:
+        """The results of a call: one tensor, or a tuple with the emits asked for."""
         if not emit:
-            return outputs[0]
+            count = len(self._results)
+            return outputs[0] if count == 1 else tuple(outputs[:count])
         places = {output.name: place for place, output in enumerate(self.signature.outputs)}
-        return (outputs[0], *(outputs[places[name]] for name in emit))
+        return tuple(outputs[places[name]] for name in (*self._results, *emit))
 
     def _traced(self, args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...]) -> Any:
         """Under torch.compile and export: the torch operator itself, which checks in its fake
         form."""
+        args, kwargs = autocast(self.signature, args, kwargs)
         tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
-        self._wanted(emit)
-        return self._chosen(self._op(*_flatten(self.signature, tensors, numbers, extras)), emit)
+        mask = mask_of(self.signature, self._wanted(emit))
+        flat = flatten(self.signature, tensors, numbers, extras, mask)
+        return self._chosen(self.handle(*flat), emit)
 
     def _numpy(
         self,
@@ -174,221 +209,22 @@ class KernelOperator:
         extras: dict[str, Any],
         emit: tuple[str, ...],
     ) -> Any:
-        torched, extras = _torched(self.signature, tensors), _torched(self.signature, extras)
-        call = check_call(self.signature, torched, numbers, extras)
+        given, extras = torched(self.signature, tensors), torched(self.signature, extras)
+        call = check_call(self.signature, given, numbers, extras)
+        check_reads(call)
         chosen = self._chosen(self.run(call, self._wanted(emit)), emit)
-        return tuple(one.numpy() for one in chosen) if emit else chosen.numpy()
+        return tuple(one.numpy() for one in chosen) if type(chosen) is tuple else chosen.numpy()
 
 
-class EagerOperator:
-    """The dense formula behind the same signature: differentiable by torch, on any device.
-
-    names   what the function calls its arguments, where that is another name"""
-
-    def __init__(
-        self, signature: Signature, function: Callable[..., Any], names: dict[str, str]
-    ) -> None:
-        self.signature = signature
-        self.function = function
-        self.names = names
-        self.__name__ = signature.name
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        emit = _emits(self.signature, kwargs.pop("emit", ()))
-        tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
-        arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
-        torched, extras = _torched(self.signature, tensors), _torched(self.signature, extras)
-        check_call(self.signature, torched, numbers, extras)
-        given = {self.names.get(name, name): v for name, v in (torched | numbers).items()}
-        results = self.function(**given, **extras, emit=emit)
-        for name in emit:
-            if name not in results:
-                known = ", ".join(sorted(results.keys() - {"out"})) or "none"
-                expected = f"names among: {known}"
-                raise ValueRangeError(self.signature.name, "emit", expected, repr(name))
-        out = tuple(results[name] for name in ("out", *emit))
-        out = tuple(one.numpy() for one in out) if arrays else out
-        return out if emit else out[0]
-
-
-def _emits(signature: Signature, emit: Any) -> tuple[str, ...]:
-    """The names asked for by `emit`."""
-    names = emit if isinstance(emit, (tuple, list)) else None
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise ValueRangeError(signature.name, "emit", 'a tuple, as in ("lse",)', shown(emit))
-    return tuple(names)
-
-
-def _torched(signature: Signature, values: dict[str, Any]) -> dict[str, Any]:
-    """Arrays of NumPy as tensors on the same memory; a copy where torch has no such form (negative
-    strides, read-only memory)."""
-    torched = dict(values)
-    for name, value in values.items():
-        if not isinstance(value, np.ndarray):
-            continue
-        plain = value.flags.writeable and all(stride >= 0 for stride in value.strides)
-        try:
-            torched[name] = torch.from_numpy(value if plain else value.copy())
-        except TypeError:
-            expected = "an array of a dtype that torch has"
-            raise DtypeError(signature.name, name, expected, str(value.dtype)) from None
-    return torched
-
-
-def _form_of(args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...]) -> Any:
-    """All of a plain call but its data, to know it again; None if it is not plain."""
-    grad = torch.is_grad_enabled()
-    parts: list[Any] = [len(args), emit, torch.get_num_threads(), os.environ.get("ATTNC_CPU_ISA")]
-    parts.extend(kwargs)
-    for value in (*args, *kwargs.values()):
-        kind = type(value)
-        if kind is torch.Tensor or kind is torch.nn.Parameter:
-            if (grad and value.requires_grad) or value.is_neg() or not _dense(value):
-                return None
-            parts.append((value.shape, value.stride(), value.dtype, value.device))
-        elif kind is float:
-            parts.append((kind, value, math.copysign(1.0, value)))  # -0.0 equals 0.0
-        elif value is None or kind in (int, bool):
-            parts.append((kind, value))
-        else:
-            return None
-    return None if _watched() else tuple(parts)
-
-
-def _dense(value: torch.Tensor) -> bool:
-    return value.layout is torch.strided and not value.is_nested
-
-
-def _watched() -> bool:
-    """Whether a mode, a transform or a tracer wants to see the call."""
-    return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or _levels_live()
-        or jit.is_tracing()
-    )
-
-
-def _plain(tensors: dict[str, torch.Tensor]) -> bool:
-    """Ordinary tensors, no gradient wanted, nobody watching: the kernel may be called directly."""
-    grad = torch.is_grad_enabled()
-    for value in tensors.values():
-        kind = type(value)
-        if kind is not torch.Tensor and kind is not torch.nn.Parameter:
-            return not isinstance(value, torch.Tensor)  # not a tensor: check_call says so
-        if (grad and value.requires_grad) or (_dense(value) and value.is_neg()):
-            return False
-    return not _watched()
-
-
-def _levels_live() -> bool:
-    """Whether a forward-mode level or a functorch transform (grad, jvp, vmap) is live."""
-    if forward_ad._current_level >= 0:
-        return True
-    return torch._C._functorch.peek_interpreter_stack() is not None
-
-
-def _flatten(
-    signature: Signature, tensors: dict[str, Any], numbers: dict[str, Any], extras: dict[str, Any]
-) -> tuple[Any, ...]:
-    """The arguments in the order of the torch operator's schema, each of a type that it takes."""
-    flat: list[Any] = [tensors.get(tensor.name) for tensor in signature.inputs]
-    for number in signature.numbers:
-        value = numbers.get(number.name)
-        flat.append(None if value is None else check_number(signature, number, value))
-    for name in ("offset", "key_offset", "key_length"):
-        value = extras.get(name, None if name == "key_length" else 0)
-        if value is None and name == "key_length":
-            flat += [None, None]
-        elif isinstance(value, torch.Tensor):
-            flat += [value, None]
-        else:
-            flat += [None, check_position(signature, name, value)]
-    flat.append(check_seed(signature, extras.get("seed", 0)))
-    return tuple(flat)
-
-
-def _unflatten(signature: Signature, flat: tuple[Any, ...]) -> Call:
-    """The checked call of a flat argument list."""
-    places = iter(flat)
-    tensors = {tensor.name: next(places) for tensor in signature.inputs}
-    numbers = {number.name: next(places) for number in signature.numbers}
-    extras: dict[str, Any] = {}
-    for name in ("offset", "key_offset", "key_length"):
-        on_device, on_host = next(places), next(places)
-        if on_device is not None or on_host is not None:
-            extras[name] = on_host if on_device is None else on_device
-    extras["seed"] = next(places)
-    present = {name: value for name, value in tensors.items() if value is not None}
-    given = {name: value for name, value in numbers.items() if value is not None}
-    return check_call(signature, present, given, extras)
-
-
-def _register(operator: KernelOperator) -> tuple[Any, Any]:
-    """Defines `attnc::NAME_DIGEST` once a process and gives back the operator and its autograd
-    Function."""
-    signature = operator.signature
-    qualified = f"{signature.name}_{operator.digest[:16]}"
-    names = [f"Tensor? x{place}" for place in range(len(signature.inputs))]
-    names += [f"{SCHEMA_TYPES[n.kind]} n{place}" for place, n in enumerate(signature.numbers)]
-    for name in ("offset", "key_offset", "key_length"):
-        names += [f"Tensor? {name}s", f"SymInt? {name}"]
-    results = ", ".join("Tensor" for _ in signature.outputs)
-    library = library_of("attnc", "FRAGMENT")
-    everything = frozenset(output.name for output in signature.outputs)
-
-    def compute(*flat: Any) -> tuple[torch.Tensor, ...]:
-        return operator.run(_unflatten(signature, flat), everything)  # type: ignore[return-value]
-
-    def fake(*flat: Any) -> tuple[torch.Tensor, ...]:
-        call = _unflatten(signature, flat)
-        return tuple(call.new_output(output) for output in signature.outputs)
-
-    class Function(torch.autograd.Function):
-        """The operator for autograd: what it cannot derive, it refuses."""
-
-        @staticmethod
-        def forward(*flat: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                return handle(*flat)
-
-        @staticmethod
-        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-            pass
-
-        @staticmethod
-        def backward(ctx: Any, *gradients: Any) -> Any:
-            raise _no_derivative("backward (reverse-mode derivative)")
-
-        @staticmethod
-        def jvp(ctx: Any, *tangents: Any) -> Any:
-            raise _no_derivative("jvp (forward-mode derivative)")
-
-        @staticmethod
-        def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
-            raise _no_derivative("vmap")
-
-    apply: Any = Function.apply
-
-    def autograd(*flat: Any) -> Any:
-        inputs = [x for x in flat[: len(signature.inputs)] if x is not None]
-        if any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
-            raise _no_derivative("jvp (forward-mode derivative)")
-        if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
-            return apply(*flat)
-        with torch._C._AutoDispatchBelowAutograd():
-            return handle(*flat)
-
-    if not hasattr(torch.ops.attnc, qualified):
-        library.define(f"{qualified}({', '.join(names)}, int seed) -> ({results})")
-        for device in ("CPU", "CUDA"):
-            library.impl(qualified, compute, device)
-        torch.library.register_fake(f"attnc::{qualified}", fake, lib=library)
-        library.impl(qualified, autograd, "Autograd")
-        operator._library = library  # type: ignore[attr-defined]  # lives as long as the operator
-    handle = getattr(torch.ops.attnc, qualified).default
-    return handle, apply
-
-
-def _no_derivative(which: str) -> UnsupportedError:
-    return UnsupportedError(f"{which} of an operator", "kernel", ("eager",))
+def _stacked(signature: Signature, parts: tuple[Any, ...]) -> list[Any]:
+    """The partial results along a first axis `part`, for each tensor that a merge takes."""
+    slots = [slot for slot in signature.inputs if slot.positional and slot.axes[0] == "part"]
+    for number, part in enumerate(parts):
+        if not isinstance(part, (tuple, list)) or len(part) != len(slots):
+            expected = f"the {len(slots)} tensors of a partial result"
+            raise ValueRangeError(signature.name, f"#{number + 1}", expected, type(part).__name__)
+    if not parts:
+        raise ValueRangeError(signature.name, "#1", "a partial result", "nothing")
+    arrays = isinstance(parts[0][0], np.ndarray)
+    stack: Callable[..., Any] = np.stack if arrays else torch.stack
+    return [stack([part[place] for part in parts]) for place in range(len(slots))]

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from attnc.runtime.call import NumberSlot, Signature, TensorSlot
 from attnc.runtime.failures import AttncError
+from attnc.runtime.slots import NumberSlot, Signature, TensorSlot
 
 CHECKED_SHAPES = ((1, 1, 16), (2, 129, 64), (127, 127, 80), (257, 130, 31), (300, 521, 64))
 CHECKED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -67,7 +67,7 @@ def random_arguments(
             for axis in tensor.axes:
                 known.setdefault(f"len_{axis}", sizes.get(axis, spare))
         signature.lengths(known)
-        if all(holds for holds, _ in signature.requirements(known)):
+        if all(one[0] for one in signature.requirements(known)):
             tensors = {
                 tensor.name: _tensor(tensor, known, generator).to(device)
                 for tensor in signature.inputs

@@ -1,0 +1,138 @@
+"""Prints one kernel set of a module: its signature, its C++ text, its Triton functions, and the
+entry that makes an operator of them. The text is a chapter of the module, or a file of its own that
+runs in the module's namespace."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import attnc
+from attnc.emission.signature_text import print_signature
+from attnc.errors import UnsupportedError
+from attnc.resources import read_template
+from attnc.schedule import Schedule
+from attnc.signature import Signature
+from attnc.spec import Spec
+from attnc.stages import Links, Member
+
+
+@dataclass(frozen=True, slots=True)
+class SetText:
+    """What the template of a kernel set prints; every hole is finished text."""
+
+    title: str
+    signature: str
+    cpu: str
+    triton: str
+    entry: str
+
+
+def print_member(spec: Spec, member: Member, separate: bool) -> SetText:
+    """The text of a kernel set.
+
+    separate    whether batch entries of the operator never mix
+    Raises UnsupportedError where no backend can run it."""
+    title = member.name.replace("_", " ")
+    suffix = f"_{member.name.upper()}"
+    texts, refusals = emit_kernels(member.schedules)
+    return print_set(
+        spec, member.signature, texts, suffix, title, separate, member.results, member.links,
+        refusals,
+    )  # fmt: skip
+
+
+def emit_kernels(schedules: Mapping[str, Schedule]) -> tuple[dict[str, str], dict[str, str]]:
+    """The texts of the backends that can run a set, and why the others cannot, by backend."""
+    from attnc.backends import cpu, triton
+
+    emitters = {"cpu": cpu.emit, "triton": triton.emit}
+    texts: dict[str, str] = {}
+    refusals: dict[str, UnsupportedError] = {}
+    for backend, schedule in schedules.items():
+        try:
+            texts[backend] = emitters[backend](schedule).strip("\n")
+        except UnsupportedError as refusal:
+            refusals[backend] = refusal
+    if not texts:
+        raise next(iter(refusals.values()))
+    return texts, {backend: refusal.feature for backend, refusal in refusals.items()}
+
+
+def print_set(
+    spec: Spec,
+    signature: Signature,
+    texts: Mapping[str, str],
+    suffix: str = "",
+    title: str = "",
+    separate: bool = True,
+    results: int = 1,
+    links: Links | None = None,
+    refusals: Mapping[str, str] | None = None,
+) -> SetText:
+    """The text of a set whose kernels are printed. Of a module's first set the suffix is empty."""
+    parts = {
+        "signature": print_signature(spec, signature, suffix, results, separate),
+        "cpu": _cpu_text(texts["cpu"], suffix) if "cpu" in texts else "",
+        "triton": _triton_text(texts["triton"], suffix) if "triton" in texts else "",
+    }
+    content = (attnc.__version__, *parts.values(), repr(links))
+    digest = hashlib.sha256("\0".join(content).encode()).hexdigest()
+    name = suffix.lower().strip("_")
+    fields = [f"SIGNATURE{suffix}", repr(digest[:40])]
+    fields += [f"cpu=CPU_SOURCE{suffix}"] if parts["cpu"] else []
+    fields += [f"cuda=TRITON_KERNELS{suffix}"] if parts["triton"] else []
+    fields += [f"links={_links(links)}"] if links and links != Links() else []
+    if refusals:
+        devices = {"triton": "cuda", "cpu": "cpu"}
+        fields.append(f"refusals={ {devices[name]: why for name, why in refusals.items()}!r}")
+    body = "".join(f"    {field},\n" for field in fields)
+    entry = f"SETS[{name!r}] = KernelSet(\n{body})"
+    return SetText(title=title, entry=entry, **parts)
+
+
+def print_refusal(name: str, refusal: UnsupportedError) -> str:
+    """The entry of a set that cannot be derived."""
+    words = (refusal.feature, refusal.backend, tuple(refusal.instead))
+    return f"SETS[{name!r}] = Refusal{words!r}"
+
+
+def cpu_headers() -> str:
+    """The C++ headers that the sets of a module share."""
+    from attnc.backends import cpu
+
+    return cpu.headers()
+
+
+def _cpu_text(text: str, suffix: str) -> str:
+    """`CPU_SOURCE = ...`, the headers by name."""
+    before, headers, after = text.partition(cpu_headers())
+    if not headers:
+        return f'CPU_SOURCE{suffix} = r"""{text}\n"""'
+    return f'CPU_SOURCE{suffix} = CPU_HEADERS.join((r"""{before}""", r"""{after}\n"""))'
+
+
+def triton_prelude() -> str:
+    """The Triton helpers that the sets of a module share."""
+    return read_template("triton/prelude.py.jinja").strip("\n")
+
+
+def _triton_text(text: str, suffix: str) -> str:
+    """The functions and the table; the prelude stands once in the module."""
+    body = text.replace(triton_prelude(), "", 1).strip("\n")
+    head, table, rest = body.rpartition("TRITON_KERNELS = ")
+    return f"{head}TRITON_KERNELS{suffix} = {rest}" if table else body
+
+
+def defined_names(text: str) -> set[str]:
+    """The functions that a text of kernels defines."""
+    return {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+
+
+def _links(links: Links) -> str:
+    fields = [
+        f"{name}={getattr(links, name)!r}" for name in links.__slots__ if getattr(links, name)
+    ]
+    return f"Links({', '.join(fields)})"

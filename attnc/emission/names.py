@@ -1,0 +1,56 @@
+"""Names of an operator and its arguments as names in a Python module."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import keyword
+
+from attnc.errors import AttncError
+from attnc.signature import Signature
+
+OF_EVERY_CALL = ("offset", "key_offset", "key_length", "emit", "operator")
+OF_EVERY_MODULE = (
+    "eager", "operator", "reference", "BACKENDS", "CPU_SOURCE", "CPU_HEADERS", "DIGEST", "SETS",
+    "SIGNATURE", "TRITON_KERNELS",
+)  # fmt: skip
+
+
+def check_names(signature: Signature, support: str) -> None:
+    """Names of the operator and its arguments become Python names, and they must not hide a name
+    that the module itself uses or that every call has."""
+    arguments = [t.name for t in signature.inputs] + [n.name for n in signature.numbers]
+    for name in arguments:
+        if name in OF_EVERY_CALL or (name == "seed" and signature.random):
+            raise AttncError(
+                f"{signature.name}: every operator has a `{name}` of its own; rename the argument"
+            )
+    axes = {f"len_{axis.name}" for t in signature.inputs for axis in t.array.axes}
+    for name in arguments:
+        if name in axes:
+            raise AttncError(
+                f"{signature.name}: `{name}` is how attnc calls the length of an axis; rename it"
+            )
+    for name in (signature.name, *arguments):
+        if keyword.iskeyword(name) or name.startswith("__"):
+            raise AttncError(
+                f"{signature.name}: `{name}` cannot be a name in a Python module; rename it"
+            )
+    if signature.name in taken_names(support):
+        raise AttncError(
+            f"`{signature.name}` is a name that every module of attnc uses; rename the operator"
+        )
+
+
+def taken_names(support: str) -> set[str]:
+    """What the support part defines or imports, with Python's own names."""
+    taken = {*OF_EVERY_MODULE, *dir(builtins)}
+    for node in ast.parse(support).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            taken.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            taken.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            taken.update(target.id for target in targets if isinstance(target, ast.Name))
+    return taken

@@ -1,0 +1,116 @@
+"""The further kernel sets of an operator: what each is lowered from.
+
+partial, merge, finish                partial results over shards of the keys
+training, backward                    the operator with what its backward reads, and that
+training_emits, backward_emits        the same of the result and every emit
+second, second_emits                  the backward of a backward
+tangent                               the outputs with their tangents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+from attnc.errors import UnsupportedError
+from attnc.passes.backward import (
+    Derivative,
+    lower_derivative,
+    lower_second,
+    lower_tangent,
+)
+from attnc.schedule import Schedule
+from attnc.spec import Spec
+from attnc.stages import Links, Member, Stages
+
+FORMS: tuple[Literal["partial", "merge", "finish"], ...] = ("partial", "merge", "finish")
+OF_RESULT = ("training", "backward", "second")
+OF_EMITS = ("training_emits", "backward_emits", "second_emits")
+BACKENDS = ("cpu", "triton")
+# The CPU walks once and deposits the rows' gradients; on a GPU two walks need no order.
+SWEEPS: dict[str, Literal["one", "two"]] = {"cpu": "one", "triton": "two"}
+
+
+def member_names(stages: Stages) -> tuple[str, ...]:
+    """The further kernel sets of an operator, in the order of a written module."""
+    emits = OF_EMITS if emits_of(stages) else ()
+    return (*FORMS, *OF_RESULT, *emits, "tangent")
+
+
+def members(stages: Stages) -> dict[str, Member | UnsupportedError]:
+    """Every further kernel set, or why there is none."""
+    if stages.schedule is None:
+        return {}
+    return {name: member_or_refusal(stages, name) for name in member_names(stages)}
+
+
+def member_or_refusal(stages: Stages, name: str) -> Member | UnsupportedError:
+    """A further kernel set, or why there is none."""
+    try:
+        return lower_member(stages, name)
+    except UnsupportedError as refusal:
+        return refusal
+
+
+def emits_of(stages: Stages) -> tuple[str, ...]:
+    """The emits that the operator's kernels offer."""
+    assert stages.schedule is not None
+    return tuple(output.name for output in stages.schedule.signature.outputs[1:])
+
+
+def lower_member(stages: Stages, name: str) -> Member:
+    """A further kernel set of an operator. Raises UnsupportedError where it cannot be derived."""
+    from attnc.passes import lower
+
+    spec, emits = stages.spec, emits_of(stages)
+    for form in FORMS:
+        if name == form:
+            schedule = lower(spec, emits, form)
+            results = 1 if form == "finish" else len(schedule.signature.outputs)
+            return Member(name, _everywhere(schedule), results)
+    if name == "tangent":
+        return _tangent(lower_tangent(spec, emits))
+    kind, _, of = name.partition("_")
+    taken = emits if of == "emits" else ()
+    if kind == "second" and of in ("", "emits"):
+        return _second(name, spec, taken)
+    if kind not in ("training", "backward") or of not in ("", "emits"):
+        raise UnsupportedError(f"{name.replace('_', ' ')} of an operator", "kernel", ("eager",))
+    derived = {backend: _derivative(spec, taken, SWEEPS[backend]) for backend in BACKENDS}
+    if kind == "training":
+        return Member(name, {backend: one.forward for backend, one in derived.items()})
+    links = _links(derived["cpu"])
+    return Member(name, {backend: one.backward for backend, one in derived.items()}, 0, links)
+
+
+@lru_cache(maxsize=64)
+def _derivative(spec: Spec, emits: tuple[str, ...], sweep: Literal["one", "two"]) -> Derivative:
+    """A training form and its backward are lowered together."""
+    return lower_derivative(spec, emits, sweep)
+
+
+def _links(derivative: Derivative) -> Links:
+    saved = tuple(array.name for array in derivative.saved)
+    return Links(derivative.reads, saved, derivative.cotangents, derivative.gradients)
+
+
+def _second(name: str, spec: Spec, emits: Sequence[str]) -> Member:
+    """The backward of the backward: `<gradient>_grad` are the cotangents of its gradients."""
+    return Member(name, _everywhere(lower_second(spec, emits)), 0)
+
+
+def _tangent(schedule: Schedule) -> Member:
+    """The outputs and their tangents."""
+    inputs = {tensor.name for tensor in schedule.signature.inputs}
+    outputs = {tensor.name for tensor in schedule.signature.outputs}
+    links = Links(
+        cotangents=tuple((n, f"{n}_dot") for n in sorted(inputs) if f"{n}_dot" in inputs),
+        gradients=tuple((n, f"{n}_dot") for n in sorted(outputs) if f"{n}_dot" in outputs),
+    )
+    return Member("tangent", _everywhere(schedule), 0, links)
+
+
+def _everywhere(schedule: Schedule) -> dict[str, Schedule]:
+    """The same schedule for every backend."""
+    return dict.fromkeys(BACKENDS, schedule)

@@ -1,0 +1,233 @@
+"""Derivatives of an operator for autograd and torch.func: its backward, tangent and vmap.
+
+A derivative is an operator of the same family. The forward of a Function runs the training form of
+the operator, whose further outputs are what the backward reads; what no gradient can be asked of
+runs the plain form, and a backward of it recomputes. Saved outputs are no variables: the derivative
+of a backward is that of the whole formula, which holds them as functions of the inputs.
+
+What cannot be derived raises UnsupportedError when it is asked for, and is never zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from attnc.runtime.arguments import (
+    absent,
+    call_of,
+    flatten,
+    mask_of,
+    names_of,
+    unflatten,
+)
+from attnc.runtime.batching import call_batched
+from attnc.runtime.failures import UnsupportedError
+from attnc.runtime.forms import forward_ad, gradient_wanted
+from attnc.runtime.slots import TensorSlot
+
+# Which set is the backward of which, and which its training form.
+PULLBACKS = {
+    "": ("backward", "training"),
+    "emits": ("backward_emits", "training_emits"),
+    "backward": ("second", ""),
+    "backward_emits": ("second_emits", ""),
+}
+TANGENTS = {"": "tangent", "backward": "backward_tangent", "backward_emits": "backward_tangent"}
+
+
+class Derivatives:
+    """What autograd asks of one operator. `operator` is a KernelOperator."""
+
+    def __init__(self, operator: Any) -> None:
+        self.operator = operator
+        self._functions: dict[tuple[str, bool], Any] = {}
+
+    def dispatched(self, *flat: Any) -> tuple[torch.Tensor, ...]:
+        """The torch operator's Autograd key."""
+        tensors = [x for x in flat if isinstance(x, torch.Tensor)]
+        dual = any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+        if dual or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+            return self.apply(flat)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self.operator.handle(*flat)  # type: ignore[no-any-return]
+
+    def apply(self, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        """The operator's outputs through its Function."""
+        signature = self.operator.signature
+        wanted = names_of(signature, flat[-1])
+        emits = any(slot.name in wanted for slot in signature.outputs[signature.results :])
+        variant = self.operator.name or ("emits" if emits else "")
+        training = self._training(variant) if gradient_wanted(flat) else None
+        key = (variant, training is not None)
+        if key not in self._functions:
+            self._functions[key] = function_of(self.operator, variant, training)
+        outputs = self._functions[key].apply(*flat)
+        if training is None:
+            return outputs  # type: ignore[no-any-return]
+        made = {s.name: x for s, x in zip(training.signature.outputs, outputs, strict=True)}
+        device = outputs[0].device
+        return tuple(
+            made[slot.name] if slot.name in wanted else absent(device) for slot in signature.outputs
+        )
+
+    def _training(self, variant: str) -> Any:
+        """The training form; None where there is none, or the backward has been refused (which is
+        said when it is asked for)."""
+        backward, training = PULLBACKS.get(variant, ("", ""))
+        if not training:
+            return None
+        try:
+            self.operator.family.kernel_set(backward)
+            return self.operator.family.operator(training)
+        except UnsupportedError:
+            return None
+
+
+def function_of(operator: Any, variant: str, training: Any) -> Any:
+    """The autograd Function of an operator: of its training form, or (None) of itself."""
+    forward_form = training or operator
+    signature = operator.signature
+    slots = forward_form.signature.outputs
+    everything = (1 << len(slots)) - 1
+
+    class Function(torch.autograd.Function):
+        """An operator for autograd: what it cannot derive, it refuses."""
+
+        @staticmethod
+        def forward(*flat: Any) -> Any:
+            given = (*flat[:-1], everything) if training else flat
+            with torch._C._AutoDispatchBelowAutograd():
+                return forward_form.handle(*given)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            keep(ctx, inputs, output)
+            own = {slot.name: slot.dtype for slot in signature.outputs}
+            wanted = names_of(signature, inputs[-1])
+            ctx.mark_non_differentiable(
+                *(
+                    one
+                    for slot, one in zip(slots, output, strict=True)
+                    if slot.name not in wanted or own[slot.name] in ("int", "bool")
+                )
+            )
+            ctx.set_materialize_grads(False)
+
+        @staticmethod
+        def backward(ctx: Any, *cotangents: Any) -> Any:
+            return pull_back(operator, variant, training, ctx, cotangents)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            return push_forward(operator, training, ctx, tangents)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
+            given = (*flat[:-1], everything) if training else flat
+            return call_batched(forward_form, info.batch_size, in_dims, given)
+
+    return Function
+
+
+def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    """Saves a flat call and its outputs."""
+    tensors = [x for x in inputs if isinstance(x, torch.Tensor)]
+    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_forward(*tensors, *output)
+    ctx.rest = [None if isinstance(x, torch.Tensor) else (x,) for x in inputs]
+
+
+def kept(ctx: Any) -> tuple[list[Any], list[Any]]:
+    """The flat call and the outputs that `keep` saved."""
+    saved = iter(ctx.saved_tensors)
+    flat = [next(saved) if rest is None else rest[0] for rest in ctx.rest]
+    return flat, list(saved)
+
+
+def pull_back(
+    operator: Any, variant: str, training: Any, ctx: Any, cotangents: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The gradients of a flat call, None where none is wanted or none exists."""
+    nothing = (None,) * len(ctx.rest)
+    if all(cotangent is None for cotangent in cotangents):
+        return nothing
+    signature, family = operator.signature, operator.family
+    backward = family.operator(PULLBACKS.get(variant, (f"the backward of {variant}",))[0])
+    links, form = backward.kernels.links, backward.signature
+    flat, outputs = kept(ctx)
+    slots = (training or operator).signature.outputs
+    given = {s.name: c for s, c in zip(slots, cotangents, strict=True)}
+    made = {s.name: x for s, x in zip(slots, outputs, strict=True)}
+    if training is None and (links.reads or links.saved):
+        made = recompute(operator, variant, flat)
+    tensors, numbers, extras = unflatten(signature, flat)
+    shapes = call_of(signature, flat)
+    values = dict(tensors)
+    values.update({name: made[name] for name in (*links.reads, *links.saved)})
+    for name, cotangent in links.cotangents:
+        slot = next(slot for slot in signature.outputs if slot.name == name)
+        value = given.get(name)
+        values[cotangent] = _zeros(shapes, slot) if value is None else value
+    names = dict(links.gradients)
+    places = {slot.name: place for place, slot in enumerate(signature.inputs)}
+    wanted = {
+        names[name]: place
+        for name, place in places.items()
+        if name in names and ctx.needs_input_grad[place]
+    }
+    if not wanted:
+        return nothing
+    extras.pop("dtype", None)
+    request = flatten(form, values, numbers, extras, mask_of(form, wanted))
+    results = backward.invoke(request)
+    gradients: list[Any] = list(nothing)
+    for slot, result in zip(form.outputs, results, strict=True):
+        if slot.name in wanted:
+            place = wanted[slot.name]
+            gradients[place] = result.to(flat[place].dtype)
+    return tuple(gradients)
+
+
+def recompute(operator: Any, variant: str, flat: list[Any]) -> dict[str, torch.Tensor]:
+    """What the backward reads of a forward that did not keep it. It is no variable (see above)."""
+    training = operator.family.operator(PULLBACKS[variant][1])
+    slots = training.signature.outputs
+    with torch.no_grad():
+        outputs = training.invoke((*flat[:-1], (1 << len(slots)) - 1))
+    return {slot.name: x.detach() for slot, x in zip(slots, outputs, strict=True)}
+
+
+def push_forward(operator: Any, training: Any, ctx: Any, tangents: tuple[Any, ...]) -> Any:
+    """The tangents of the outputs of a flat call."""
+    tangent = operator.family.operator(TANGENTS.get(operator.name, f"jvp of {operator.name}"))
+    links, form = tangent.kernels.links, tangent.signature
+    flat, _ = kept(ctx)
+    tensors, numbers, extras = unflatten(operator.signature, flat)
+    given = dict(zip((slot.name for slot in operator.signature.inputs), tangents, strict=False))
+    values = {name: x for name, x in tensors.items() if any(s.name == name for s in form.inputs)}
+    for name, dot in links.cotangents:
+        if name in tensors:
+            value = given.get(name)
+            values[dot] = _zeros_like(tensors[name]) if value is None else value
+    outputs = names_of(operator.signature, flat[-1])
+    wanted = {dot: name for name, dot in links.gradients if name in outputs}
+    results = tangent.invoke(flatten(form, values, numbers, extras, mask_of(form, wanted)))
+    made = {
+        wanted[slot.name]: x
+        for slot, x in zip(form.outputs, results, strict=True)
+        if slot.name in wanted
+    }
+    slots = (training or operator).signature.outputs
+    return tuple(made.get(slot.name) for slot in slots)
+
+
+def _zeros(call: Any, slot: TensorSlot) -> torch.Tensor:
+    """The cotangent of an output that nobody used: one zero, spread."""
+    zero = torch.zeros((), dtype=call.new_output_dtype(slot), device=call.device)
+    return zero.expand(call.shape(slot))
+
+
+def _zeros_like(x: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)

@@ -1,0 +1,44 @@
+"""The dense formula behind the signature of an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from attnc.runtime.arguments import checked_emits, torched
+from attnc.runtime.call import bind_arguments, check_call
+from attnc.runtime.failures import ValueRangeError
+from attnc.runtime.slots import Signature
+
+
+class EagerOperator:
+    """The dense formula behind the same signature: differentiable by torch, on any device.
+
+    names   what the function calls its arguments, where that is another name"""
+
+    def __init__(
+        self, signature: Signature, function: Callable[..., Any], names: dict[str, str]
+    ) -> None:
+        self.signature = signature
+        self.function = function
+        self.names = names
+        self.__name__ = signature.name
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        emit = checked_emits(self.signature, kwargs.pop("emit", ()))
+        tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
+        arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
+        given, extras = torched(self.signature, tensors), torched(self.signature, extras)
+        check_call(self.signature, given, numbers, extras)
+        renamed = {self.names.get(name, name): v for name, v in (given | numbers).items()}
+        results = self.function(**renamed, **extras, emit=emit)
+        for name in emit:
+            if name not in results:
+                known = ", ".join(sorted(results.keys() - {"out"})) or "none"
+                expected = f"names among: {known}"
+                raise ValueRangeError(self.signature.name, "emit", expected, repr(name))
+        out = tuple(results[name] for name in ("out", *emit))
+        out = tuple(one.numpy() for one in out) if arrays else out
+        return out if emit else out[0]

@@ -1,0 +1,121 @@
+"""The kernel sets of a module: the operator itself, its partial results, its derivatives.
+
+Each set is an operator of its own, with its signature, kernels and torch operator. It is made when
+it is first asked for, so that what a program does not use costs nothing, and its C++ is compiled at
+its first call.
+
+    ""                        the operator
+    partial, merge, finish    partial results over shards of the keys
+    training, backward        the operator with what its backward reads, and that backward; with
+                              `_emits` behind the name: of the result and every emit
+    second                    the backward of the backward
+    tangent                   the outputs and their tangents (forward mode)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnc.runtime.failures import UnsupportedError
+from attnc.runtime.slots import Signature
+
+
+@dataclass(frozen=True)
+class KernelSet:
+    """One operator as it is printed: its signature, the digest of its text, its kernels by device.
+
+    links      what a derivative belongs to (see Links)
+    refusals   device -> why no kernel runs there"""
+
+    signature: Signature
+    digest: str
+    cpu: str = ""
+    cuda: Mapping[str, Any] | None = None
+    links: Links | None = None
+    refusals: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A set that could not be derived: the words of an UnsupportedError."""
+
+    feature: str
+    backend: str
+    instead: tuple[str, ...] = ()
+
+    def error(self) -> UnsupportedError:
+        return UnsupportedError(self.feature, self.backend, self.instead)
+
+
+@dataclass(frozen=True)
+class Links:
+    """How a derivative hangs on its operator, all by name.
+
+    reads       outputs of the operator that the derivative takes under their own names
+    saved       further outputs of the training form that it takes
+    cotangents  (output, input of the derivative that holds its cotangent or tangent)
+    gradients   (input, output of the derivative that is its gradient); of a tangent:
+                (output, output of the derivative that is its tangent)"""
+
+    reads: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+    cotangents: tuple[tuple[str, str], ...] = ()
+    gradients: tuple[tuple[str, str], ...] = ()
+
+
+class Family:
+    """The operators of one module, by the names of their sets.
+
+    sets    what is printed; a set that is not there is asked of `load`, which puts it there
+    build   (set) -> backends by device
+    make    (set, backends, family, name) -> the operator
+    """
+
+    def __init__(
+        self,
+        sets: dict[str, KernelSet | Refusal],
+        build: Callable[[KernelSet], dict[str, Any]],
+        make: Callable[..., Any],
+        load: Callable[[str], None] | None = None,
+    ) -> None:
+        self.sets = sets
+        self.build = build
+        self.make = make
+        self.load = load
+        self._made: dict[str, Any] = {}
+        self._lock = threading.RLock()
+
+    def kernel_set(self, name: str) -> KernelSet:
+        """The set of a name. Raises UnsupportedError where it cannot be derived."""
+        with self._lock:
+            if name not in self.sets and self.load is not None:
+                self.load(name)
+        found = self.sets.get(name, Refusal(WORDS.get(name, name), "kernel", ("eager",)))
+        if isinstance(found, Refusal):
+            raise found.error()
+        return found
+
+    def operator(self, name: str = "") -> Any:
+        """The operator of a name, made once. Raises UnsupportedError where it cannot be derived."""
+        made = self._made.get(name)
+        if made is None:
+            with self._lock:
+                made = self._made.get(name)
+                if made is None:
+                    found = self.kernel_set(name)
+                    made = self.make(found, self.build(found), self, name)
+                    self._made[name] = made
+        return made
+
+
+WORDS = {
+    "backward": "backward (the reverse-mode derivative) of this operator",
+    "backward_emits": "backward (the reverse-mode derivative) of this operator and its emits",
+    "second": "the backward of a backward (second order) of this operator",
+    "second_emits": "the backward of a backward (second order) of this operator and its emits",
+    "tangent": "jvp (the forward-mode derivative) of this operator",
+    "backward_tangent": "jvp of a backward (forward over reverse) of this operator",
+}
