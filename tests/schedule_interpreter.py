@@ -21,9 +21,11 @@ from attnc.expressions.evaluate import Environment
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, postorder, rewrite, value
 from attnc.schedule import (
+    Deposit,
     Kernel,
     Let,
     MapKernel,
+    PairStore,
     RepeatKernels,
     Running,
     ScanKernel,
@@ -165,10 +167,20 @@ class Interpreter:
 
     def _stream(self, kernel: StreamKernel) -> None:
         rows = self._all(kernel.held)
+        added = [one.array for loop in kernel.loops for one in _into_memory(loop)]
+        for array in added:
+            shape = [self.size(index) for index in array.indices]
+            self.arrays[array.name] = np.zeros(shape)
+        for store in kernel.stores:
+            shape = [self.size(index) for index in store.array.indices]
+            self.arrays.setdefault(store.array.name, np.full(shape, np.nan))
+        begins = range(0, len(rows), self.held_tile)
         shares = range(self.splits) if kernel.split else [0]
-        for begin in range(0, len(rows), self.held_tile):
+        each = -(-len(begins) // self.splits)
+        for number, begin in enumerate(begins):
             held = rows[begin : begin + self.held_tile]
-            for share in shares:
+            own = [number // each] if added else shares  # in order: a share has its own slice
+            for share in own:
                 _StreamRun(self, kernel, held, share).run()
 
 
@@ -192,6 +204,8 @@ class _StreamRun:
                 for index in (
                     *(c.width for c in kernel.carried),
                     *(s.width for s in kernel.stores),
+                    *(one.width for loop in kernel.loops for one in loop.deposits),
+                    *(one.width for loop in kernel.loops for one in loop.scatters),
                 )
                 if index is not None
             )
@@ -273,7 +287,7 @@ class _StreamRun:
         if loop.walked.axis.shifted == "key_offset" and run.key_length is not None:
             positions = positions[: run.key_length]
         tiles = range(0, len(positions), run.walked_tile)
-        if kernel.split:
+        if kernel.split and not any(_into_memory(one) for one in kernel.loops):
             each = -(-len(tiles) // run.splits)
             tiles = tiles[self.share * each : (self.share + 1) * each]
         rounds = [run._all(index) for index in loop.around]
@@ -315,6 +329,8 @@ class _StreamRun:
         run._lets(loop.lifted, pair, values)
         for contribution in loop.contributions:
             self.add(contribution, loop, where, values, visible)
+        for one in _into_memory(loop):
+            self.put(one, loop, where, values, visible)
 
     def before(
         self, running: Running, loop: WalkedLoop, pair: Any, values: Any, visible: Tensor
@@ -380,6 +396,37 @@ class _StreamRun:
                 self.carried[carried.name], reduced
             )
 
+    def put(self, one: Any, loop: WalkedLoop, where: Any, values: Any, visible: Tensor) -> None:
+        """A deposit, a scatter, or the numbers of pairs: entry by entry."""
+        run = self.interpreter
+        pair = {k: v for k, v in where.items() if k not in self.widths}
+        term = np.where(visible, run._value(one.term, pair, values), 0.0)
+        width = getattr(one, "width", None)
+        if width is not None:
+            other = loop.walked if isinstance(one, Deposit) else None
+            at = {k: v for k, v in where.items() if k != other}
+            operand = run._value(one.operand, at, values)
+            with np.errstate(all="ignore"):
+                term = np.where(visible, term * operand, 0.0)
+        places = []
+        for index in one.array.indices:
+            if index in where:
+                places.append(where[index] - run.first(index))
+            else:
+                cell = run._value(one.at, pair, values) - run.first(index)
+                size = run.size(index)
+                assert np.all(~visible | ((cell >= 0) & (cell < size))), "outside its table"
+                places.append(np.clip(cell, 0, max(size - 1, 0)))
+        shape = np.broadcast_shapes(*(np.shape(p) for p in (*places, term)))
+        full = [np.broadcast_to(p, shape) for p in places]
+        value = np.broadcast_to(term, shape)
+        if not value.size:
+            return
+        if isinstance(one, PairStore):
+            run.arrays[one.array.name][tuple(full)] = value
+        else:
+            np.add.at(run.arrays[one.array.name], tuple(full), value)
+
     # -------------------------------------------------------------------------- regions
 
     def allowed(self, loop: WalkedLoop, walked: Tensor, visible: Tensor) -> bool:
@@ -428,6 +475,11 @@ class _StreamRun:
             assert not np.any(~visible & full), "a masked pair in a full segment"
             covered = covered | inside
         assert not np.any(visible & ~covered), "a visible pair outside every segment"
+
+
+def _into_memory(loop: WalkedLoop) -> tuple[Any, ...]:
+    """What a loop adds to arrays in memory."""
+    return (*loop.deposits, *loop.scatters, *loop.pair_stores)
 
 
 def _late(loop: WalkedLoop) -> set[str]:

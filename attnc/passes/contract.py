@@ -37,7 +37,7 @@ class Preparations:
 
     kernels: list[MapKernel] = field(default_factory=list)
     workspaces: list[Workspace] = field(default_factory=list)
-    known: dict[bytes, Expr] = field(default_factory=dict)
+    known: dict[bytes, Array] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
 
     def operand(self, expr: Expr, frame: Frame, along: Index, width: Index) -> Expr:
@@ -63,16 +63,21 @@ class Preparations:
         return exchange(expr, heavy) if heavy else expr
 
     def _known(self, expr: Expr, frame: Frame, along: Index, width: Index | None) -> Expr:
-        if expr.digest not in self.known:
-            self.known[expr.digest] = self._prepare(expr, frame, along, width)
-        return self.known[expr.digest]
-
-    def _prepare(self, expr: Expr, frame: Frame, along: Index, width: Index | None) -> Expr:
         body, places = _coarsened(expr, frame)
         grid = tuple(index for index in places if index in body.free)
         over = (*grid, *((along,) if along in body.free else ()))
         ends = (width,) if width else ()
-        array = Array(self.names.fresh(_base(expr)), (*over, *ends), "real", "workspace")
+        if body.digest not in self.known:
+            self.known[body.digest] = self._prepare(body, over, along, width)
+        array = self.known[body.digest]
+        at = {**places, **{index: position(index) for index in (along, *ends)}}
+        return read(array, (at[index] for index in array.indices))
+
+    def _prepare(
+        self, body: Expr, over: tuple[Index, ...], along: Index, width: Index | None
+    ) -> Array:
+        ends = (width,) if width else ()
+        array = Array(self.names.fresh(_base(body)), (*over, *ends), "real", "workspace")
         inner = Frame(over, width or Index("none", along.axis, -1), ())
         hoister = Hoister(inner, Names(set(self.names.taken)))
         rowwise = hoister.hoist(simplify_node(body), "held")
@@ -81,8 +86,7 @@ class Preparations:
             MapKernel(f"prepare_{array.name}", over, values, (Store(array, width, rowwise),))
         )
         self.workspaces.append(Workspace(array, "query" if width else "accumulate"))
-        at = [places[index] for index in grid]
-        return read(array, (*at, *(position(index) for index in array.indices[len(grid) :])))
+        return array
 
 
 def _heaviest(expr: Expr, frame: Frame) -> list[Expr]:
@@ -114,7 +118,7 @@ def is_plain(expr: Expr, frame: Frame, along: Index, width: Index) -> bool:
             if place.attr.axis is not index.axis and expr.array.role != "workspace":
                 return False
             straight.discard(place.attr)
-        elif frame.level(place) != "grid":
+        elif not frame.is_outer(place):
             return False
     return not straight
 
@@ -126,9 +130,12 @@ def _base(expr: Expr) -> str:
 
 def _coarsened(expr: Expr, frame: Frame) -> tuple[Expr, dict[Index, Expr]]:
     """The expression over coarse heads where it reads nothing else of the head, and for each grid
-    index of it the place at which the workspace is read."""
-    places = {index: position(index) for index in frame.grid}
-    for index in frame.grid:
+    index of it the place at which the workspace is read. What the frame has as a place of its own
+    (the query head) is the index that other kernels know, so that one workspace serves them."""
+    known = {place.digest: position(index) for index, place in frame.places}
+    expr = exchange(expr, known) if known else expr
+    places = {index: position(index) for index in frame.outer} | dict(frame.places)
+    for index in tuple(places):
         found = _coarse_uses(expr, index)
         if found is None:
             continue

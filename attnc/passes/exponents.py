@@ -106,10 +106,17 @@ def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) ->
         given = Scaled(node) if opaque else leaf(node)
         if given is None:
             args = tuple(known[arg.digest] for arg in node.args)
-            plain = not aligning and _RULES.get(node.op) in (_aligned, _compared)
-            given = _plain(node, args) if plain else _step(node, args)
+            formed = not aligning and _differ(node, args)
+            given = _plain(node, args) if formed else _step(node, args)
         known[node.digest] = given
     return known[root.digest]
+
+
+def _differ(node: Expr, args: tuple[Scaled, ...]) -> bool:
+    """Whether a sum or comparison is of terms with exponents of their own."""
+    return _RULES.get(node.op) in (_aligned, _compared) and not args[0].exponent.same(
+        args[1].exponent
+    )
 
 
 def _step(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
@@ -172,6 +179,12 @@ def _log(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
     if not a.exponent:
         return Scaled(inner)
     return Scaled(make("add", a.exponent.times(LN_2).expr(), inner))
+
+
+def _log2(node: Expr, args: tuple[Scaled, ...]) -> Scaled:
+    (a,) = args
+    inner = make("log2", a.mantissa)
+    return Scaled(make("add", a.exponent.expr(), inner) if a.exponent else inner)
 
 
 def _power(node: Expr, args: tuple[Scaled, ...]) -> Scaled | None:
@@ -253,8 +266,8 @@ Rule = Callable[[Expr, tuple[Scaled, ...]], "Scaled | None"]
 _RULES: dict[str, Rule] = {
     "exp": _exp, "exp2": _exp2, "mul": _product, "div": _product,
     "neg": _negated, "abs": _negated, "add": _aligned, "sub": _aligned,
-    "max": _aligned, "min": _aligned, "log": _log, "pow": _power, "sqrt": _root, "where": _where,
-    "fold": _fold, **dict.fromkeys(COMPARISON, _compared),
+    "max": _aligned, "min": _aligned, "log": _log, "log2": _log2, "pow": _power, "sqrt": _root,
+    "where": _where, "fold": _fold, **dict.fromkeys(COMPARISON, _compared),
 }  # fmt: skip
 
 __all__ = ["NONE", "Scaled", "align", "scaled"]

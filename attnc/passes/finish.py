@@ -9,6 +9,7 @@ does not  make loops
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, fold, number, position, read, rewrite, value
@@ -27,11 +28,15 @@ from attnc.schedule import Carried, Kernel, Let, MapKernel, Store, Workspace
 
 @dataclass(frozen=True)
 class Target:
-    """`array = expr`: an output or a workspace, as a formula of reductions."""
+    """`array = expr`: an output or a workspace, as a formula of reductions.
+
+    part    what of it: all, or its mantissa or exponent (base 2), or its logarithm (base 2), never
+            below LEAST"""
 
     array: Array
     width: Index | None
     expr: Expr
+    part: Literal["whole", "mantissa", "exponent", "log2"] = "whole"
 
 
 @dataclass
@@ -130,6 +135,11 @@ class Finish:
 
     def _formula(self, target: Target) -> Expr:
         whole = scaled(target.expr, self._leaf)
+        if target.part == "log2":
+            log = make("add", whole.exponent.expr(), make("log2", whole.mantissa))
+            return above_bottom(log)
+        if target.part != "whole":
+            return whole.mantissa if target.part == "mantissa" else whole.exponent.expr()
         for stored in self.lowering.reductions.pending.values():
             if target.array is stored.exponent:
                 return whole.exponent.expr()

@@ -15,24 +15,45 @@ Level = Literal["grid", "held", "walked", "pair", "inner"]
 @dataclass(frozen=True)
 class Frame:
     """The indices of a stream kernel: grid (outer axes and further rows), the held index, and for
-    each key source the index that walks it."""
+    each key source the index that walks it.
+
+    around    grid indices that the walk is repeated for (see WalkedLoop)
+    places    outer indices that this kernel has as expressions of grid and around: a query head of
+              its key head and its place in the group
+    """
 
     grid: tuple[Index, ...]
     held: Index
     walked: tuple[Index, ...]
+    around: tuple[Index, ...] = ()
+    places: tuple[tuple[Index, Expr], ...] = ()
 
     def walker(self, axis: Axis) -> Index | None:
         """The index that walks an axis, or None if the axis is no key source."""
         return next((index for index in self.walked if index.axis is axis), None)
 
     @property
+    def outer(self) -> tuple[Index, ...]:
+        """What a loop is repeated for, outermost first."""
+        return (*self.grid, *self.around)
+
+    def walks(self, expr: Expr) -> bool:
+        """Whether the expression changes along the walk, its repetitions included."""
+        return bool(expr.free & {*self.walked, *self.around})
+
+    def is_outer(self, expr: Expr) -> bool:
+        """Whether the expression is the same for a whole walk."""
+        return expr.free <= frozenset(self.outer)
+
+    @property
     def rows(self) -> frozenset[Index]:
         return frozenset((*self.grid, self.held))
 
     def level(self, expr: Expr) -> Level:
-        """What the expression depends on; inner: on the bound index of a fold around it."""
+        """What the expression depends on; inner: on the bound index of a fold around it. What
+        changes with the repetitions of a walk alone counts as walked."""
         free = expr.free - set(self.grid)
-        walked = free & set(self.walked)
+        walked = free & {*self.walked, *self.around}
         if free - walked - {self.held}:
             return "inner"
         if not free:

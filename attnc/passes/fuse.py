@@ -8,39 +8,19 @@ does not  change a formula
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
-from attnc.expressions.tree import Expr, postorder, rewrite, value
-from attnc.schedule import Kernel, Let, MapKernel, Schedule, Store, StreamKernel
+from attnc.expressions.tree import Expr, rewrite, value
+from attnc.passes.prune import arrays_read, arrays_written, needed
+from attnc.schedule import Kernel, Let, MapKernel, Schedule
 
 
 def fuse(schedule: Schedule) -> Schedule:
     """The schedule with as few kernels as these rules give; results are the same."""
-    kernels = _joined(_needed(schedule))
-    written = {store.array.name for kernel in kernels for store in _stores(kernel)}
+    kernels = _joined(needed(schedule))
+    written = {name for kernel in kernels for name in arrays_written(kernel)}
     spaces = tuple(s for s in schedule.workspaces if s.array.name in written)
     return replace(schedule, kernels=kernels, workspaces=spaces)
-
-
-def _stores(kernel: Kernel) -> tuple[Store, ...]:
-    return kernel.stores if isinstance(kernel, (MapKernel, StreamKernel)) else ()
-
-
-def _needed(schedule: Schedule) -> tuple[Kernel, ...]:
-    """Without stores that nothing reads and the call does not ask for."""
-    wanted = {argument.array.name for argument in schedule.signature.outputs}
-    kept: list[Kernel] = []
-    for kernel in reversed(schedule.kernels):
-        if isinstance(kernel, (MapKernel, StreamKernel)):
-            stores = tuple(s for s in kernel.stores if s.array.name in wanted)
-            if not stores:
-                continue
-            if stores != kernel.stores:
-                kernel = replace(kernel, stores=stores)
-        wanted |= arrays_read(kernel)
-        kept.append(kernel)
-    return tuple(reversed(kept))
 
 
 def _joined(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
@@ -89,31 +69,3 @@ def _renamed(expr: Expr, names: dict[str, str]) -> Expr:
         return value(name, node.kind, node.free) if name else node
 
     return rewrite(expr, change) if names else expr
-
-
-def arrays_read(kernel: Kernel) -> set[str]:
-    """The names of the arrays that a map or a stream kernel reads."""
-    return {node.array.name for node in postorder(*_exprs(kernel)) if node.op == "read"}
-
-
-def _exprs(kernel: Kernel) -> Iterable[Expr]:
-    if isinstance(kernel, MapKernel):
-        yield from (let.expr for let in kernel.values)
-        yield from (store.expr for store in kernel.stores)
-    if not isinstance(kernel, StreamKernel):
-        return
-    for lets in (kernel.grid_values, kernel.held_values, kernel.finish):
-        yield from (let.expr for let in lets)
-    yield from (store.expr for store in kernel.stores)
-    for loop in kernel.loops:
-        for lets in (loop.walked_values, loop.pair_values, loop.lifted):
-            yield from (let.expr for let in lets)
-        yield from (side for product in loop.products for side in (product.left, product.right))
-        yield from (s.expr for s in loop.region.summaries)
-        for contribution in loop.contributions:
-            yield contribution.term
-            if contribution.operand is not None:
-                yield contribution.operand
-        for expr in (loop.visible, loop.exponent, loop.hidden):
-            if expr is not None:
-                yield expr

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import TRUE, Expr, number, postorder, value
+from attnc.expressions.tree import TRUE, Array, Expr, number, postorder, value
 from attnc.passes.bottom import above_bottom
 from attnc.passes.constants import identity
 from attnc.passes.contract import Contraction, Preparations
@@ -16,7 +17,30 @@ from attnc.passes.reductions import Part, Reduction, refuse
 from attnc.passes.references import REFERENCE, Group, is_reference
 from attnc.passes.regions import regions
 from attnc.passes.simplify import make
-from attnc.schedule import Carried, Contribution, Let, Region, WalkedLoop
+from attnc.schedule import (
+    Carried,
+    Contribution,
+    Deposit,
+    Let,
+    PairStore,
+    Region,
+    Scatter,
+    WalkedLoop,
+)
+
+
+@dataclass(frozen=True)
+class Added:
+    """A sum over pairs that is not carried: it goes to memory pair by pair, or row by row.
+
+    entry    its body and conditions, as of a reduction with one part
+    kind     deposit: into rows of the walked axis; scatter: into `array` at `at`; pair: one number
+             for each pair"""
+
+    entry: Reduction
+    kind: Literal["deposit", "scatter", "pair"]
+    array: Array
+    at: Expr | None = None
 
 
 @dataclass
@@ -40,9 +64,16 @@ class Source:
 class LoopBuilder:
     """Builds the loops of a group: `carried`, `loops`, and the grid and held values they share."""
 
-    def __init__(self, frame: Frame, members: Group, preparations: Preparations) -> None:
+    def __init__(
+        self,
+        frame: Frame,
+        members: Group,
+        preparations: Preparations,
+        added: tuple[Added, ...] = (),
+    ) -> None:
         self.frame = frame
         self.group = members
+        self.added = {one.entry.name: one for one in added}
         self.preparations = preparations
         self.names = Names(set(preparations.names.taken))
         self.hoister = Hoister(frame, self.names)
@@ -66,6 +97,8 @@ class LoopBuilder:
             for part in entry.parts
             if part.walked == walked
         ]
+        every = (one.entry for one in self.added.values())
+        found += [(e, part) for e in every for part in e.parts if part.walked == walked]
         if not found:
             return None
         first = found[0][1].condition
@@ -103,17 +136,38 @@ class LoopBuilder:
             self._operand(entry, part, self._untested(entry, own, known))
             for entry, part, own in source.parts
         ]
-        roots = [t for t, _ in split] + list(source.hidden) + ([score] if score else [])
+        places = [self.added[e.name].at for e, _, _ in source.parts if e.name in self.added]
+        at = [place for place in places if place is not None]
+        roots = [t for t, _ in split] + at + list(source.hidden) + ([score] if score else [])
         light = (self.preparations.scalars(root, self.frame, walked) for root in roots)
         contracted = [contraction.contract(root) for root in light]
         shared = self.hoister.share(self.hoister.hoist(root) for root in contracted)
-        terms, rest = shared[: len(split)], shared[len(split) :]
+        terms, rest = shared[: len(split)], shared[len(split) + len(at) :]
+        cells = iter(shared[len(split) : len(split) + len(at)])
         hidden = rest[: len(source.hidden)]
         base, weight, lifted = self._lifted(rest[-1] if score else None)
-        contributions = [
-            self._contribution(entry, term, operand, weight)
+        sums = [
+            (entry, term, operand)
             for (entry, _, _), term, (_, operand) in zip(source.parts, terms, split, strict=True)
         ]
+        contributions = [
+            self._contribution(entry, term, operand, weight)
+            for entry, term, operand in sums
+            if entry.name not in self.added
+        ]
+        deposits: list[Deposit] = []
+        scatters: list[Scatter] = []
+        stores: list[PairStore] = []
+        for entry, term, operand in sums:
+            one = self.added.get(entry.name)
+            if one is None:
+                continue
+            if one.kind == "deposit":
+                deposits.append(Deposit(one.array, term, entry.width, operand))
+            elif one.kind == "scatter":
+                scatters.append(Scatter(one.array, next(cells), term, entry.width, operand))
+            else:
+                stores.append(PairStore(one.array, term))
         mask = _all(source.visible)
         if mask is not None:
             mask = self.preparations.scalars(mask, self.frame, walked)
@@ -130,6 +184,10 @@ class LoopBuilder:
             tuple(lifted),
             tuple(contributions),
             _none_of(hidden),
+            around=self.frame.around,
+            deposits=tuple(deposits),
+            scatters=tuple(scatters),
+            pair_stores=tuple(stores),
         )
 
     def _untested(
@@ -168,10 +226,19 @@ class LoopBuilder:
         width = entry.width
         inside, outside = factors_of(term).split(lambda f: width in f.free)
         operand = inside.expr
-        if self.frame.held in operand.free or part.walked not in operand.free:
-            raise refuse("pair_embedding: a value that depends on the pair")
-        read = self.preparations.operand(operand, self.frame, part.walked, width)
+        along = self._along(entry, part, operand)
+        read = self.preparations.operand(operand, self.frame, along, width)
         return _under(own, outside.expr, entry.monoid), read
+
+    def _along(self, entry: Reduction, part: Part, operand: Expr) -> Index:
+        """The index that a vector operand is over beside its width: that of the walk, of what is
+        held where it is deposited, either where it is scattered."""
+        held, walked = self.frame.held in operand.free, part.walked in operand.free
+        added = self.added.get(entry.name)
+        kind = added.kind if added else "carried"
+        if held != walked and (walked or kind != "carried") and (held or kind != "deposit"):
+            return self.frame.held if held else part.walked
+        raise refuse("pair_embedding: a value that depends on the pair")
 
     def _lifted(self, score: Expr | None) -> tuple[Expr | None, Expr | None, list[Let]]:
         """The exponent, the power of two relative to the reference, and the Let that makes it."""

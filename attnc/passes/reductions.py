@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.canonical import rename_bound
-from attnc.expressions.index import Index
+from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
     TRUE,
     Array,
@@ -94,9 +94,15 @@ class Pending:
 
 @dataclass
 class Reductions:
-    """Collects the reductions of an operator in a frame (see the module)."""
+    """Collects the reductions of an operator in a frame (see the module).
+
+    bounded    exponents are relative to row values that are at hand, as in a backward: powers are
+               formed as they stand, under no running reference
+    relative   names of arrays that hold exponents of rows: what is relative to one is no greater"""
 
     frame: Frame
+    bounded: bool = False
+    relative: set[str] = field(default_factory=set)
     entries: dict[str, Reduction] = field(default_factory=dict)
     pending: dict[bytes, Pending] = field(default_factory=dict)
     known: dict[tuple[object, ...], str] = field(default_factory=dict)
@@ -129,11 +135,12 @@ class Reductions:
         return simplify_node(node)
 
     def _key_fold(self, node: Expr) -> Expr:
-        if len(node.bound) != 1:
+        bound = [index for index in node.bound if index not in self.frame.around]
+        if len(bound) != 1:
             raise refuse("multi_term_score: keys that are pairs")
-        walked = self.frame.walker(node.bound[0].axis)
+        walked = self.frame.walker(bound[0].axis)
         assert walked is not None
-        moves = {node.bound[0]: position(walked)}
+        moves = {bound[0]: position(walked)}
         others = node.free - self.frame.rows - {walked}
         if any(self.frame.walker(index.axis) for index in others):
             grouped = any(i in node.args[0].free for i in others)
@@ -142,7 +149,7 @@ class Reductions:
         outer: list[Expr] = []
         inner: list[Expr] = []
         for part in conjuncts(condition):
-            (inner if walked in part.free else outer).append(part)
+            (inner if self.frame.walks(part) else outer).append(part)
         separation = Separation(self.frame, walked, lambda expr: self._stored(expr, walked))
         stored = {c: self._stored(c, walked) if finished(c) else c for c in inner}
         domain = self._domain(walked, tuple(stored.values()))
@@ -164,7 +171,8 @@ class Reductions:
 
     def _folded(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         if monoid == "sum" and body.kind == "real":
-            terms = separation.terms(body)
+            whole = scaled(body, aligning=False).collapsed() if self.bounded else body
+            terms = self._inside(separation.terms(whole))
         elif monoid in ("max", "min") and body.kind == "real":
             return self._extremum(monoid, separation, keys, body)
         else:
@@ -176,6 +184,25 @@ class Reductions:
             found = result if found is None else make("add", found, result)
         assert found is not None
         return found
+
+    def _inside(self, terms: tuple[Term, ...]) -> tuple[Term, ...]:
+        """Where row values are at hand, factors that may be infinite stay with the pair: a row
+        without keys is then 0 without having to be counted."""
+        if not self.bounded:
+            return terms
+        return tuple(
+            t if self._is_finite(t.row) else Term(ONE, make("mul", t.pair, t.row)) for t in terms
+        )
+
+    def _is_finite(self, row: Expr) -> bool:
+        """As `_finite`; a width is never 0 where anything is carried along it."""
+        frame = (*self.frame.outer, self.frame.held, *self.frame.walked)
+        axes = {index.axis for index in frame}
+        factors = factors_of(row)
+        if any(node.op in ("exp", "exp2") for node in postorder(row)):
+            return False
+        below = (is_positive(f) or _of_widths(f, axes) for f in factors.below)
+        return all(below) and all(map(_finite, factors.above))
 
     def _extremum(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         """max_j (r_i + s_ij) = r_i + max_j s_ij, where the row part has finished values."""
@@ -195,10 +222,11 @@ class Reductions:
     def _reduction(self, monoid: str, keys: Keys, body: Expr) -> Expr:
         """The value of a fold whose body depends on the pair alone."""
         walked, conditions = keys.walked, keys.conditions
-        widths = widths_of(body, (*self.frame.rows, walked))
+        pair = (*self.frame.rows, *self.frame.around, walked)
+        widths = widths_of(body, pair)
         if len(widths) > 1:
             raise refuse("linear_state: an outer product summed over keys")
-        if any(widths_of(c, (*self.frame.rows, walked)) for c in conditions):
+        if any(widths_of(c, pair) for c in conditions):
             raise refuse("axis_softmax: a mask for each width")
         conditions = tuple(c for c in conditions if not implied(c, monoid, body))
         own = widths[0] if widths else None
@@ -224,6 +252,9 @@ class Reductions:
         """The body with its exponent apart. An exponent relative to one of an earlier pass is no
         greater than the row's, so it need not be tracked."""
         stored = {p.exponent.name for p in self.pending.values() if p.exponent is not None}
+        stored |= self.relative
+        if self.bounded:
+            return Scaled(scaled(body, aligning=False).collapsed())
         known = {n.digest for n in postorder(body) if n.op == "read" and n.array.name in stored}
         if not known:
             return scaled(body)
@@ -275,7 +306,7 @@ class Reductions:
             return make("where", row.args[0], inner, ZERO)
         if row.op == "where" and is_number(row.args[1], 0):
             return make("where", row.args[0], ZERO, self._times_nonzero(result, row, domain))
-        if _finite(row):
+        if self._is_finite(row) if self.bounded else _finite(row):
             return make("mul", result, row)
         return make("mul", result, make("where", self._seen(domain), row, ZERO))
 
@@ -359,6 +390,14 @@ def _all(conditions: list[Expr]) -> Expr:
     for condition in conditions:
         whole = make("and", whole, condition)
     return whole
+
+
+def _of_widths(expr: Expr, axes: set[Axis]) -> bool:
+    """Whether the expression is made of numbers and lengths of other axes than these."""
+    leaves = [node for node in postorder(expr) if not node.args]
+    return all(
+        leaf.op == "number" or (leaf.op == "length" and leaf.attr not in axes) for leaf in leaves
+    )
 
 
 def _finite(row: Expr) -> bool:

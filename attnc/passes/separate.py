@@ -42,13 +42,16 @@ class Separation:
     def terms(self, body: Expr) -> tuple[Term, ...]:
         """Terms whose sum is the body. Bodies are shallow where this recurs: it goes down sums,
         products and choices only, and `factors_of`, `addends_of` flatten the long chains."""
-        if self.walked not in body.free:
+        if not self._walks(body):
             return (Term(body, ONE),)
         if not finished(body) and not self._tangled(body):
             return (self._plain(body),)
         rule = _RULES.get(body.op)
         found = rule(self, body) if rule is not None and body.kind == "real" else None
         return found or (Term(ONE, self.store(body) if finished(body) else body),)
+
+    def _walks(self, expr: Expr) -> bool:
+        return self.walked in expr.free or bool(expr.free & set(self.frame.around))
 
     def _tangled(self, body: Expr) -> bool:
         """Whether a factor depends on the pair and on a width: a value stream inside a choice or a
@@ -60,10 +63,10 @@ class Separation:
         )
 
     def _widths(self, expr: Expr) -> frozenset[Index]:
-        return expr.free - self.frame.rows - {self.walked}
+        return expr.free - self.frame.rows - {self.walked, *self.frame.around}
 
     def _plain(self, body: Expr) -> Term:
-        row, pair = factors_of(body).split(lambda f: self.walked not in f.free)
+        row, pair = factors_of(body).split(lambda f: not self._walks(f))
         return Term(row.expr, pair.expr)
 
     def _sum(self, body: Expr) -> tuple[Term, ...]:
@@ -89,7 +92,7 @@ class Separation:
 
     def _choice(self, body: Expr) -> tuple[Term, ...]:
         condition, yes, no = body.args
-        if self.walked not in condition.free:
+        if not self._walks(condition):
             chosen = [Term(_choose(condition, t.row, ZERO), t.pair) for t in self.terms(yes)]
             other = [Term(_choose(condition, ZERO, t.row), t.pair) for t in self.terms(no)]
         else:
@@ -111,7 +114,7 @@ class Separation:
     def _exp(self, body: Expr) -> tuple[Term, ...]:
         """exp(a + b) with a for the row: exp(a) * exp(b)."""
         whole = Linear.of(body.args[0])
-        row, pair = whole.split(lambda term: self.walked not in term.free)
+        row, pair = whole.split(lambda term: not self._walks(term))
         rest = pair.expr()
         inner = self.store(rest) if finished(rest) else rest
         return (Term(make("exp", row.expr()), make("exp", inner)),)
@@ -119,7 +122,7 @@ class Separation:
     def _power(self, body: Expr) -> tuple[Term, ...] | None:
         base, power = body.args
         found = self.terms(base)
-        if self.walked in power.free or len(found) != 1:
+        if self._walks(power) or len(found) != 1:
             return None
         whole = power.op == "number" and float(power.attr).is_integer()  # type: ignore[arg-type]
         if not whole and not never_negative(found[0].row):

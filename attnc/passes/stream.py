@@ -16,7 +16,7 @@ from attnc.passes.contract import Preparations
 from attnc.passes.finish import Carry, Finish, Lowering, Target, finish_kernels, spill
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
-from attnc.passes.loops import LoopBuilder
+from attnc.passes.loops import Added, LoopBuilder
 from attnc.passes.reductions import SEEN, Reductions, refuse
 from attnc.passes.references import REFERENCE, Group, group, witness
 from attnc.passes.simplify import simplify_node
@@ -28,15 +28,20 @@ def stream(graph: Graph) -> Lowering:
 
     Raises UnsupportedError for what needs another kind of loop."""
     lowering, targets = targets_of(graph)
+    emit_passes(lowering, graph.name, targets)
+    return lowering
+
+
+def emit_passes(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> None:
+    """The kernels that compute the targets, those of row values that they need first."""
     for level in range(
         1 + max((p.level for p in lowering.reductions.pending.values()), default=-1)
     ):
         stored = tuple(_row_values(lowering, level))
-        emit(lowering, f"{graph.name}_pass_{level + 1}", stored)
+        emit(lowering, f"{name}_pass_{level + 1}", stored)
         names = " and ".join(target.array.name for target in stored)
         lowering.notes.append(f"Pass {level + 1} over the keys finishes {names} for the next.")
-    emit(lowering, graph.name, targets)
-    return lowering
+    emit(lowering, name, targets)
 
 
 def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:
@@ -109,13 +114,21 @@ def used_by(reductions: Reductions, targets: tuple[Target, ...]) -> list[str]:
     return list(names)
 
 
-def emit(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> None:
-    """The kernels that compute the targets: one, or one for each reference and a map after them."""
-    carries = carries_of(lowering, targets)
+def emit(
+    lowering: Lowering,
+    name: str,
+    targets: tuple[Target, ...],
+    added: tuple[Added, ...] = (),
+    split: Index | None = None,
+) -> None:
+    """The kernels that compute the targets: one, or one for each reference and a map after them.
+    `added` are sums that the first of them makes beside what it carries."""
+    carries = carries_of(lowering, targets, added)
     if len(carries) == 1:
         lets, stores = Finish(lowering, carries).lower(targets)
-        lowering.kernels.append(kernel_of(lowering.frame, name, carries[0], lets, stores))
+        lowering.kernels.append(kernel_of(lowering.frame, name, carries[0], lets, stores, split))
         return
+    assert not added, "sums beside what is carried need no reference"
     for number, carry in enumerate(carries, 1):
         stores = spill(lowering.frame, carry, f"{name}_{number}")
         lowering.workspaces.extend(Workspace(store.array, "accumulate") for store in stores)
@@ -124,7 +137,9 @@ def emit(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> None:
     lowering.kernels.extend(finish_kernels(lowering, f"{name}_finish", carries, targets))
 
 
-def carries_of(lowering: Lowering, targets: tuple[Target, ...]) -> list[Carry]:
+def carries_of(
+    lowering: Lowering, targets: tuple[Target, ...], added: tuple[Added, ...] = ()
+) -> list[Carry]:
     """What the targets' reductions carry: one for each reference."""
     reductions = lowering.reductions
     used: dict[str, None] = {}
@@ -134,13 +149,13 @@ def carries_of(lowering: Lowering, targets: tuple[Target, ...]) -> list[Carry]:
             used.setdefault(str(node.attr))
         elif node.op == "value" and str(node.attr).startswith(SEEN):
             asked.setdefault(str(node.attr).removeprefix(SEEN))
-    if not used:
+    if not used and not added:
         raise refuse("elementwise: an output without a fold over keys")
-    groups = group(reductions.entries[name] for name in used)
+    groups = group(reductions.entries[name] for name in used) or [Group()]
     witnesses = {names: witness(groups, reductions, names.split("+")) for names in asked}
     carries = []
     for members in groups:
-        builder = LoopBuilder(lowering.frame, members, lowering.preparations)
+        builder = LoopBuilder(lowering.frame, members, lowering.preparations, added)
         builder.build()
         notes = (_reference_note(members), *builder.notes)
         lowering.notes.extend(note for note in notes if note not in lowering.notes)

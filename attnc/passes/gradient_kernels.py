@@ -1,0 +1,278 @@
+"""Kernels for the sums of a derivative: rows held, keys held, what goes to memory beside them.
+
+    two sweeps    rows are held for what rows get; keys are held for what keys get
+    one sweep     keys are held, and what rows get is deposited: each pair is computed once
+
+does      makes a stream kernel for each way of holding, with every sum that it can make; gives each
+          sum's array to the maps that finish
+needs     sums in canonical indices (gradients), row values at hand
+does not  order kernels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import (
+    TRUE,
+    Array,
+    Expr,
+    call,
+    fold,
+    length,
+    position,
+    read,
+    rewrite,
+    substitute,
+)
+from attnc.passes.bottom import implied
+from attnc.passes.contract import Preparations
+from attnc.passes.finish import Lowering, Target
+from attnc.passes.frame import Frame
+from attnc.passes.gradients import PairSum
+from attnc.passes.loops import Added
+from attnc.passes.reductions import Part, Reduction, Reductions
+from attnc.passes.roles import Roles, group_size
+from attnc.passes.separate import exchange
+from attnc.passes.simplify import make, simplify_node
+from attnc.passes.stream import emit
+from attnc.schedule import Kernel, Workspace
+
+SHARE = Axis("split")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """An output, or the workspace of a sum, as a formula of sums that one kernel makes."""
+
+    array: Array
+    width: Index | None
+    expr: Expr
+
+
+@dataclass
+class Holder:
+    """One kernel: a frame, what it finishes, and what it adds to memory.
+
+    coarse   the place of a fine index that the frame has as a coarse one
+    """
+
+    name: str
+    frame: Frame
+    coarse: tuple[Expr, Index] | None = None
+    formulas: list[Formula] = field(default_factory=list)
+    added: list[PairSum] = field(default_factory=list)
+
+    def into(self, expr: Expr) -> Expr:
+        """An expression over canonical indices in those of the frame."""
+        if self.coarse is not None:
+            place, coarse = self.coarse
+            expr = exchange(expr, {place.digest: position(coarse)})
+        moved = substitute(expr, dict(self.frame.places))
+        return rewrite(moved, simplify_node) if self.frame.places else moved
+
+
+def key_holder(one: PairSum, roles: Roles) -> Holder:
+    """The kernel that holds the keys of a sum over rows."""
+    ends = 1 if one.width is not None else 0
+    grid = one.array.indices[: len(one.array.indices) - 1 - ends]
+    around, places = one.around, ()
+    if one.coarse is not None:
+        coarse = one.coarse[1]
+        assert coarse.axis.of is not None
+        fine = roles.own(coarse.axis.of)
+        assert fine is not None
+        size = group_size(coarse.axis)
+        group = Index("g", Axis("group", "range", length=size), 0)
+        head = make("add", make("mul", position(coarse), size), position(group))
+        places = ((fine, head),)  # type: ignore[assignment]
+        around = (*around, group)
+    walked = (roles.frame.held,)
+    frame = Frame(grid, one.key, walked, around, places)
+    return Holder(f"keys_{one.key.name}", frame, one.coarse)
+
+
+@dataclass
+class Kernels:
+    """Makes the kernels of holders, and says where each sum can be read."""
+
+    roles: Roles
+    preparations: Preparations
+    kernels: list[Kernel] = field(default_factory=list)
+    workspaces: list[Workspace] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    reads: dict[str, Expr] = field(default_factory=dict)
+
+    def emit(self, holder: Holder, prefix: str) -> None:
+        """The kernel of a holder."""
+        frame = holder.frame
+        lowering = Lowering(frame, Reductions(frame, bounded=True), self.preparations)
+        lowering.reductions.names = self.preparations.names
+        targets = []
+        for formula in holder.formulas:
+            whole = lowering.reductions.finish(formula.expr)
+            targets.append(Target(formula.array, formula.width, whole))
+            if formula.array.role == "workspace":
+                self.workspaces.append(Workspace(formula.array, "accumulate"))
+        shared = any(self._kind(one, frame) != "pair" for one in holder.added)
+        share = Index("split", SHARE, 0) if shared else None
+        added = tuple(self._added(one, holder, share, lowering) for one in holder.added)
+        emit(lowering, f"{prefix}_{holder.name}", tuple(targets), added, share)
+        assert not lowering.reductions.pending, "row values are at hand before"
+        self.kernels.extend(lowering.kernels)
+        self.workspaces.extend(lowering.workspaces)
+        self.notes.extend(note for note in lowering.notes if note not in self.notes)
+
+    @staticmethod
+    def _kind(one: PairSum, frame: Frame) -> Literal["deposit", "scatter", "pair"]:
+        if one.hold == "row":
+            return "deposit"
+        assert one.hold in ("scatter", "pair")
+        return one.hold  # type: ignore[return-value]
+
+    def _added(
+        self, one: PairSum, holder: Holder, share: Index | None, lowering: Lowering
+    ) -> Added:
+        """A sum that the kernel puts into memory, and where its array stands."""
+        frame = holder.frame
+        kind = self._kind(one, frame)
+        body = holder.into(one.body)
+        tests = [holder.into(c) for c in one.conditions]
+        kept = tuple(c for c in tests if not implied(c, "sum", body))
+        (walked,) = (i for i in frame.walked if i in (one.key, self.roles.frame.held))
+        part = Part(walked, kept, lowering.reductions._apart(body), "")
+        entry = Reduction(f"added {one.array.name}", "sum", "real", one.width, (part,))
+        array = self._array(one, holder, share if kind != "pair" else None)
+        at = None if one.at is None else holder.into(one.at)
+        self.workspaces.append(Workspace(array, "accumulate"))
+        return Added(entry, kind, array, at)
+
+    def _array(self, one: PairSum, holder: Holder, share: Index | None) -> Array:
+        """The array of a sum over the kernel's own outer indices, and how it is read back."""
+        frame = holder.frame
+        ends = [i for i in one.array.indices if i not in self.roles.frame.grid]
+        indices = (*((share,) if share else ()), *frame.outer, *ends)
+        array = Array(one.array.name, indices, "real", "workspace")
+        at: list[Expr] = []
+        moves = {place.digest: index for index, place in frame.places}
+        for index in indices:
+            at.append(self._back(index, holder, moves))
+        found = read(array, at)
+        if share is not None:
+            found = fold("sum", (share,), found)
+        self.reads[one.array.name] = found
+        return array
+
+    def _back(self, index: Index, holder: Holder, moves: dict[bytes, Index]) -> Expr:
+        """A frame's outer index as an expression of canonical ones."""
+        if holder.coarse is None:
+            return position(index)
+        place, coarse = holder.coarse
+        if index == coarse:
+            return place
+        if index in holder.frame.around and index.axis.name == "group":
+            (fine,) = moves.values()
+            return make("sub", position(fine), make("mul", place, group_size(coarse.axis)))
+        return position(index)
+
+
+def sum_of(one: PairSum, holder: Holder) -> Expr:
+    """The fold that a holder carries for a sum."""
+    frame = holder.frame
+    walked = one.key if one.hold == "row" else frame.walked[0]
+    whole = TRUE
+    for condition in one.conditions:
+        whole = make("and", whole, holder.into(condition))
+    return fold("sum", (*frame.around, walked), holder.into(one.body), whole)
+
+
+def direct(
+    output: Array, expr: Expr, sums: dict[str, PairSum], hold: str, axes: frozenset[Axis]
+) -> tuple[Expr, tuple[Index, ...], Index | None] | None:
+    """The output's formula over the indices of the kernel that makes its sums, if it can finish it:
+    every sum is read straight at the output's own indices, in no fold with a condition."""
+    found = {n.array.name for n in _reads(expr) if n.array.name in sums}
+    if not found or any(sums[name].hold != hold for name in found):
+        return None
+    moves: dict[Index, Index] = {}
+    bound = {index for node in _nodes(expr) for index in node.bound}
+    for node in _reads(expr):
+        if node.array.name not in sums:
+            continue
+        for own, at in zip(node.array.indices, node.args, strict=True):
+            index = at.attr
+            if at.op != "index" or not isinstance(index, Index):
+                return None
+            if index in bound:
+                if own != sums[node.array.name].width:
+                    return None
+                continue
+            if moves.setdefault(index, own) != own:
+                return None
+    if any(n.op == "fold" and n.args[0] != TRUE and _sums_below(n, sums) for n in _nodes(expr)):
+        return None
+    one = sums[next(iter(found))]
+    rows = set(one.array.indices) - ({one.width} if one.width else set())
+    widths = [i for i in output.indices if moves.get(i) not in rows]
+    if len(set(moves.values())) < len(moves) or len(widths) > 1:
+        return None
+    if not rows <= set(moves.values()) or (widths and widths[0] != output.indices[-1]):
+        return None
+    if widths and widths[0].axis not in axes:
+        return None
+    for name in found:
+        own_rows = set(sums[name].array.indices) - {sums[name].width}
+        if own_rows != rows:
+            return None
+    width = None
+    if widths:
+        width = moves.setdefault(widths[0], Index(widths[0].axis.name, widths[0].axis, 0))
+    indices = tuple(moves[i] for i in output.indices)
+    return substitute(expr, {a: position(b) for a, b in moves.items()}), indices, width
+
+
+def _sums_below(node: Expr, sums: dict[str, PairSum]) -> bool:
+    return any(n.array.name in sums for n in _reads(node))
+
+
+def _nodes(expr: Expr) -> Iterable[Expr]:
+    from attnc.expressions.tree import postorder
+
+    return postorder(expr)
+
+
+def _reads(expr: Expr) -> list[Expr]:
+    return [node for node in _nodes(expr) if node.op == "read"]
+
+
+def in_kernel(expr: Expr, sums: dict[str, PairSum], holder: Holder) -> Expr:
+    """A formula with the folds in place of the reads of sums, in the holder's indices."""
+
+    def change(node: Expr) -> Expr:
+        if node.op != "read" or node.array.name not in sums:
+            return simplify_node(node)
+        one = sums[node.array.name]
+        whole = sum_of(one, holder)
+        if one.width is None:
+            return whole
+        return substitute(whole, {one.width: node.args[-1]})
+
+    return rewrite(holder.into(expr), change)
+
+
+def read_back(expr: Expr, known: dict[str, Expr], sums: dict[str, PairSum]) -> Expr:
+    """A formula with each sum read from where its kernel has put it."""
+
+    def change(node: Expr) -> Expr:
+        if node.op != "read" or node.array.name not in known:
+            return simplify_node(node)
+        moves = dict(zip(sums[node.array.name].array.indices, node.args, strict=True))
+        return substitute(known[node.array.name], moves)
+
+    return rewrite(expr, change)
+
+
+__all__ = ["Formula", "Holder", "Kernels", "call", "direct", "in_kernel", "length", "replace"]

@@ -1,0 +1,478 @@
+"""The sums of a derivative over pairs, each as what one loop can do, and what is left around them.
+
+    k_grad[b, hk, x, d] = sum(h, i, j if j - 1 == x and ...: body)
+        keyed[b, hk, j, d] = sum(g, i if ...: body)        a loop that holds keys
+        k_grad[b, hk, x, d] = keyed[b, hk, x + 1, d]       a map
+
+does      takes the gradient's expression apart from the root down: a sum over keys is held by rows,
+          a sum over rows by keys, a sum over both whose place depends on both is a scatter, a
+          number for each pair is stored; what is left is a formula of their results
+needs     a Graph made by differentiate, the roles of axes
+does not  choose kernels: sums are over canonical indices and have arrays of their own
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from attnc.expressions.canonical import canonical
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import (
+    TRUE,
+    Array,
+    Expr,
+    fold,
+    length,
+    number,
+    position,
+    read,
+    rewrite,
+    start,
+    substitute,
+)
+from attnc.passes.factors import addends_of, factors_of, total
+from attnc.passes.frame import Frame
+from attnc.passes.hoist import Names
+from attnc.passes.reductions import refuse
+from attnc.passes.roles import Roles, Sum, coarse_place, solved, taken_apart
+from attnc.passes.row_values import RowValues
+from attnc.passes.separate import Separation
+from attnc.passes.simplify import make, simplify_node
+
+MakeSum = Callable[[Sum], Expr]
+Hold = Literal["row", "key", "scatter", "pair"]
+
+
+@dataclass(frozen=True)
+class PairSum:
+    """One sum over pairs, in canonical indices.
+
+    hold        row: sum over keys for each row; key: sum over rows (and `around`) for each key;
+                scatter: into `array` at `at`; pair: stored for each pair
+    array       its result over the grid, the held index or the table's, and the width
+    key         the key index of the pair
+    around      outer indices that are summed too (hold key)
+    coarse      the coarse index (and the place through which it is read) that stands for its fine
+                one, or None
+    """
+
+    hold: Hold
+    array: Array
+    key: Index
+    conditions: tuple[Expr, ...]
+    body: Expr
+    width: Index | None
+    at: Expr | None = None
+    around: tuple[Index, ...] = ()
+    coarse: tuple[Expr, Index] | None = None
+
+
+@dataclass
+class Gradients:
+    """Takes expressions of gradients apart (see the module)."""
+
+    roles: Roles
+    values: RowValues
+    names: Names
+    sums: dict[tuple[object, ...], PairSum] = field(default_factory=dict)
+    dummies: frozenset[Index] = frozenset()
+
+    def lower(self, expr: Expr, indices: tuple[Index, ...]) -> Expr:
+        """The expression over its output's indices, as a formula of sums' arrays."""
+        apart = {index: Index(index.name, index.axis, 500 + n) for n, index in enumerate(indices)}
+        self.dummies = frozenset(apart.values())
+        whole = substitute(expr, {old: position(new) for old, new in apart.items()})
+        roles = {self.roles.of(index.axis) for index in indices}
+        lowered = self._pairs(whole) if {"row", "key"} <= roles else self._visit(whole)
+        back = {new: position(old) for old, new in apart.items()}
+        return canonical(rewrite(substitute(lowered, back), simplify_node))
+
+    # ---------------------------------------------------------------------------- the walk
+
+    def _visit(self, node: Expr) -> Expr:
+        if not self.roles.folds_outer(node):
+            return node
+        if self.values.forward is not None and self._is_finished(node):
+            return self._renamed(node)
+        if node.op == "fold":
+            if node.monoid != "sum" or node.kind != "real":
+                raise refuse("pooling_stage: a derivative with another fold than a sum")
+            if any(self.roles.is_outer(i) for i in node.bound):
+                return self._sum(node)
+            inner = taken_apart(node, self.dummies)
+            if any(self.roles.is_outer(i) for i in inner.bound):
+                return self._sum(node)
+        args = tuple(map(self._visit, node.args))
+        return solved(simplify_node(node.with_args(args)))
+
+    def _is_finished(self, node: Expr) -> bool:
+        """Whether the node is a row value that the forward can keep."""
+        return (
+            self.roles.folds_keys(node)
+            and self.roles.is_row(node)
+            and not self.values._is_later(node)
+        )
+
+    def _renamed(self, node: Expr) -> Expr:
+        """A row value outside of any sum over pairs, read at the output's own indices."""
+        moves = self._canonical(node.free)
+        found = self.values.exchange(substitute(node, _positions(moves)), pair=False)
+        return substitute(found, _positions({new: old for old, new in moves.items()}))
+
+    def _canonical(self, free: frozenset[Index]) -> dict[Index, Index]:
+        """The canonical index of each outer one; refuses two on one axis."""
+        found: dict[Index, Index] = {}
+        for index in sorted(free, key=lambda i: (i.name, i.number)):
+            own = self.roles.own(index.axis)
+            if own is not None:
+                found[index] = own
+        if len(set(found.values())) < len(found):
+            raise refuse("map_stage: a derivative that meets two rows or two keys")
+        return found
+
+    # ------------------------------------------------------------------------------- sums
+
+    def _sum(self, node: Expr) -> Expr:
+        whole = taken_apart(node, self.dummies)
+        pinned = self._pinned(whole)
+        outer = {i for i in whole.body.free if self.roles.is_outer(i)}
+        for condition in whole.conditions:
+            if condition not in pinned:
+                outer |= {i for i in condition.free if self.roles.is_outer(i)}
+        keys = [i for i in outer if self.roles.of(i.axis) == "key"]
+        rows = [i for i in outer if self.roles.of(i.axis) == "row"]
+        if len(keys) > 1 or len(rows) > 1:
+            parts = self._addends(whole)
+            if parts is None:
+                raise refuse("map_stage: a derivative that meets two rows or two keys")
+            return total(map(self._sum, parts))
+        if not keys or not rows:
+            return self._mapped(whole)
+        (key,), (row,) = keys, rows
+        if key in whole.bound and row in whole.bound:
+            both = [c for c in pinned if key in c.free and row in c.free]
+            if both:
+                return self._scattered(whole, key, tuple(both))
+            if any(key in c.free for c in pinned) and not any(row in c.free for c in pinned):
+                return self._held_by_key(whole, key, row, pinned)
+            return self._held_by_row(whole, key)
+        if key in whole.bound:
+            return self._held_by_row(whole, key)
+        if row in whole.bound:
+            return self._held_by_key(whole, key, row, pinned)
+        raise refuse("bias_tensor: a number for each pair, summed over what is no row or key")
+
+    def _addends(self, whole: Sum) -> list[Expr] | None:
+        found = addends_of(whole.body)
+        if len(found) < 2:
+            return None
+        test = _all(whole.conditions)
+        return [
+            fold("sum", whole.bound, make("neg", part) if minus else part, test)
+            for part, minus in found
+        ]
+
+    def _pinned(self, whole: Sum) -> tuple[Expr, ...]:
+        """The conditions that tie what is summed to an index that the output alone has."""
+        own = whole.body.free
+        axes = {index.axis for index in (*whole.bound, *own) if self.roles.is_outer(index)}
+        found = []
+        for condition in whole.conditions:
+            alien = {
+                i
+                for i in condition.free & self.dummies
+                if i not in own and (not self.roles.is_outer(i) or i.axis in axes)
+            }
+            if alien:
+                found.append(condition)
+        return tuple(found)
+
+    def _mapped(self, whole: Sum) -> Expr:
+        """A sum over rows or outer axes of what has its sums over keys inside."""
+        body = self._visit(whole.body)
+        conditions = tuple(map(self._visit, whole.conditions))
+        return solved(fold("sum", whole.bound, body, _all(conditions)))
+
+    def _held_by_row(self, whole: Sum, key: Index) -> Expr:
+        pinned = self._pinned(whole)
+        inside = tuple(c for c in whole.conditions if c not in pinned)
+        return self._split(whole, (key,), inside, lambda inner: self._row_sum(inner, key))
+
+    def _row_sum(self, inner: Sum, key: Index) -> Expr:
+        moves = self._canonical(inner.free | {key})
+        frame = self.roles.frame
+        missing = set((*frame.grid, frame.held)) - set(moves.values())
+        if missing:
+            raise refuse("map_stage: a derivative that is the same for all rows")
+        over = (*frame.grid, frame.held)
+        return self._kept("row", inner, moves, key, over)
+
+    def _held_by_key(
+        self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]
+    ) -> Expr:
+        coarse: tuple[Expr, Index, Index] | None = None
+        tied: list[Expr] = []
+        for condition in pinned:
+            place = coarse_place(condition, self.roles)
+            fine = next(iter(place[0].free), None) if place else None
+            if place and coarse is None and fine in whole.bound:
+                assert fine is not None
+                coarse = (place[0], place[1], fine)
+            else:
+                tied.append(condition)
+        free = frozenset().union(*(c.free for c in tied)) if tied else frozenset()
+        summed = [
+            i for i in whole.bound if self.roles.of(i.axis) == "grid" and i not in free
+        ]
+        if coarse is not None and coarse[2] not in summed:
+            coarse = None
+            tied = list(pinned)
+        inside = tuple(c for c in whole.conditions if c not in pinned)
+        if coarse is not None:  # its place in the group is walked around
+            rest = (*inside, *tied)
+            whole = Sum(whole.bound, tuple(c for c in whole.conditions if c in rest), whole.body)
+        bound = (*summed, row)
+        return self._split(
+            whole, bound, inside, lambda inner: self._key_sum(inner, key, tuple(summed), coarse)
+        )
+
+    def _key_sum(
+        self,
+        inner: Sum,
+        key: Index,
+        summed: tuple[Index, ...],
+        coarse: tuple[Expr, Index, Index] | None,
+    ) -> Expr:
+        moves = self._canonical(inner.free | set(inner.bound))
+        fine = coarse[2] if coarse else None
+        grid: list[Index] = []
+        places: dict[Index, Index] = {}
+        for index in self.roles.frame.grid:
+            original = next((old for old, new in moves.items() if new == index), None)
+            if original is None:
+                continue
+            if original == fine:
+                assert coarse is not None
+                own = Index(coarse[1].axis.name, coarse[1].axis, 0)
+                grid.append(own)
+                places[own] = coarse[1]
+            elif original not in summed:
+                grid.append(index)
+                places[index] = original
+        around = tuple(moves[i] for i in summed if i != fine)
+        held = moves[key]
+        places[held] = key
+        tie = None
+        if coarse is not None:
+            canonical_place = substitute(coarse[0], _positions(moves))
+            tie = (canonical_place, Index(coarse[1].axis.name, coarse[1].axis, 0))
+        return self._kept("key", inner, moves, key, (*grid, held), places, around, tie)
+
+    def _scattered(self, whole: Sum, key: Index, both: tuple[Expr, ...]) -> Expr:
+        """Sums at places that depend on row and key: one axis of cells for all the dimensions."""
+        pairs = []
+        for condition in both:
+            sides = condition.args if condition.op == "eq" else ()
+            found = [
+                (a, b.attr)
+                for a, b in (sides, sides[::-1])
+                if len(sides) == 2 and b.op == "index" and b.attr in self.dummies
+            ]
+            if len(found) != 1:
+                raise refuse("bias_table: a table that is read at no place of its own")
+            pairs.append(found[0])
+        axes = tuple(dummy.axis for _, dummy in pairs)  # type: ignore[union-attr]
+        cells, at, where = _cells(axes, [p for p, _ in pairs], [position(d) for _, d in pairs])  # type: ignore[arg-type]
+        row = next(i for i in whole.bound if self.roles.of(i.axis) == "row")
+        others = self._pinned(whole)
+        inside = tuple(c for c in whole.conditions if c not in others)
+        rest = tuple(c for c in whole.conditions if c in others and c not in both)
+        slim = Sum(whole.bound, (*inside, *rest), whole.body)
+        return self._split(
+            slim, (row, key), inside, lambda inner: self._cell_sum(inner, key, cells, at, where)
+        )
+
+    def _cell_sum(self, inner: Sum, key: Index, cells: Axis, at: Expr, where: Expr) -> Expr:
+        moves = self._canonical(inner.free | set(inner.bound))
+        grid = self.roles.frame.grid
+        if set(grid) - set(moves.values()):
+            raise refuse("map_stage: a derivative that is the same for all rows")
+        cell = Index(cells.name, cells, 0)
+        place = substitute(at, _positions(moves))
+        places = {new: old for old, new in moves.items()}
+        return self._kept(
+            "scatter", inner, moves, key, (*grid, cell), places, at=place, cell=where
+        )
+
+    # ------------------------------------------------------------------------------ pieces
+
+    def _split(
+        self, whole: Sum, bound: tuple[Index, ...], inside: tuple[Expr, ...], make_sum: MakeSum
+    ) -> Expr:
+        """The sum with `bound` innermost, and the rest of it around; widths that stand in no
+        condition of the rest are sums within the body."""
+        rest = tuple(c for c in whole.conditions if c not in inside)
+        tied = frozenset().union(*(c.free for c in rest)) if rest else frozenset()
+        local = tuple(
+            i
+            for i in whole.bound
+            if i not in bound and not self.roles.is_outer(i) and i not in tied
+        )
+        body = whole.body
+        for index in local:
+            own = tuple(c for c in inside if index in c.free)
+            inside = tuple(c for c in inside if index not in c.free)
+            body = fold("sum", (index,), body, _all(own))
+        outer = tuple(i for i in whole.bound if i not in bound and i not in local)
+        found = self._by_width(Sum(bound, inside, body), make_sum)
+        if not outer:
+            return found if not rest else make("where", _all(rest), found, number(0.0))
+        return solved(fold("sum", outer, found, _all(rest)))
+
+    def _by_width(self, inner: Sum, make_sum: MakeSum) -> Expr:
+        """The inner sum with factors along other widths than one outside."""
+        wide = self.roles.widths((inner.body,))
+        if len(wide) < 2:
+            return make_sum(inner)
+        walked = frozenset(inner.bound)
+        parts = []
+        for addend, minus in addends_of(inner.body):
+            own, rest = factors_of(addend).split(
+                lambda f: not f.free & walked and bool(self.roles.widths((f,)))
+            )
+            if len(self.roles.widths((rest.expr,))) > 1:
+                for row, pair in self._terms(inner, addend):
+                    term = make("mul", row, make_sum(Sum(inner.bound, inner.conditions, pair)))
+                    parts.append(make("neg", term) if minus else term)
+                continue
+            found = make_sum(Sum(inner.bound, inner.conditions, rest.expr))
+            whole = make("mul", own.expr, found)
+            parts.append(make("neg", whole) if minus else whole)
+        return total(parts)
+
+    def _terms(self, inner: Sum, body: Expr) -> list[tuple[Expr, Expr]]:
+        """Row factor and rest of each term, by the rules of sums, choices and products."""
+        walked = inner.bound[-1]
+        held = next(
+            (i for i in body.free if self.roles.of(i.axis) in ("row", "key") and i != walked),
+            walked,
+        )
+        grid = tuple(i for i in body.free if self.roles.of(i.axis) == "grid")
+        rest = tuple(i for i in grid if i not in inner.bound)
+        frame = Frame(rest, held, (walked,), inner.bound[:-1])
+        found = []
+        for term in Separation(frame, walked, lambda e: e).terms(body):
+            own, plain = factors_of(term.row).split(lambda f: bool(self.roles.widths((f,))))
+            pair = make("mul", plain.expr, term.pair)
+            if len(self.roles.widths((pair,))) > 1:
+                raise refuse("linear_state: an outer product summed over keys")
+            found.append((own.expr, pair))
+        return found
+
+    def _kept(
+        self,
+        hold: Hold,
+        inner: Sum,
+        moves: dict[Index, Index],
+        key: Index,
+        over: tuple[Index, ...],
+        places: dict[Index, Index] | None = None,
+        around: tuple[Index, ...] = (),
+        coarse: tuple[Expr, Index] | None = None,
+        at: Expr | None = None,
+        cell: Expr | None = None,
+    ) -> Expr:
+        """The array of a sum, made once, read where the sum stood."""
+        places = places if places is not None else {new: old for old, new in moves.items()}
+        wide = self.roles.widths((inner.body,))
+        width = Index(wide[0].axis.name, wide[0].axis, 0) if wide else None
+        exchange = _positions(moves)
+        if width is not None:
+            exchange[wide[0]] = position(width)
+        body = self.values.exchange(substitute(inner.body, exchange))
+        conditions = tuple(
+            self.values.exchange(substitute(c, exchange)) for c in inner.conditions
+        )
+        tests = frozenset(c.digest for c in conditions)
+        site = (at.digest if at else b"", coarse[0].digest if coarse else b"")
+        known = (hold, moves[key], over, around, site, tests, body.digest)
+        if known not in self.sums:
+            ends = (width,) if width else ()
+            words = {"row": "rows", "key": "keyed", "scatter": "cells", "pair": "pairs"}
+            array = Array(
+                self.names.fresh(f"{words[hold]}_grad"), (*over, *ends), "real", "workspace"
+            )
+            self.sums[known] = PairSum(
+                hold, array, moves[key], conditions, body, width, at, around, coarse
+            )
+        array = self.sums[known].array
+        positions = []
+        for index in array.indices:
+            if width is not None and index == width:
+                positions.append(position(wide[0]))
+            elif cell is not None and index == over[-1]:
+                positions.append(cell)
+            else:
+                positions.append(position(places[index]))
+        return read(array, positions)
+
+    # ------------------------------------------------------------------------------- pairs
+
+    def _pairs(self, whole: Expr) -> Expr:
+        """A gradient over rows and keys both."""
+        parts = []
+        for addend, minus in addends_of(whole):
+            dense = fold("sum", (), addend) if addend.op != "fold" else addend
+            found = self._pair(taken_apart(dense, self.dummies))
+            parts.append(make("neg", found) if minus else found)
+        return total(parts)
+
+    def _pair(self, whole: Sum) -> Expr:
+        pinned = self._pinned(whole)
+        inside = tuple(c for c in whole.conditions if c not in pinned)
+        bound = {self.roles.of(index.axis) for index in whole.bound}
+        if bound - {"grid"} or pinned:
+            raise refuse("bias_tensor: a dense bias that is not read at its own row and key")
+        inner = Sum((), inside, whole.body)
+        moves = self._canonical(inner.free)
+        key = next(i for i in moves if self.roles.of(i.axis) == "key")
+        frame = self.roles.frame
+        if set((*frame.grid, frame.held)) - set(moves.values()):
+            raise refuse("map_stage: a derivative that is the same for all rows")
+        over = (*frame.grid, frame.held, moves[key])
+        found = self._kept("pair", inner, moves, key, over)
+        return fold("sum", whole.bound, found) if whole.bound else found
+
+
+def _positions(moves: dict[Index, Index]) -> dict[Index, Expr]:
+    return {old: position(new) for old, new in moves.items()}
+
+
+def _all(conditions: tuple[Expr, ...]) -> Expr:
+    whole = TRUE
+    for condition in conditions:
+        whole = make("and", whole, condition)
+    return whole
+
+
+def _cells(
+    axes: tuple[Axis, ...], places: list[Expr], dummies: list[Expr]
+) -> tuple[Axis, Expr, Expr]:
+    """One axis for a table's, and an entry's place on it, of the pair and of the output."""
+    if len(axes) == 1:
+        return axes[0], places[0], dummies[0]
+    size: Expr = number(1)
+    at: Expr = number(0)
+    where: Expr = number(0)
+    for axis, place, dummy in zip(axes, places, dummies, strict=True):
+        span = simplify_node(length(axis))
+        first = simplify_node(start(axis))
+        size = make("mul", size, span)
+        at = make("add", make("mul", at, span), make("sub", place, first))
+        where = make("add", make("mul", where, span), make("sub", dummy, first))
+    return Axis("cells", "range", length=size), at, where
+
+
+__all__ = ["Gradients", "Hold", "PairSum"]

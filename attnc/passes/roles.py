@@ -1,0 +1,224 @@
+"""What the indices of a derivative stand for: outer axes, rows, keys, widths.
+
+A derivative names its indices after axes and heights. The kernels of a derivative share one set of
+names: those of the forward's frame. `Roles` knows them, and `Sum` is a fold taken apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import (
+    Expr,
+    call,
+    is_number,
+    length,
+    number,
+    postorder,
+    start,
+    substitute,
+)
+from attnc.expressions.tree import fold as sum_over
+from attnc.graph import conjuncts
+from attnc.passes.factors import Factors, factors_of
+from attnc.passes.frame import Frame
+from attnc.passes.simplify import make
+
+Role = Literal["grid", "row", "key", "coarse", "width"]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The roles of axes in the operator whose forward has this frame (rows held)."""
+
+    frame: Frame
+
+    def of(self, axis: Axis) -> Role:
+        if any(index.axis is axis for index in self.frame.grid):
+            return "grid"
+        if axis is self.frame.held.axis:
+            return "row"
+        if self.frame.walker(axis) is not None:
+            return "key"
+        of = axis.of
+        if of is not None and any(index.axis is of for index in self.frame.grid):
+            return "coarse"
+        return "width"
+
+    def own(self, axis: Axis) -> Index | None:
+        """The one index that kernels have on an axis of rows, keys or the grid."""
+        outer = (*self.frame.grid, self.frame.held, *self.frame.walked)
+        return next((index for index in outer if index.axis is axis), None)
+
+    def is_outer(self, index: Index) -> bool:
+        """Whether the index is one of rows, keys or the grid."""
+        return self.of(index.axis) in ("grid", "row", "key")
+
+    def folds_keys(self, expr: Expr) -> bool:
+        """Whether the expression has a fold over keys."""
+        return any(self._walks(node, "key") for node in postorder(expr))
+
+    def folds_outer(self, expr: Expr) -> bool:
+        """Whether the expression has a fold over rows, keys or the grid."""
+        return any(
+            self.is_outer(index) or self.of(index.axis) == "coarse"
+            for node in postorder(expr)
+            for index in node.bound
+        )
+
+    def _walks(self, node: Expr, role: Role) -> bool:
+        return any(self.of(index.axis) == role for index in node.bound)
+
+    def is_row(self, expr: Expr) -> bool:
+        """Whether the expression is over the grid, the row and widths alone, by its names."""
+        keys = {"key", "coarse"}
+        return not any(self.of(index.axis) in keys for index in expr.free)
+
+    def widths(self, exprs: Iterable[Expr]) -> tuple[Index, ...]:
+        """The free widths, in order of their names."""
+        free = frozenset().union(*(expr.free for expr in exprs))
+        found = (index for index in free if self.of(index.axis) == "width")
+        return tuple(sorted(found, key=lambda index: (index.name, index.number)))
+
+
+@dataclass(frozen=True)
+class Sum:
+    """sum of `body` over `bound` where all of `conditions` hold."""
+
+    bound: tuple[Index, ...]
+    conditions: tuple[Expr, ...]
+    body: Expr
+
+    @property
+    def exprs(self) -> tuple[Expr, ...]:
+        return (*self.conditions, self.body)
+
+    @property
+    def free(self) -> frozenset[Index]:
+        every: frozenset[Index] = frozenset().union(*(expr.free for expr in self.exprs))
+        return every - set(self.bound)
+
+
+def taken_apart(fold: Expr, dummies: frozenset[Index]) -> Sum:
+    """A sum with what stands around its body as conditions: choices of zero, and sums inside that a
+    condition ties to an index of the output (`d' + half == d`)."""
+    bound, conditions = list(fold.bound), list(conjuncts(fold.args[0]))
+    body = fold.args[1]
+    while True:
+        if body.op == "where" and is_number(body.args[2], 0):
+            conditions.extend(conjuncts(body.args[0]))
+            body = body.args[1]
+            continue
+        if body.op == "where" and is_number(body.args[1], 0):
+            conditions.extend(conjuncts(make("not", body.args[0])))
+            body = body.args[2]
+            continue
+        inner = next((f for f in factors_of(body).above if _opens(f, dummies)), None)
+        if inner is None:
+            break
+        factors = factors_of(body)
+        above = list(factors.above)
+        place = above.index(inner)
+        if inner.op == "where":
+            yes = is_number(inner.args[2], 0)
+            test = inner.args[0] if yes else make("not", inner.args[0])
+            conditions.extend(conjuncts(test))
+            above[place] = inner.args[1] if yes else inner.args[2]
+        else:
+            bound.extend(inner.bound)
+            conditions.extend(conjuncts(inner.args[0]))
+            above[place] = inner.args[1]
+        body = Factors(tuple(above), factors.below, factors.negative).expr
+    return Sum(tuple(bound), tuple(dict.fromkeys(conditions)), body)
+
+
+def _opens(factor: Expr, dummies: frozenset[Index]) -> bool:
+    """A choice of zero, or a sum pinned to an index of the output."""
+    if factor.op == "where":
+        return is_number(factor.args[1], 0) or is_number(factor.args[2], 0)
+    if factor.op != "fold" or factor.monoid != "sum":
+        return False
+    return any(_pinned(part, dummies) for part in conjuncts(factor.args[0]))
+
+
+def _pinned(part: Expr, dummies: frozenset[Index]) -> bool:
+    return part.op == "eq" and any(a.op == "index" and a.attr in dummies for a in part.args)
+
+
+def solved(fold: Expr) -> Expr:
+    """A sum over x whose condition says x + c == y, at the one x that this is."""
+    if fold.op != "fold" or fold.monoid != "sum":
+        return fold
+    parts = conjuncts(fold.args[0])
+    for part in parts:
+        for index in fold.bound:
+            at = _solution(part, index)
+            if at is None:
+                continue
+            rest = [p for p in parts if p is not part]
+            return _at(fold, index, at, rest)
+    return fold
+
+
+def _solution(part: Expr, index: Index) -> Expr | None:
+    """The expression that `index` equals, where the condition holds."""
+    if part.op != "eq":
+        return None
+    for side, other in (part.args, part.args[::-1]):
+        if index not in side.free or index in other.free:
+            continue
+        while side.op in ("add", "sub"):
+            left, right = side.args
+            if index in left.free and index in right.free:
+                return None
+            if index in left.free:
+                opposite = "sub" if side.op == "add" else "add"
+                other, side = make(opposite, other, right), left
+            elif side.op == "add":
+                other, side = make("sub", other, left), right
+            else:
+                other, side = make("sub", left, other), right
+        if side.op == "index" and side.attr == index:
+            return other
+    return None
+
+
+def _at(fold: Expr, index: Index, at: Expr, conditions: list[Expr]) -> Expr:
+    low = start(index.axis)
+    inside = make("le", low, at)
+    inside = make("and", inside, make("lt", at, make("add", low, length(index.axis))))
+    moves = {index: at}
+    whole = inside
+    for condition in conditions:
+        whole = make("and", whole, substitute(condition, moves))
+    body = substitute(fold.args[1], moves)
+    rest = tuple(other for other in fold.bound if other != index)
+    if not rest:
+        return make("where", whole, body, number(0.0))
+    return solved(sum_over("sum", rest, body, whole))
+
+
+def coarse_place(part: Expr, roles: Roles) -> tuple[Expr, Index] | None:
+    """h // (len(h) // len(hk)) and hk of the condition that ties a query head to its key head."""
+    if part.op != "eq":
+        return None
+    for place, other in (part.args, part.args[::-1]):
+        coarse = other.attr
+        if other.op != "index" or not isinstance(coarse, Index):
+            continue
+        if roles.of(coarse.axis) != "coarse" or place.op != "floordiv":
+            continue
+        fine, size = place.args
+        whole = fine.op == "index" and size == group_size(coarse.axis)
+        if whole and isinstance(fine.attr, Index) and fine.attr.axis is coarse.axis.of:
+            return place, coarse
+    return None
+
+
+def group_size(coarse: Axis) -> Expr:
+    """How many fine indices a coarse one has."""
+    assert coarse.of is not None
+    return call("floordiv", length(coarse.of), length(coarse))

@@ -1,0 +1,299 @@
+"""Row values of a derivative: which are saved by the forward, which are computed before the loops.
+
+A pair's value in a backward is a formula of the pair and of row values: sums over the keys of a row
+that are finished (a total, the output), and sums over widths of such (delta). None of them is
+computed again for a pair.
+
+    saved        depends on the operator's inputs alone: an output of the forward itself where it is
+                 equal to one, else a further output
+    passed       depends on cotangents too and folds over keys: a loop over keys before the others
+    prepared     depends on cotangents, folds over widths only: a map
+
+A row value that may be any power of two is kept as its logarithm (where it cannot be negative), or
+as mantissa and exponent, so that what is relative to it is formed without overflow.
+
+does      replaces row values in expressions over the canonical indices by reads
+needs     the forward's reductions
+does not  choose kernels for pairs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from attnc.expressions.canonical import canonical
+from attnc.expressions.index import Index
+from attnc.expressions.tree import (
+    Array,
+    Expr,
+    number,
+    position,
+    postorder,
+    read,
+    substitute,
+)
+from attnc.passes.exponents import scaled
+from attnc.passes.factors import ONE, ZERO, Factors, factors_of
+from attnc.passes.finish import Target
+from attnc.passes.hoist import Names
+from attnc.passes.reductions import Reductions, refuse
+from attnc.passes.roles import Roles
+from attnc.passes.signs import never_negative
+from attnc.passes.simplify import make, simplify_node
+
+
+@dataclass
+class Stored:
+    """Arrays that stand for an expression, what each is, and the expression made of their reads."""
+
+    targets: tuple[Target, ...]
+    value: Expr
+
+
+@dataclass
+class RowValues:
+    """Replaces row values by reads, and collects what must be saved, passed and prepared.
+
+    forward     reductions of the forward, None where nothing is saved
+    outputs     outputs of the forward, by the digest of their formula: arrays to read
+    later       names of cotangents: what depends on one is not saved
+    """
+
+    roles: Roles
+    forward: Reductions | None
+    outputs: dict[bytes, Array]
+    later: frozenset[str]
+    names: Names
+    reads: dict[str, Array] = field(default_factory=dict)
+    saved: dict[bytes, Stored] = field(default_factory=dict)
+    passed: dict[bytes, Stored] = field(default_factory=dict)
+    levels: dict[str, int] = field(default_factory=dict)
+    prepared: dict[bytes, tuple[Array, Expr]] = field(default_factory=dict)
+    exponents: set[str] = field(default_factory=set)
+    passing: Reductions | None = None
+
+    # ----------------------------------------------------------------------------- finding
+
+    def exchange(self, expr: Expr, pair: bool = True) -> Expr:
+        """The expression with row values as reads. `pair`: it is evaluated for each pair, so that
+        sums over widths of a row are prepared too."""
+        found = self._folded(canonical(expr))
+        return self._prepared(found) if pair else found
+
+    def _folded(self, expr: Expr) -> Expr:
+        """Row values with folds over keys."""
+        return _topdown(expr, self._row_value)
+
+    def _row_value(self, node: Expr) -> Expr | None:
+        if not self.roles.folds_keys(node):
+            return node
+        if not self.roles.is_row(node) or node.kind == "int":
+            return None
+        if self.forward is not None and not self._is_later(node):
+            return self._saved(node)
+        if node.op in ("mul", "div", "neg") and node.kind == "real":
+            return self._product(node)
+        if self.forward is not None and not self._walks(node):
+            return None  # parts of it may be saved
+        return self._passed(node)
+
+    def _walks(self, node: Expr) -> bool:
+        """Whether a fold over keys in the node depends on cotangents (or nothing is saved)."""
+        return any(
+            self.roles.folds_keys(below) and below.op == "fold" and self._is_later(below)
+            for below in postorder(node)
+            if below.op == "fold"
+            and any(self.roles.of(index.axis) == "key" for index in below.bound)
+        )
+
+    def _is_later(self, node: Expr) -> bool:
+        return any(n.op == "read" and n.array.name in self.later for n in postorder(node))
+
+    def _product(self, node: Expr) -> Expr:
+        """Factors that are saved together, times the others."""
+        factors = factors_of(node)
+        known, rest = factors.split(
+            lambda f: self.forward is not None
+            and self.roles.folds_keys(f)
+            and not self._is_later(f)
+        )
+        known, rest = replace(known, negative=False), replace(rest, negative=factors.negative)
+        if not known.above and not known.below:
+            if not self._walks(node):
+                above, below = (tuple(map(self._folded, f)) for f in (rest.above, rest.below))
+                return Factors(above, below, rest.negative).expr
+            return self._passed(node)
+        if not any(self.roles.folds_keys(f) for f in (*rest.above, *rest.below)):
+            return (Factors((self._saved(known.expr),)) * rest).expr
+        above, below = (tuple(map(self._folded, f)) for f in (rest.above, rest.below))
+        return (Factors((self._saved(known.expr),)) * Factors(above, below, rest.negative)).expr
+
+    # ------------------------------------------------------------------------------- saved
+
+    def _saved(self, node: Expr) -> Expr:
+        """A read of what the forward keeps. Of a product of scalars each factor is kept, so that
+        few are; where there is a width, the product."""
+        assert self.forward is not None
+        output = self._output(node)
+        if output is not None:
+            return output
+        wide = self.roles.widths((node,))
+        if len(wide) > 1:
+            raise refuse("linear_state: a row value over two widths")
+        if node.op in ("mul", "div", "neg") and node.kind == "real":
+            factors = factors_of(node)
+            known, rest = factors.split(self.roles.folds_keys)
+            known, rest = replace(known, negative=False), replace(rest, negative=factors.negative)
+            if wide and (rest.above or rest.below or rest.negative):
+                return (Factors((self._saved(known.expr),)) * rest).expr
+            if not wide:
+                above, below = (tuple(map(self._saved, f)) for f in (known.above, known.below))
+                return (Factors(above, below) * rest).expr
+        if node.op == "where" and not wide:
+            return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
+        if node.op in ("not", "and", "or"):
+            return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
+        if node.op in ("eq", "ne") and node.args[0].kind == "real":
+            return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
+        return self._keep(node, self.saved, self.forward, "saved")
+
+    def _output(self, node: Expr) -> Expr | None:
+        """A read of the output that the node equals as a formula of the forward's reductions."""
+        assert self.forward is not None
+        if node.kind != "real":
+            return None
+        array = self.outputs.get(self.formula(node).digest)
+        if array is None:
+            return None
+        self.reads[array.name] = array
+        given = Array(array.name, array.indices, array.kind, "input", array.span)
+        places = {self._plain(w).axis: w for w in self.roles.widths((node,))}
+        at = [position(places.get(index.axis, index)) for index in array.indices]
+        return read(given, at)
+
+    def formula(self, node: Expr) -> Expr:
+        """The node in terms of the forward's reductions, its width named as in outputs."""
+        assert self.forward is not None
+        moves = {w: position(self._plain(w)) for w in self.roles.widths((node,))}
+        return self.forward.finish(substitute(node, moves))
+
+    @staticmethod
+    def _plain(width: Index) -> Index:
+        return Index(width.axis.name, width.axis, 0)
+
+    # ------------------------------------------------------------------------------ passed
+
+    def _passed(self, node: Expr) -> Expr:
+        """A read of what a loop over keys finishes before the others run."""
+        assert self.passing is not None
+        if node.op in ("not", "and", "or", "eq", "ne", "where") and node.kind == "bool":
+            return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
+        inside = _topdown(node, self._inner)
+        return self._keep(inside, self.passed, self.passing, "passed")
+
+    def _inner(self, node: Expr) -> Expr | None:
+        """Bodies of folds over keys with their own row values as reads."""
+        if not self.roles.folds_keys(node):
+            return node
+        if self.forward is not None and self.roles.is_row(node) and not self._is_later(node):
+            return self._row_value(node)
+        if node.op == "fold" and any(self.roles.of(i.axis) == "key" for i in node.bound):
+            return node.with_args(tuple(self.exchange(arg) for arg in node.args))
+        return None
+
+    # ------------------------------------------------------------------------------ keeping
+
+    def _keep(
+        self, node: Expr, known: dict[bytes, Stored], reductions: Reductions, word: str
+    ) -> Expr:
+        """The arrays for a row value, and the expression of their reads."""
+        wide = self.roles.widths((node,))
+        width = self._plain(wide[0]) if wide else None
+        named = canonical(substitute(node, {wide[0]: position(width)}) if width else node)
+        if named.digest not in known:
+            known[named.digest] = self._made(named, width, reductions, word)
+        value = known[named.digest].value
+        return substitute(value, {width: position(wide[0])}) if width else value
+
+    def _made(self, node: Expr, width: Index | None, reductions: Reductions, word: str) -> Stored:
+        over = (*self.roles.frame.grid, self.roles.frame.held, *((width,) if width else ()))
+        truth = node.kind == "bool"
+        formula = reductions.finish(make("where", node, ONE, ZERO) if truth else node)
+        apart = width is None and bool(scaled(formula, reductions.symbolic).exponent)
+        level = self._level(node)
+
+        def target(part: str, base: str) -> Target:
+            role = "output" if word == "saved" else "workspace"
+            array = Array(self.names.fresh(base), over, "real", role)  # type: ignore[arg-type]
+            self.levels[array.name] = level
+            return Target(array, width, formula, part)  # type: ignore[arg-type]
+
+        if not apart:
+            whole = target("whole", f"{word}_row" if width is None else f"{word}_rows")
+            value = self._back(whole)
+            return Stored((whole,), make("ne", value, number(0.0)) if truth else value)
+        if never_negative(node):
+            log = target("log2", f"{word}_log2")
+            self.exponents.add(log.array.name)
+            return Stored((log,), make("exp2", self._back(log)))
+        mantissa, exponent = target("mantissa", f"{word}_row"), target("exponent", f"{word}_power")
+        self.exponents.add(exponent.array.name)
+        value = make("mul", self._back(mantissa), make("exp2", self._back(exponent)))
+        return Stored((mantissa, exponent), value)
+
+    @staticmethod
+    def _back(target: Target) -> Expr:
+        array = target.array
+        role = "input" if array.role == "output" else "workspace"
+        given = Array(array.name, array.indices, array.kind, role)  # type: ignore[arg-type]
+        return read(given, map(position, array.indices))
+
+    def _level(self, node: Expr) -> int:
+        """How many loops of passed values must run before."""
+        reads = (n.array.name for n in postorder(node) if n.op == "read")
+        passed = {t.array.name for s in self.passed.values() for t in s.targets}
+        return max((self.levels[name] + 1 for name in reads if name in passed), default=0)
+
+    # ----------------------------------------------------------------------------- prepared
+
+    def _prepared(self, expr: Expr) -> Expr:
+        """Sums over widths of a row, from a workspace."""
+        return _topdown(expr, self._row_sum)
+
+    def _row_sum(self, node: Expr) -> Expr | None:
+        if not any(below.op == "fold" for below in postorder(node)):
+            return node
+        rows = (*self.roles.frame.grid, self.roles.frame.held)
+        if node.kind != "real" or not node.free <= frozenset(rows):
+            return None
+        if node.op in ("mul", "div", "neg", "where", "exp", "exp2"):
+            return None
+        if self.roles.frame.held not in node.free:
+            return None
+        if node.digest not in self.prepared:
+            array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")
+            self.prepared[node.digest] = (array, node)
+        array, _ = self.prepared[node.digest]
+        return read(array, map(position, rows))
+
+
+def _topdown(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+    """The tree with the greatest subtrees replaced that `change` knows; None: look inside."""
+    done: dict[bytes, Expr] = {}
+    stack = [(expr, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node.digest in done:
+            continue
+        if ready:
+            args = tuple(done[arg.digest] for arg in node.args)
+            done[node.digest] = simplify_node(node.with_args(args))
+            continue
+        found = change(node)
+        if found is not None or not node.args:
+            done[node.digest] = node if found is None else found
+            continue
+        stack.append((node, True))
+        stack.extend((arg, False) for arg in node.args)
+    return done[expr.digest]
