@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import TRUE, Expr, call, length, number, postorder, substitute
 from attnc.passes.contexts import close
-from attnc.passes.factors import ONE, ZERO, Factors, factors_of
+from attnc.passes.factors import ONE, ZERO, Factors, factors_of, multiply
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make
 
@@ -77,6 +77,21 @@ def _computed(condition: Expr) -> bool:
     )
 
 
+def times(product: Factors, factor: Factors) -> Factors:
+    """The product of two, with one number at most."""
+    whole = product * factor
+    numbers, rest = whole.split(lambda f: f.op == "number")
+    if len(numbers.above) + len(numbers.below) < 2:
+        return whole
+    value = multiply(numbers.above)
+    below = multiply(numbers.below)
+    value = value if below == ONE else make("div", value, below)
+    if value.op != "number":
+        return whole
+    above = rest.above if value == ONE else (value, *rest.above)
+    return Factors(above, rest.below, whole.negative)
+
+
 def _chosen(conditions: Sequence[Expr], expr: Expr) -> Expr:
     whole = TRUE
     for condition in conditions:
@@ -111,7 +126,7 @@ def _added(a: Adjoint, b: Adjoint) -> Adjoint:
     else:
         whole = _plus(make("where", only_a, left, ZERO), make("where", only_b, right, ZERO))
         guards = (*shared, make("or", only_a, only_b))
-    return Adjoint(a.over, a.domain, guards, common * factors_of_sum(whole))
+    return Adjoint(a.over, a.domain, guards, times(common, _factors_of_sum(whole)))
 
 
 def _all(conditions: Iterable[Expr]) -> Expr:
@@ -125,8 +140,8 @@ def _plus(left: Expr, right: Expr) -> Expr:
     return make("add", left, right)
 
 
-def factors_of_sum(expr: Expr) -> Factors:
-    """A sum as one factor; equal addends leave a number as another."""
+def _factors_of_sum(expr: Expr) -> Factors:
+    """A sum as one factor; equal addends as twice the one."""
     if expr.op == "add" and expr.args[0] == expr.args[1]:
         return Factors((number(2.0),)) * factors_of(expr.args[0])
     if expr.op == "neg":

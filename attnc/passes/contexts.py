@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, call, fold, number, position, substitute
+from attnc.expressions.tree import TRUE, Expr, call, fold, number, position, postorder, substitute
 from attnc.graph import conjuncts
 from attnc.passes.simplify import make, simplify_node
 
@@ -55,13 +54,28 @@ def unbound(index: Index, taken: Iterable[Index]) -> Index:
 
 
 def close(monoid: str, bound: Iterable[Index], conditions: Iterable[Expr], body: Expr) -> Expr:
-    """The fold over open indices where all the conditions hold."""
-    order = tuple(bound)
-    whole: Expr | None = None
+    """The fold over open indices where all the conditions hold, its bound indices named by height
+    (the folds within are already)."""
+    whole = TRUE
     for condition in conditions:
-        whole = condition if whole is None else make("and", whole, condition)
-    node = fold(monoid, order, body) if whole is None else fold(monoid, order, body, whole)
-    return simplify_node(canonical(node))
+        whole = condition if whole == TRUE else make("and", whole, condition)
+    level = height(whole, body)
+    named = {
+        index: Index(index.axis.name, index.axis, level + place)
+        for place, index in enumerate(bound, 1)
+    }
+    moves = {old: position(new) for old, new in named.items()}
+    inner = substitute(body, moves)
+    return simplify_node(fold(monoid, named.values(), inner, substitute(whole, moves)))
+
+
+def height(*roots: Expr) -> int:
+    """How deeply folds are nested, each counted by its bound indices."""
+    found: dict[bytes, int] = {}
+    for node in postorder(*roots):
+        below = max((found[arg.digest] for arg in node.args), default=0)
+        found[node.digest] = below + len(node.bound)
+    return max(found[root.digest] for root in roots)
 
 
 def excluded(node: Expr, inner: Opened) -> Expr:

@@ -33,7 +33,7 @@ from attnc.expressions.tree import (
     substitute,
 )
 from attnc.graph import Graph, GraphOutput
-from attnc.passes.adjoints import Adjoint, Closer, merged
+from attnc.passes.adjoints import Adjoint, Closer, merged, times
 from attnc.passes.contexts import Opened
 from attnc.passes.derivative_rules import Edge, Edges, edges_of, refuse
 from attnc.passes.factors import ONE, ZERO, Factors, total
@@ -73,7 +73,7 @@ def check_smooth(graph: Graph) -> None:
 
 def finished(expr: Expr) -> Expr:
     """An output's expression, simplified, with bound indices named as everywhere."""
-    return canonical(simplify_expr(canonical(expr)))
+    return canonical(simplify_expr(expr))
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -216,10 +216,19 @@ class Pullback:
                     (node, adjoint) for adjoint in contributions
                 )
                 continue
-            closed = (self.closer.closed(each, node.free) for each in merged(contributions))
-            for adjoint in merged(closed):
+            adjoints = merged(contributions)
+            if not self._kept_with_divisor(node):
+                adjoints = merged(self.closer.closed(each, node.free) for each in adjoints)
+            for adjoint in adjoints:
                 for edge in self.edges[node.digest]:
                     self._contribute(edge.child, _through(edge, adjoint))
+
+    def _kept_with_divisor(self, node: Expr) -> bool:
+        """Whether a node is an exponential that is the same for all rows and keys, as that of a
+        learned sink: it is summed with the row sums that it is divided by, for alone either may
+        overflow."""
+        rows = {index.axis for index in self.graph.rows}.union(*self.graph.keys)
+        return node.op == "exp" and not any(index.axis in rows for index in node.free)
 
     # --------------------------------------------------------------------------- gradients
 
@@ -233,7 +242,7 @@ class Pullback:
         asked = (replace(each, domain=(), guards=(*each.domain, *each.guards)) for each in closed)
         parts = [each.expr() for each in merged(asked)]
         moves = {old: position(new) for old, new in zip(apart, indices, strict=True)}
-        return canonical(substitute(total(parts), moves)) if parts else ZERO
+        return substitute(total(parts), moves) if parts else ZERO
 
 
 def _through(edge: Edge, adjoint: Adjoint) -> Adjoint:
@@ -241,7 +250,7 @@ def _through(edge: Edge, adjoint: Adjoint) -> Adjoint:
     if edge.folded is not None:
         domain = adjoint.domain if edge.seen is None else _joined(adjoint.domain, (edge.seen,))
         guards = _joined(adjoint.guards, edge.guards)
-        return Adjoint(adjoint.over, domain, guards, adjoint.product * edge.folded)
+        return Adjoint(adjoint.over, domain, guards, times(adjoint.product, edge.folded))
     adjoint = adjoint.asking(edge.conditions)
     domain = adjoint.domain
     if edge.bound:  # at a point of a fold the fold has seen one
@@ -251,7 +260,7 @@ def _through(edge: Edge, adjoint: Adjoint) -> Adjoint:
         adjoint.over | frozenset(edge.bound),
         _joined(domain, edge.conditions),
         _joined(adjoint.guards, edge.guards),
-        adjoint.product * edge.factor,
+        times(adjoint.product, edge.factor),
     )
 
 

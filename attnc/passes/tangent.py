@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, read
 from attnc.graph import Graph, GraphOutput
-from attnc.passes.adjoints import Adjoint, merged
+from attnc.passes.adjoints import Adjoint, merged, times
 from attnc.passes.differentiate import (
     Names,
     Pullback,
@@ -95,7 +95,7 @@ class Pushforward:
         for edge in self.walk.edges[node.digest]:
             if edge.child.digest in self.done:
                 change = self.done[edge.child.digest]
-                product = edge.factor * factors_of(change)
+                product = times(edge.factor, factors_of(change))
                 moves = (make("ne", change, ZERO),) if node.op in POLES else ()
                 guards = (*edge.guards, *moves)
                 yield Adjoint(frozenset(edge.bound), edge.conditions, guards, product)
