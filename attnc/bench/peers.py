@@ -16,12 +16,13 @@ from attnc.errors import AttncError
 @dataclass(frozen=True)
 class Peer:
     """A peer on one case: how to run it, or why it cannot. `setup_seconds`: block masks, made
-    beforehand."""
+    beforehand; `note`: what a reader must know of its numbers."""
 
     name: str
     run: Callable[[], torch.Tensor] | None
     reason: str = ""
     setup_seconds: float = 0.0
+    note: str = ""
 
 
 def peers_of(case: BenchCase, tensors: Tensors) -> list[Peer]:
@@ -79,15 +80,31 @@ def flex_peer(case: BenchCase, tensors: Tensors) -> Peer:
         )
         seconds = time.perf_counter() - start
     score_mod = case.score(tensors) if case.score else None
-    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        result = flex_attention(q, k, v, score_mod=score_mod, block_mask=block_mask)
+        assert isinstance(result, torch.Tensor)
+        return result
+
+    # Dynamo keeps few variants of one code object and runs the rest uncompiled: every case begins
+    # with none, and the whole function must be one graph.
+    torch._dynamo.reset()
+    compiled = torch.compile(attend, dynamic=False, fullgraph=True)
+    before = _graphs()
     try:
         with torch.no_grad():
-            compiled(q, k, v, score_mod=score_mod, block_mask=block_mask)
+            compiled(q, k, v)
     except Exception as error:  # a peer's failure is a finding of the table, not of this program
         return Peer("flex", None, f"fails: {type(error).__name__}")
-    return Peer(
-        "flex", lambda: compiled(q, k, v, score_mod=score_mod, block_mask=block_mask), "", seconds
-    )
+    note = "" if _graphs() == before + 1 else "it ran uncompiled"
+    return Peer("flex", lambda: compiled(q, k, v), "", seconds, note)
+
+
+def _graphs() -> int:
+    """How many graphs Dynamo has compiled in this process."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
 
 
 def _mask_mod(case: BenchCase, tensors: Tensors) -> Callable[..., Any] | None:

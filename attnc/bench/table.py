@@ -26,6 +26,7 @@ class Row:
     ratios: dict[str, list[float]]
     reasons: dict[str, str]
     setups: dict[str, float]
+    notes: dict[str, str]
     operations: float
     bytes_least: float
     error: float
@@ -124,6 +125,7 @@ def run_case(case: BenchCase, dtype: torch.dtype, device: str, runs: int, second
         ratios,
         {peer.name: peer.reason for peer in peers if peer.run is None},
         {peer.name: peer.setup_seconds for peer in peers if peer.setup_seconds},
+        {peer.name: peer.note for peer in peers if peer.note},
         4.0 * case.width * pairs,
         float(least),
         error,

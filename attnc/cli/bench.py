@@ -1,10 +1,10 @@
-"""attnc bench: ratios against PyTorch's attention, with the oracle checked first."""
+"""attnc bench: ratios against PyTorch's attention, float64 checked first; the costs of a call."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ import click
 
 from attnc.cli.common import console
 
+SETS = ("forward", "backward", "calls")
+
 
 @click.command("bench")
+@click.option("--set", "which", type=click.Choice((*SETS, "all")), default="forward",
+              show_default=True, help="What to measure.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="A few cases, one run each.")
 @click.option(
     "--dtype", "dtypes", multiple=True, type=click.Choice(("float32", "bfloat16", "float16"))
@@ -26,6 +30,7 @@ from attnc.cli.common import console
     "--json", "json_path", type=click.Path(path_type=Path), help="Write the rows here too."
 )
 def command(
+    which: str,
     quick: bool,
     dtypes: tuple[str, ...],
     only: tuple[str, ...],
@@ -34,87 +39,54 @@ def command(
     threads: int,
     json_path: Path | None,
 ) -> None:
-    """Time the bench set against torch SDPA and compiled FlexAttention in one run.
+    """Time attnc against torch SDPA and compiled FlexAttention in one run.
 
-    Every timed shape is compared with the oracle first. A ratio is the peer's time over attnc's;
-    a bar holds when the median of the runs is at least 0.95 of it.
+    forward: the bench set. backward: forward and backward, and the tangent. calls: overhead,
+    start-up, recompiles, memory. Every timed shape is compared with float64 first. A ratio is the
+    peer's time over attnc's; a bar holds when the median of the runs is at least 0.95 of it.
     """
     import torch
 
+    from attnc.bench import report
+    from attnc.bench.backward import run_training, training_set
+    from attnc.bench.figures import run_figures
     from attnc.bench.suite import bench_set, quick_set
     from attnc.bench.table import machine_line, run_set
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     chosen = tuple(getattr(torch, name) for name in dtypes or ("float32", "bfloat16"))
-    cases = quick_set() if quick else bench_set()
-    cases = [case for case in cases if not only or any(text in case.name for text in only)]
+    runs = 1 if quick else runs
     screen = console()
     screen.print(f"{time.strftime('%Y-%m-%d')}: {machine_line(device, chosen)}")
-    rows = []
-    for row in run_set(cases, chosen, device, 1 if quick else runs, seconds):
-        rows.append(row)
-        screen.print(
-            f"  {row.case.name} {row.case.keys}/{row.case.width} {row.dtype} done", style="dim"
-        )
-    screen.print(_table(rows))
+    written: dict[str, Any] = {}
+    if which in ("forward", "all"):
+        cases = _chosen(quick_set() if quick else bench_set(), only)
+        rows = _followed(screen, run_set(cases, chosen, device, runs, seconds))
+        screen.print(*report.forward_table(rows), sep="\n")
+        written["forward"] = [report.plain_row(row) for row in rows]
+    if which in ("backward", "all"):
+        cases = _chosen(training_set()[: 1 if quick else None], only)
+        trained = _followed(screen, run_training(cases, chosen, device, runs, seconds))
+        screen.print(*report.training_table(trained), sep="\n")
+        written["backward"] = [report.plain_training(row) for row in trained]
+    if which in ("calls", "all"):
+        figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]
+        screen.print(*report.figures_table(figures), sep="\n")
+        written["calls"] = [vars(figure) for figure in figures]
     if json_path is not None:
-        json_path.write_text(json.dumps([_plain(row) for row in rows], indent=1), encoding="utf-8")
-    missed = [row for row in rows if False in (row.holds("sdpa"), row.holds("flex"))]
-    if missed:
-        screen.print(f"{len(missed)} of {len(rows)} rows miss a bar")
-        sys.exit(0)
+        json_path.write_text(json.dumps(written, indent=1), encoding="utf-8")
 
 
-def _table(rows: list[Any]) -> Any:
-    from rich.table import Table
+def _chosen(cases: list[Any], only: tuple[str, ...]) -> list[Any]:
+    return [case for case in cases if not only or any(text in case.name for text in only)]
 
-    table = Table(title="attnc against its peers: ratio (bar)")
-    for heading in ("case", "keys/width", "dtype", "ms", "spread", "GFLOP/s", "x bytes", "error",
-                    "SDPA", "Flex", "first call s"):  # fmt: skip
-        table.add_column(heading, justify="left" if heading in ("case", "dtype") else "right")
+
+def _followed(screen: Any, rows: Iterable[Any]) -> list[Any]:
+    """The rows, each announced as it is done."""
+    found = []
     for row in rows:
-        seconds = row.attnc.median
-        table.add_row(
-            row.case.name,
-            f"{row.case.keys}/{row.case.width}",
-            row.dtype,
-            f"{seconds * 1e3:.2f}",
-            f"{row.attnc.spread:.0%}",
-            f"{row.operations / seconds / 1e9:.0f}",
-            f"{row.bytes_least / seconds / 1e9:.1f} GB/s",
-            f"{row.error:.1e}",
-            _ratio(row, "sdpa"),
-            _ratio(row, "flex"),
-            f"{row.compile_seconds:.1f}",
-        )
-    return table
-
-
-def _ratio(row: Any, peer: str) -> str:
-    ratio = row.ratio(peer)
-    if ratio is None:
-        return f"({row.reasons.get(peer, 'none')})"
-    bar = row.case.bars.get((row.dtype, peer))
-    if bar is None:
-        return f"{ratio:.2f}"
-    return f"{ratio:.2f} ({bar}{'' if row.holds(peer) else ' missed'})"
-
-
-def _plain(row: Any) -> dict[str, Any]:
-    return {
-        "case": row.case.name,
-        "rows": row.case.rows,
-        "keys": row.case.keys,
-        "width": row.case.width,
-        "dtype": row.dtype,
-        "milliseconds": row.attnc.median * 1e3,
-        "spread": row.attnc.spread,
-        "operations": row.operations,
-        "bytes": row.bytes_least,
-        "error": row.error,
-        "ratios": row.ratios,
-        "reasons": row.reasons,
-        "setup_seconds": row.setups,
-        "bars": {peer: bar for (dtype, peer), bar in row.case.bars.items() if dtype == row.dtype},
-    }
+        found.append(row)
+        case = row.case
+        screen.print(f"  {case.name} {case.keys}/{case.width} {row.dtype} done", style="dim")
+    return found
