@@ -150,9 +150,27 @@ ATTNC_INLINE auto fetch(const T* base, bool inside, const Offsets& at) {
     return fetch(base, Truth(inside), at);
 }
 
+#if ATTNC_ISA >= 3
+// The elements of some lanes, which lie one after the other; the others are 0 and not touched.
+template <class T>
+ATTNC_INLINE Real load_where(const T* at, Truth inside) {
+    if constexpr (std::is_same_v<T, double>) return Real((AccVector)_mm512_maskz_loadu_pd(__mmask8(inside.v), at), 0);
+    else if constexpr (std::is_same_v<T, float>) return Real((AccVector)_mm512_maskz_loadu_ps(inside.v, at), 0);
+    else {
+        const __m256i half = _mm256_maskz_loadu_epi16(inside.v, at);
+        if constexpr (std::is_same_v<T, f16>) return Real((AccVector)_mm512_cvtph_ps(half), 0);
+        else return Real((AccVector)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16), 0);
+    }
+}
+#endif
 template <class T>
 ATTNC_INLINE auto fetch(const T* base, Truth inside, const Scaled& at) {
 #if ATTNC_ISA >= 3
+    if constexpr (!std::is_integral_v<T> && std::is_same_v<T, double> == !SINGLE) {
+        // A gather costs many loads: most rows of a width, and of a table of offsets, are neighbours.
+        const int64_t first = at.row.v[0];
+        if (at.stride == 1 && !(at.row != iota(first)).any()) return load_where(base + at.base + first, inside);
+    }
     // Rows inside an axis are below 2^21 where lanes have 32 bits (the call is told so otherwise).
     if constexpr (SINGLE && sizeof(Int) == 4 && std::is_same_v<T, float>)
         if (at.stride >= -512 && at.stride <= 512) {
