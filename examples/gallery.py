@@ -20,11 +20,15 @@ from attnc.cases import Shape, draw_case
 from attnc.compiler import lower
 from attnc.errors import AttncError
 from attnc.front import load_source, read_spec
+from attnc.schedule import ScanKernel, Schedule
 from attnc.spec import Spec
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
-FAMILIES = ("softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants")
+FAMILIES = (
+    "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
+    "linear", "decay", "delta", "ssm",
+)  # fmt: skip
 LENGTH = 64  # rows and keys of a picture without a map
 INK, PAPER, RULE = (38, 70, 110), (240, 241, 244), (200, 60, 50)
 
@@ -87,11 +91,19 @@ def state_of(row: Row) -> str:
     """verified; on the oracle only, and what kernels lack; or what is missing altogether."""
     if row.path is None:
         return "missing: " + ", ".join(f"`{name}`" for name in missing(row))
-    refusal = lower(read_row_spec(row)).refusal
+    stages = lower(read_row_spec(row))
+    refusal = stages.refusal
+    if stages.schedule is not None and has_states(stages.schedule):
+        return "verified on the CPU"
     if refusal is not None:
         words = ", ".join(f"`{name}`" for name in missing(row))
         return f"runs on the oracle only; missing: {words or refusal.feature}"
     return "verified"
+
+
+def has_states(schedule: Schedule) -> bool:
+    """Whether a kernel carries states along the rows."""
+    return any(isinstance(kernel, ScanKernel) for kernel in schedule.kernels)
 
 
 # pictures ---------------------------------------------------------------------------------------
@@ -195,8 +207,8 @@ with the oracle (`tests/test_gallery.py`). Other operators run on the oracle and
 `grammar/features.toml`. Pictures show which keys (to the right) the rows (downwards) of one head
 see, several sources of keys side by side; without one, every row sees every key.
 
-Gradients are not in this release. The families linear, decay, delta, ssm, convolution, sparse,
-summary, gate, sampling, axis, edit, cache and system come with later ones.
+Operators with a state have kernels on the CPU only, and no gradients yet: *verified on the CPU*.
+The families convolution, sparse, summary, gate, sampling, axis, edit, cache and system come later.
 """
 
 TITLES = {
@@ -208,6 +220,10 @@ TITLES = {
     "head": "Heads",
     "normalizer": "Normalizers",
     "variants": "Masks, scores and normalizers that people know",
+    "linear": "Linear attention",
+    "decay": "States that decay",
+    "delta": "States that are corrected",
+    "ssm": "State spaces and gated recurrences",
 }
 
 
@@ -232,6 +248,7 @@ def print_page(rows: list[Row]) -> str:
     ]
     lines.append(
         f"{kinds.count('verified')} operators verified, "
+        f"{kinds.count('verified on the CPU')} on the CPU, "
         f"{kinds.count('runs on the oracle only')} more on the oracle, "
         f"{kinds.count('missing')} to come (`causal` and `causal_softmax` count once).\n"
     )

@@ -6,6 +6,9 @@ STOPPED = "only gradients stop at the memory"
 CANCELS = "a factor of all weights of a row cancels in their sum"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "linear_attention": {"def feature: > -> >=": "both branches are 1 at 0"},
+    "gated_linear_normalized": {"def feature: > -> >=": "both branches are 1 at 0"},
+    "rwkv7": {"removed: k[t] -> (-k[t])": "it stands on both sides of a product"},
     "transformer_xl": {
         (
             "held[j]: where(j < memory, stop(k[j]), k[j]) -> where(j < memory, k[j], stop(k[j]))"

@@ -15,7 +15,10 @@ from attnc.front import load_source, read_spec
 from attnc.spec import Spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-FAMILIES = ("softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants")
+FAMILIES = (
+    "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
+    "linear", "decay", "delta", "ssm",
+)  # fmt: skip
 
 Arrays = dict[str, np.ndarray]
 Tune = Callable[[Arrays, np.random.Generator], None]
@@ -197,6 +200,9 @@ def blocks(t: Arrays, rng: np.random.Generator) -> None:
     t["begin"] = rng.integers(0, 9, t["begin"].shape)
 
 
+# A state sees rows in order; its kernels are built for every width that a call has.
+ROWS = (Shape(9, 9, 4, 3, 2, 2, 2), Shape(1, 1, 4, 3, 1, 1, 3), Shape(0, 0, 4, 3, 1, 1, 1))
+
 SETTINGS: dict[str, Setting] = {
     # softmax
     "additive": Setting(tune=lengths),
@@ -326,6 +332,23 @@ SETTINGS: dict[str, Setting] = {
         (5, 3, 4),
         statics={"past": 2, "size": 3, "stride": 2},
         names=("frames", "height", "width"),
+    ),
+    # states
+    **dict.fromkeys(
+        (
+            "linear_attention",
+            "learned_normalizer",
+            "constant_decay",
+            "gla",
+            "gated_linear_normalized",
+            "delta_rule",
+            "gated_delta",
+            "rwkv7",
+            "mamba",
+            "mamba2",
+            "hgrn",
+        ),
+        Setting(shapes=ROWS),
     ),
 }
 

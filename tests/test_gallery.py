@@ -27,10 +27,12 @@ from references import REFERENCES
 from attnc.compiler import lower
 from attnc.errors import AttncError
 from attnc.spec import Spec
+from attnc.stages import Stages
 
 for family in ("softmax", "positional", "window", "grid", "segment", "normalizer"):
     importlib.import_module(f"references.{family}_family")
 importlib.import_module("references.variants")
+importlib.import_module("references.recurrent_family")
 REFERENCES["causal"] = REFERENCES["causal_softmax"]
 
 _spec = importlib.util.spec_from_file_location("gallery", EXAMPLES / "gallery.py")
@@ -125,11 +127,11 @@ def compare_kernels(path: Path, backend: str) -> list[str]:
 
 
 @cache
-def has_kernels(path: Path) -> bool:
-    return lower(load(path)).refusal is None
+def lowered(path: Path) -> Stages:
+    return lower(load(path))
 
 
-WITH_KERNELS = [path for path in PATHS if has_kernels(path)]
+WITH_KERNELS = [path for path in PATHS if lowered(path).refusal is None]
 every_kernel = pytest.mark.parametrize("path", WITH_KERNELS, ids=[one.stem for one in WITH_KERNELS])
 
 
@@ -138,13 +140,16 @@ def test_cpu_kernels_agree_with_the_oracle(path: Path) -> None:
     assert not compare_kernels(path, "cpu")
 
 
+# States have kernels on the CPU only.
+ON_BOTH = [path for path in WITH_KERNELS if not gallery.has_states(lowered(path).schedule)]
+
 # Triton reads TRITON_INTERPRET when it is imported, so its kernels run in processes of their own.
 PORTIONS = 6
 
 
 @pytest.mark.parametrize("portion", range(PORTIONS))
 def test_triton_kernels_agree_with_the_oracle(portion: int) -> None:
-    paths = [str(path) for path in WITH_KERNELS[portion::PORTIONS]]
+    paths = [str(path) for path in ON_BOTH[portion::PORTIONS]]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, __file__, *paths], env=environment, capture_output=True, text=True
@@ -162,9 +167,12 @@ SHOWN_BY = {
     "bias_tensor": "perturbed_logits",
     "block_bitmap": "block_sparse",
     "causal": "causal_softmax",
+    "channel_decay": "gla",
     "concat_kv": "concat_kv",
+    "constant_decay": "constant_decay",
     "cross_lengths": "softmax",
     "decode_cache": "causal_softmax",
+    "delta_rule": "delta_rule",
     "feature_map": "feature_sum",
     "free_head_dim": "softmax",
     "gqa": "causal_softmax",
@@ -174,6 +182,7 @@ SHOWN_BY = {
     "keyless_weights": "slot_mixture",
     "learned_param": "memory_slots",
     "learned_query": "aaren",
+    "linear_state": "linear_attention",
     "logit_function": "soft_cap",
     "logit_scale": "cosine_window",
     "lse_merge": "concat_kv",
@@ -189,14 +198,17 @@ SHOWN_BY = {
     "qk_norm": "qk_rmsnorm",
     "rope": "rope",
     "row_sum": "softplus",
+    "scalar_decay": "gated_delta",
     "segment_ids": "document_mask",
     "segment_table": "segment_relation",
+    "selective_ssm": "mamba",
     "separate_sources": "positional_only",
     "sink_keys": "sink_window",
     "sliding_window": "sliding_window",
     "token_axis": "axial",
     "two_pass": "softplus_reweighted",
     "unnormalised": "unnormalised_attention",
+    "vector_scan": "hgrn",
     "weight_edit": "manhattan_decay",
     "window_partition": "shifted_window",
 }

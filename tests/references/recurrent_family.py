@@ -1,0 +1,161 @@
+"""The families linear, decay, delta and ssm: states in loops over tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from references import reference, sigmoid
+
+
+def softplus(x):
+    return np.logaddexp(0.0, x)
+
+
+def unit(x):
+    norm = np.sqrt((x * x).sum())
+    return x / norm if norm else np.zeros_like(x)
+
+
+def feature(x):
+    """elu + 1"""
+    return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
+
+
+def by_token(t, step, query="q", key="k"):
+    """out[b, h, t] of step(state, b, h, t, q, k, v) -> (state, row); the state is d_k x d_v."""
+    q, k, v = t[query], t[key], t["v"]
+    batch, heads, length, _ = q.shape
+    group = heads // max(k.shape[1], 1)
+    value_group = heads // max(v.shape[1], 1)
+    out = np.zeros((batch, heads, length, v.shape[-1]))
+    for b, h in np.ndindex(batch, heads):
+        state = np.zeros((k.shape[-1], v.shape[-1]))
+        memory = {"S": state, "z": np.zeros(k.shape[-1])}
+        for i in range(length):
+            row = (q[b, h, i], k[b, h // group, i], v[b, h // value_group, i])
+            out[b, h, i] = step(memory, b, h, i, *row)
+    return out
+
+
+@reference
+def linear_attention(t, n, offset):
+    """The parallel form: sums over the tokens so far."""
+    q, k, v = t["q"], t["k"], t["v"]
+    group = q.shape[1] // max(k.shape[1], 1)
+    k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+    weight = np.tril(feature(q) @ np.swapaxes(feature(k), -1, -2))
+    return (weight @ v) / weight.sum(-1, keepdims=True)
+
+
+@reference
+def learned_normalizer(t, n, offset):
+    q, k, v = t["q"], t["k"], t["v"]
+    group = q.shape[1] // max(k.shape[1], 1)
+    k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+    return np.exp(-t["x"])[..., None] * (np.tril(q @ np.swapaxes(k, -1, -2)) @ v)
+
+
+@reference
+def constant_decay(t, n, offset):
+    """The parallel form: the weight of a token is lambda to the power of its age."""
+    q, k, v = t["q"], t["k"], t["v"]
+    group = q.shape[1] // max(k.shape[1], 1)
+    k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
+    age = np.arange(q.shape[2])[:, None] - np.arange(q.shape[2])[None]
+    decay = np.exp(-t["slope"][:, None, None] * np.maximum(age, 0))
+    return (np.tril(q @ np.swapaxes(k, -1, -2)) * decay) @ v
+
+
+@reference
+def gla(t, n, offset):
+    def step(m, b, h, i, q, k, v):
+        m["S"] = (sigmoid(t["g"][b, h, i]) ** (1 / 16))[:, None] * m["S"] + np.outer(k, v)
+        return q @ m["S"] / np.sqrt(len(q))
+
+    return by_token(t, step)
+
+
+@reference
+def gated_linear_normalized(t, n, offset):
+    def step(m, b, h, i, q, k, v):
+        gate = sigmoid(t["g"][b, h, i])
+        m["S"] = gate * m["S"] + np.outer(feature(k), v)
+        m["z"] = gate * m["z"] + feature(k)
+        return feature(q) @ m["S"] / (feature(q) @ m["z"])
+
+    return by_token(t, step)
+
+
+@reference
+def delta_rule(t, n, offset):
+    def step(m, b, h, i, q, k, v):
+        beta, k = sigmoid(t["beta"][b, h, i]), unit(k)
+        m["S"] = (np.eye(len(k)) - beta * np.outer(k, k)) @ m["S"] + beta * np.outer(k, v)
+        return q @ m["S"]
+
+    return by_token(t, step)
+
+
+@reference
+def gated_delta(t, n, offset):
+    def step(m, b, h, i, q, k, v):
+        alpha = np.exp(-np.exp(t["a"][h]) * softplus(t["x"][b, h, i] + t["bias"][h]))
+        beta, k = sigmoid(t["beta"][b, h, i]), unit(k)
+        forget = alpha * (np.eye(len(k)) - beta * np.outer(k, k))
+        m["S"] = forget @ m["S"] + beta * np.outer(k, v)
+        return unit(q) @ m["S"] / np.sqrt(len(q))
+
+    return by_token(t, step)
+
+
+@reference
+def rwkv7(t, n, offset):
+    def step(m, b, h, i, r, k, v):
+        decay = np.exp(-np.exp(-0.5) * sigmoid(t["w"][b, h, i]))
+        rate = sigmoid(t["a"][b, h, i])
+        removed = unit(k * t["removal"][h])
+        added = k * (1 + (rate - 1) * t["replacement"][h])
+        forget = np.diag(decay) - np.outer(rate * removed, removed)
+        m["S"] = forget @ m["S"] + np.outer(added, v)
+        return r @ m["S"] + (r * added * t["bonus"][h]).sum() * v
+
+    return by_token(t, step, query="r")
+
+
+@reference
+def mamba(t, n, offset):
+    x = t["x"]
+    out = np.zeros_like(x)
+    for b in range(x.shape[0]):
+        hidden = np.zeros_like(t["A"])
+        for i in range(x.shape[1]):
+            step = softplus(t["dt"][b, i] + t["bias"])[:, None]
+            pushed = step * t["B"][b, i][None] * x[b, i][:, None]
+            hidden = np.exp(-step * np.exp(t["A"])) * hidden + pushed
+            out[b, i] = hidden @ t["C"][b, i] + t["D"] * x[b, i]
+    return out
+
+
+@reference
+def mamba2(t, n, offset):
+    """The matrix form: M_ij = C_i . B_j times the decays between."""
+    x, heads = t["x"], t["x"].shape[1]
+    group = heads // max(t["B"].shape[1], 1)
+    keys, queries = (np.repeat(t[name], group, 1) for name in ("B", "C"))
+    step = softplus(t["dt"] + t["bias"][:, None])
+    logs = np.cumsum(-step * np.exp(t["A"])[:, None], -1)
+    between = np.tril(np.exp(np.minimum(logs[..., :, None] - logs[..., None, :], 0)))
+    weight = between * (queries @ np.swapaxes(keys, -1, -2)) * step[..., None, :]
+    return weight @ x + t["D"][:, None, None] * x
+
+
+@reference
+def hgrn(t, n, offset):
+    x = t["x"]
+    bound = sigmoid(t["bound"])
+    out, hidden = np.zeros_like(x), np.zeros((x.shape[0], x.shape[2]))
+    for i in range(x.shape[1]):
+        keep = bound + (1 - bound) * sigmoid(t["f"][:, i])
+        hidden = keep * hidden + (1 - keep) * x[:, i]
+        out[:, i] = hidden
+    return out
