@@ -3,10 +3,11 @@ their derivatives by float64 autograd of the eager form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import catalogue_calls
@@ -16,6 +17,7 @@ import torch
 from eager_loader import load, to_torch
 from graph_values import values_of
 
+from attnc.front import load_source, read_spec
 from attnc.graph import Graph
 from attnc.passes.differentiate import cotangents, inputs_of
 from attnc.passes.pipeline import prepare
@@ -23,7 +25,6 @@ from attnc.passes.tangent import tangents
 from attnc.spec import Spec
 
 Arrays = dict[str, np.ndarray]
-HARD = ("weight", "score", "max", "argmax", "entropy", "colsum")  # offered emits asked for by name
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Problem:
     keywords: Mapping[str, Any] = field(default_factory=dict)
     emits: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def graph(self) -> Graph:
         return prepare(self.spec, self.emits)
 
@@ -68,7 +69,7 @@ class Problem:
         real = self.reals
         found = torch.autograd.grad(loss, [leaves[n] for n in real], allow_unused=True)
         pairs = zip(real, found, strict=True)
-        return {n: np.zeros(self.tensors[n].shape) if g is None else g.numpy() for n, g in pairs}
+        return {n: np.zeros(self.tensors[n].shape) if g is None else g.numpy(force=True) for n, g in pairs}
 
     def values(self, graph: Graph, more: Mapping[str, np.ndarray]) -> Arrays:
         """The outputs of a graph derived from this one, by the oracle."""
@@ -89,8 +90,12 @@ class Problem:
 
 
 @cache
-def eager(spec_key: Any) -> Any:
-    return load(spec_key)
+def eager(spec: Spec) -> Callable[..., dict[str, torch.Tensor]]:
+    return load(spec)
+
+
+def text(source: str, statics: Mapping[str, Any] | None = None) -> Spec:
+    return read_spec(load_source(dedent(source)), statics=statics or {})
 
 
 def language(name: str) -> Problem:
@@ -104,6 +109,17 @@ def gallery(path: Path, seed: int = 11) -> Iterator[Problem]:
     spec = gallery_cases.load(path)
     for case, _ in gallery_cases.calls(spec, setting, seed):
         yield Problem(spec, case.tensors, case.numbers, case.extras, emits_of(spec))
+
+
+def worst(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """The largest error of any gradient, relative to the largest entry of all; NaN counts."""
+    size = max((np.abs(w).max(initial=0.0) for w in wanted.values()), default=0.0) or 1.0
+    errors = [0.0]
+    for name, w in wanted.items():
+        got = found.get(f"{name}_grad", np.zeros(w.shape))
+        assert got.shape == w.shape
+        errors.append(float(np.abs(got - w).max(initial=0.0)) / size)
+    return float("nan") if any(np.isnan(errors)) else max(errors)
 
 
 def emits_of(spec: Spec) -> tuple[str, ...]:

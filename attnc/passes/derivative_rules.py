@@ -176,19 +176,12 @@ def _by(slope: Callable[[Expr, Expr], Factors]) -> Callable[[Expr, Expr], Edges]
     return lambda node, result: (Edge(node.args[0], slope(node.args[0], result)),)
 
 
-def _remainder(node: Expr, _: Expr) -> Edges:
-    left, right = node.args
-    whole = call("to_real", make("floor", make("div", left, right)))
-    return (Edge(left, Factors()), Edge(right, Factors((whole,), (), True)))
-
-
 _SLOPES: dict[str, Callable[[Expr, Expr], Edges]] = {
     "add": _linear(_plain(0), _plain(1)),
     "sub": _linear(_plain(0), _plain(1, negative=True)),
     "neg": _linear(_plain(0, negative=True)),
     "mul": _mul,
     "div": _div,
-    "mod": _remainder,
     "pow": _pow,
     "min": _extremum,
     "max": _extremum,
