@@ -4,7 +4,7 @@ cost."""
 from __future__ import annotations
 
 from attnc.expressions.text import expression_text
-from attnc.schedule import Kernel, MapKernel, Region, StreamKernel, WalkedLoop
+from attnc.schedule import Kernel, MapKernel, Region, ScanKernel, StreamKernel, WalkedLoop
 from attnc.spec import Spec
 from attnc.stages import Stages
 
@@ -39,6 +39,8 @@ def _kernel(kernel: Kernel) -> list[str]:
         names = ", ".join(store.array.name for store in kernel.stores)
         over = ", ".join(index.name for index in kernel.over)
         return [f"map kernel {kernel.name}: {names} for each ({over}), once, before the loop"]
+    if isinstance(kernel, ScanKernel):
+        return [_scan(kernel)]
     if not isinstance(kernel, StreamKernel):
         return [f"{type(kernel).__name__}"]
     outputs = ", ".join(store.array.name for store in kernel.stores)
@@ -50,6 +52,16 @@ def _kernel(kernel: Kernel) -> list[str]:
     for loop in kernel.loops:
         lines += [f"  {line}" for line in _loop(loop)]
     return lines
+
+
+def _scan(kernel: ScanKernel) -> str:
+    loop = kernel.loop
+    widths = [", ".join(index.name for index in state.indices) for state in loop.states]
+    names = [f"{s.name}[{w}]" if w else s.name for s, w in zip(loop.states, widths, strict=True)]
+    around = ", ".join(index.name for index in kernel.grid)
+    outputs = ", ".join(store.array.name for store in kernel.stores)
+    carried = f"carries {', '.join(names)}, stores {outputs}"
+    return f"scan kernel {kernel.name}: walks {loop.time.name} for each ({around}), {carried}"
 
 
 def _loop(loop: WalkedLoop) -> list[str]:
