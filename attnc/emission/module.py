@@ -36,12 +36,11 @@ if TYPE_CHECKING:
     from attnc.stages import Member, Stages
 
 REFERENCE_SUPPORT = (
-    "failures", "slots", "call", "arguments", "eager_operator",
+    "failures", "slots", "reads", "call", "arguments", "eager_operator",
     "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
 SUPPORT = (
     *REFERENCE_SUPPORT,
-    "reads",
     "family",
     "forms",
     "batching",

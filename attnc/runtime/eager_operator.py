@@ -10,6 +10,7 @@ import numpy as np
 from attnc.runtime.arguments import checked_emits, torched
 from attnc.runtime.call import bind_arguments, check_call
 from attnc.runtime.failures import ValueRangeError
+from attnc.runtime.reads import check_reads
 from attnc.runtime.slots import Signature
 
 
@@ -31,7 +32,7 @@ class EagerOperator:
         tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
         arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
         given, extras = torched(self.signature, tensors), torched(self.signature, extras)
-        check_call(self.signature, given, numbers, extras)
+        check_reads(check_call(self.signature, given, numbers, extras))
         renamed = {self.names.get(name, name): v for name, v in (given | numbers).items()}
         results = self.function(**renamed, **extras, emit=emit)
         for name in emit:

@@ -203,7 +203,7 @@ def _quotient(x: Interval, y: Interval) -> Interval:
 def _rest(x: Interval, y: Interval) -> Interval:
     if y[0] <= 0:
         return NOTHING
-    return x if 0 <= x[0] and x[1] < y[0] else (0, y[1] - 1)
+    return x if x[0] >= 0 and x[1] < y[0] else (0, y[1] - 1)
 
 
 def _size(x: Interval) -> Interval:
@@ -268,7 +268,9 @@ class _Grid:
                 fails = fails & self._value(part, at, rows)
             if not bool(fails.any()):
                 continue
-            shape = torch.broadcast_shapes(*(row.shape for row in rows.values()))
+            shape = [
+                max(sizes) for sizes in zip(*(row.shape for row in rows.values()), strict=True)
+            ]
             first_point = fails.expand(shape).nonzero()[0].tolist()
             full = [position.expand(shape) for position in at.values()]
             found = [int(position[tuple(first_point)]) for position in full]
@@ -299,7 +301,8 @@ class _Grid:
         """An int, or one per batch along the dimension of the batch."""
         if not isinstance(value, torch.Tensor):
             return torch.tensor(value, device=self.call.device)
-        return value[rows["b"]]
+        found: torch.Tensor = value[rows["b"]]
+        return found
 
     def _value(
         self, formula: Any, at: dict[str, torch.Tensor], rows: dict[str, torch.Tensor] | None = None
@@ -317,7 +320,7 @@ class _Grid:
         parts = [self._value(part, at, rows) for part in formula[(2 if op == "read" else 1) :]]
         if op != "read":
             return VALUES[op](*parts)
-        tensor = self.call.tensors[formula[1]]
+        tensor: torch.Tensor = self.call.tensors[formula[1]]
         if tensor.numel() == 0:
             return tensor.new_zeros(())
         sizes = zip(parts, tensor.shape, strict=True)
