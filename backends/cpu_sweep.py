@@ -10,19 +10,26 @@ from dataclasses import dataclass
 
 from attnc.backends.cpu_printer import INSTEAD, Printer, unwrapped
 from attnc.backends.cpu_stream import StreamPrinter
-from attnc.backends.cpu_texts import PanelText, SweepLoopText, SweepText
+from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
-from attnc.schedule import Deposit, Kernel, Scatter, StreamKernel, WalkedLoop
+from attnc.schedule import Deposit, Kernel, PairStore, Scatter, StreamKernel, WalkedLoop
 
 
 def sweeps(kernel: Kernel) -> bool:
     """Whether a kernel is printed as a sweep."""
     if not isinstance(kernel, StreamKernel):
         return False
-    return any(loop.deposits or loop.scatters or loop.around for loop in kernel.loops)
+    return any(
+        loop.deposits or loop.scatters or loop.pair_stores or loop.around for loop in kernel.loops
+    )
+
+
+def _added(loop: WalkedLoop) -> tuple[Deposit | Scatter | PairStore, ...]:
+    """What the pairs of a loop add to memory."""
+    return (*loop.deposits, *loop.scatters, *loop.pair_stores)
 
 
 @dataclass
@@ -47,14 +54,14 @@ class SweepPrinter(StreamPrinter):
     # --- Layers: the terms of a pair --------------------------------------------------------------
 
     def _layers(self, loop: WalkedLoop) -> list[bytes]:
-        terms = [one.term for one in (*self._terms(loop), *loop.deposits, *loop.scatters)]
+        terms = [one.term for one in (*self._terms(loop), *_added(loop))]
         return list(dict.fromkeys(term.digest for term in terms))
 
     def _contribute(self, loop: WalkedLoop, printer: Printer, shown: str, always: bool) -> None:
         super()._contribute(loop, printer, shown, always)
         layers = self._layers(loop)
         done = {term.term.digest for term in self._terms(loop)}
-        for one in (*loop.deposits, *loop.scatters):
+        for one in _added(loop):
             if one.term.digest in done:
                 continue
             done.add(one.term.digest)
@@ -78,8 +85,8 @@ class SweepPrinter(StreamPrinter):
         for deposit in loop.deposits:
             use = "PLAIN" if deposit.operand is None else "DEPOSITED"
             add(deposit.term, self.wanted.array(deposit.array), use)
-        for scatter in loop.scatters:
-            add(scatter.term, self.wanted.array(scatter.array), "PLAIN")
+        for other in (*loop.scatters, *loop.pair_stores):
+            add(other.term, self.wanted.array(other.array), "PLAIN")
         return [" | ".join(texts) or "0" for texts in uses]
 
     # --- Loops ------------------------------------------------------------------------------------
@@ -94,6 +101,8 @@ class SweepPrinter(StreamPrinter):
             deposits=len(loop.deposits),
             first_scatter=sum(len(one.scatters) for one in before),
             scatters=len(loop.scatters),
+            first_plane=sum(len(one.pair_stores) for one in before),
+            planes=len(loop.pair_stores),
             places=self._places(loop, walked_kept),
         )
 
@@ -155,6 +164,7 @@ class SweepPrinter(StreamPrinter):
             shares=shares,
             valid=valid,
             panels=tuple(panels),
+            planes=tuple(self._plane(loop, one) for loop in loops for one in loop.pair_stores),
         )
 
     def _deposit(self, loop: WalkedLoop, one: Deposit) -> PanelText:
@@ -200,6 +210,21 @@ class SweepPrinter(StreamPrinter):
             target=self._target(one.array, place, one.width),
             operand=operand,
         )
+
+    def _plane(self, loop: WalkedLoop, one: PairStore) -> PlaneText:
+        """Where the numbers of pairs are stored."""
+        base, steps = [], {self.kernel.held: "0", loop.walked: "0"}
+        for place, index in enumerate(one.array.indices):
+            by = self.fields.stride(one.array, place)
+            if index in steps:
+                steps[index] = by
+            else:
+                base.append(f" + {self.fields.row(index)} * {by}")
+        kind, pointer = self.slots.types[one.array.name], self.fields.pointer(one.array)
+        shifted = f"{pointer} ? const_cast<{kind}*>({pointer}){''.join(base)} : nullptr"
+        target = f"Plane<{kind}>{{{shifted}, {steps[self.kernel.held]}, {steps[loop.walked]}}}"
+        layer = str(self._layers(loop).index(one.term.digest))
+        return PlaneText(one.array.name, layer, target)
 
     def _target(self, array: Array, row: int, width: Index | None) -> str:
         """The rows of an array that are added to, along its dimension `row`."""

@@ -44,6 +44,8 @@ class SweepLoopText:
     deposits: int
     first_scatter: int
     scatters: int
+    first_plane: int
+    planes: int
     places: tuple[str, ...]
 
 
@@ -63,8 +65,17 @@ class PanelText:
 
 
 @dataclass(frozen=True)
+class PlaneText:
+    """One array of a number for each pair."""
+
+    title: str
+    layer: str
+    target: str
+
+
+@dataclass(frozen=True)
 class SweepText:
-    """The panels of a kernel: its deposits, then its scatters."""
+    """The panels of a kernel (its deposits, then its scatters) and its arrays over pairs."""
 
     wanted: str
     deposits: int
@@ -75,6 +86,7 @@ class SweepText:
     shares: str
     valid: str
     panels: tuple[PanelText, ...]
+    planes: tuple[PlaneText, ...]
 
 
 @dataclass(frozen=True)

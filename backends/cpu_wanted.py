@@ -51,7 +51,8 @@ class Wanted:
         """The same of each product of a loop, by name."""
         found: dict[str, frozenset[str]] = {product.name: frozenset() for product in loop.products}
         users = [(c.term, self._of_carried(kernel, c.carried)) for c in loop.contributions]
-        users += [(d.term, self.feeds.get(d.array.name, frozenset())) for d in loop.deposits]
+        for one in (*loop.deposits, *loop.pair_stores):
+            users.append((one.term, self.feeds.get(one.array.name, frozenset())))
         for scatter in loop.scatters:
             serves = self.feeds.get(scatter.array.name, frozenset())
             users += [(scatter.term, serves), (scatter.at, serves)]
@@ -77,7 +78,7 @@ class Wanted:
     def _of_kernel(self, kernel: StreamKernel) -> frozenset[str]:
         arrays = [store.array for store in kernel.stores]
         for loop in kernel.loops:
-            arrays += [one.array for one in (*loop.deposits, *loop.scatters)]
+            arrays += [o.array for o in (*loop.deposits, *loop.scatters, *loop.pair_stores)]
         return frozenset().union(*(self.feeds.get(array.name, frozenset()) for array in arrays))
 
     def _of_carried(self, kernel: StreamKernel, name: str) -> frozenset[str]:
@@ -117,6 +118,7 @@ def _expressions(kernel: StreamKernel) -> list[Expr]:
         for one in (*loop.contributions, *loop.deposits, *loop.scatters):
             found += [one.term] if one.operand is None else [one.term, one.operand]
         found += [scatter.at for scatter in loop.scatters]
+        found += [store.term for store in loop.pair_stores]
     return found + [let.expr for let in lets]
 
 

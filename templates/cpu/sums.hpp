@@ -55,6 +55,29 @@ ATTNC_INLINE void scatter_numbers(Acc* table, int64_t size, const Int* at, const
         if (at[l] >= 0 && at[l] < size) table[at[l]] += terms[l];
 }
 
+// One number for each pair: where it stands for held row 0 and walked row 0.
+template <class T>
+struct Plane {
+    T* data;
+    int64_t by_held, by_walked;
+    T* at(int64_t held, int64_t walked) const { return data + held * by_held + walked * by_walked; }
+    void clear(int64_t first, int64_t rows, int64_t walked) const {
+        for (int64_t l = first; l < first + rows; l++)
+            for (int64_t r = 0; r < walked; r++) *at(l, r) = narrow<T>(Acc(0));
+    }
+    // terms[r][l] for r < rows and l < lanes, steps of TILE; masked ones (-0) become 0.
+    void put(int64_t held, int64_t walked, int rows, int lanes, const Acc* terms) const {
+        if (by_held == 1) {
+            for (int r = 0; r < rows; r++)
+                for (int l = 0; l < lanes; l += LANES)
+                    store_elements(at(held + l, walked + r), load(terms + r * TILE + l) + Real(0), lanes - l < LANES ? lanes - l : LANES);
+            return;
+        }
+        for (int l = 0; l < lanes; l++)
+            for (int r = 0; r < rows; r++) *at(held + l, walked + r) = narrow<T>(terms[r * TILE + l] + Acc(0));
+    }
+};
+
 // to[c] += term * row[c]; both are filled up to whole vectors.
 template <int STRIDE>
 ATTNC_INLINE void scatter_row(Acc* to, Acc term, const Acc* row) {

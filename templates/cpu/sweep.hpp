@@ -7,6 +7,7 @@
 //   accumulate  tile[width][TILE]     += operand of walked rows, layer        stays in the tile
 //   deposit     panel[walked][width]  += layer, operand of held rows          lanes are columns
 //   scatter     panel[place][width]   += layer * operand
+//   put         plane[held][walked]    = layer
 //
 // Panels belong to one grid instance: its held tiles run in order on one worker, and the panel is
 // written out at the end. So no sum depends on the number of threads. Shares (`split`) of the held
@@ -271,8 +272,30 @@ struct Sweep {
         }
     }
 
+    // A number for each pair; what is not visited is 0.
     template <class Loop>
-    static __attribute__((noinline)) void flush(Desk& desk) {
+    static void put_pairs(Desk& desk, int64_t first) {
+        for_each<Loop::PLANES>([&](auto place) {
+            constexpr int n = Loop::FIRST_PLANE + decltype(place)::value;
+            const auto plane = K::template plane<n>(desk.grid);
+            if (!plane.data) return;
+            for (int k = 0; k < desk.run_count; k++) {
+                const Run& run = desk.runs[k];
+                const int lane = run.v0 * LANES, end = run.v1 * LANES < desk.seen ? run.v1 * LANES : desk.seen;
+                plane.put(first + lane, run.first, run.count, end - lane, desk.plain[K::plane_layer[n]] + run.at * TILE + lane);
+            }
+        });
+    }
+    template <class Loop>
+    static void clear_pairs(Desk& desk, int64_t first, int rows) {
+        for_each<Loop::PLANES>([&](auto place) {
+            const auto plane = K::template plane<Loop::FIRST_PLANE + decltype(place)::value>(desk.grid);
+            if (plane.data) plane.clear(first, rows, Loop::length(desk.grid));
+        });
+    }
+
+    template <class Loop>
+    static __attribute__((noinline)) void flush(Desk& desk, int64_t first) {
         if (!desk.run_count) return;
         Base::template fill_walked<Loop>(desk.grid, desk);
         Base::template multiply<Loop>(desk.grid, desk);
@@ -294,6 +317,7 @@ struct Sweep {
             if constexpr (K::panel_wanted[K::DEPOSITS + n])
                 for (int k = 0; k < desk.run_count; k++) scatter<Loop, n>(desk, desk.runs[k]);
         });
+        put_pairs<Loop>(desk, first);
         desk.run_count = desk.used = 0;
     }
 
@@ -309,11 +333,12 @@ struct Sweep {
         for (desk.turn = 0; desk.turn < turns; desk.turn++) {
             K::enter(*desk.call, desk.instance, desk.grid, desk.turn);
             const int64_t left = K::valid(desk.grid) - first;
+            if (Loop::MASK || left < rows || Loop::count(desk.grid) < Loop::length(desk.grid)) clear_pairs<Loop>(desk, first, rows);
             if (left <= 0) continue;
             desk.seen = left < rows ? int(left) : rows;
             fill_held(desk, first, desk.seen);
             pack<Loop>(desk, first);
-            Base::template visit<Loop>(desk.grid, desk, first, desk.seen, [&] { flush<Loop>(desk); });
+            Base::template visit<Loop>(desk.grid, desk, first, desk.seen, [&] { flush<Loop>(desk, first); });
         }
     }
     template <class... Loops>
