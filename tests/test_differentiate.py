@@ -30,11 +30,14 @@ RECURRENT = (
     "gated_delta", "hyena", "mamba", "rwkv7", "sinkhorn", "ss2d", "titans_linear", "titans_mlp",
 )  # fmt: skip
 SOLVED = ("sparsemax",)
+STATES = ("linear", "decay", "delta", "ssm")  # families of the gallery
 LANGUAGE = [name for name in catalogue_calls.CALLS if name not in RECURRENT + SOLVED]
 GALLERY = [
     path
     for path in gallery_cases.spec_paths()
-    if path.stem not in RECURRENT + SOLVED and path.stem not in catalogue_calls.CALLS
+    if path.stem not in RECURRENT + SOLVED
+    and path.stem not in catalogue_calls.CALLS
+    and path.parent.name not in STATES
 ]
 
 
