@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, Expr, postorder
+from attnc.expressions.tree import Array, Expr, position, postorder, read, rewrite
 from attnc.graph import Graph
 from attnc.passes.contract import Preparations
 from attnc.passes.differentiate import cotangents, differentiate
@@ -49,7 +49,8 @@ from attnc.passes.references import REFERENCE
 from attnc.passes.roles import Roles
 from attnc.passes.row_values import RowValues
 from attnc.passes.stream import emit as emit_kernels
-from attnc.passes.stream import emit_passes, frame_of, targets_of
+from attnc.passes.stream import emit_passes, frame_of, stream, targets_of
+from attnc.passes.tangent import tangent, tangents
 from attnc.schedule import Kernel, MapKernel, Schedule, Store, Workspace
 from attnc.signature import Dtype, Signature, TensorArgument
 from attnc.signature_of import lengths_of, signature_of
@@ -191,6 +192,8 @@ class _Backward:
         for output in self.graph.outputs:
             expr = self.gradients.lower(output.expr, output.array.indices)
             self.lowered.append((output.array, expr))
+        every = (*self.values.saved.values(), *self.values.passed.values())
+        self.preparations.finished |= {t.array.name for one in every for t in one.targets}
         self._passes()
         self._sums()
 
@@ -316,8 +319,6 @@ class _Backward:
 
 
 def _whole(array: Array) -> Expr:
-    from attnc.expressions.tree import position, read
-
     return read(array, map(position, array.indices))
 
 
@@ -341,6 +342,13 @@ def _map(
     hoister = Hoister(inner, Names(set(names.taken)))
     (shared,) = hoister.share((expr,), "grid")
     whole = hoister.hoist(shared, "held")
+    within = {let.name: let.expr for let in hoister.lets["held"]}
+
+    def back(node: Expr) -> Expr:  # a map has no values along its width
+        return within.get(str(node.attr), node) if node.op == "value" else node
+
+    while any(n.op == "value" and str(n.attr) in within for n in postorder(whole)):
+        whole = rewrite(whole, back)
     return MapKernel(name, over, tuple(hoister.lets["grid"]), (Store(array, width, whole),))
 
 
@@ -358,14 +366,77 @@ def _ordered(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
     return tuple(done)
 
 
-def lower_second(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
-    """The derivative of the derivative: of every gradient by every input and cotangent."""
-    raise refuse("second_order")
+def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> Schedule:
+    """The derivative of the derivative: the gradients of the backward's outputs by every real input
+    of the backward. Inputs: the operator's, its cotangents, then `<input>_grad_grad`, one for each
+    gradient. Nothing is saved: row values are finished by loops of its own.
+
+    Raises UnsupportedError for what kernels cannot run yet."""
+    graph = prepare(spec, emit)
+    derivative = differentiate(graph)
+    second = differentiate(derivative)
+    verify_graph(second)
+    given, again = cotangents(graph), cotangents(derivative)
+    lowering = _Backward(second, frame_of(graph), sweep, again, None)
+    lowering.run()
+    own = signature_of(spec, graph)
+    first = {one.name: one for one in own.inputs}
+    dtypes = {f"{name}_grad": one.dtype for name, one in first.items()}
+    outputs = {one.name: one.dtype for one in own.outputs}
+    inputs = [
+        *own.inputs,
+        *(TensorArgument(array, outputs[name], "input") for name, array in given.items()),
+        *(TensorArgument(array, _kept(dtypes[name]), "input") for name, array in again.items()),
+    ]
+    by = {f"{one.name}_grad": one.dtype for one in inputs}
+    made = tuple(
+        TensorArgument(o.array, _kept(by.get(o.array.name.rstrip("_"), "real")), "output")
+        for o in second.outputs
+    )
+    signature = replace(
+        own,
+        name=f"{own.name}_second",
+        inputs=tuple(inputs),
+        outputs=made,
+        lengths=lengths_of(argument.array for argument in inputs),
+    )
+    return lowering.schedule(f"{spec.name}_second", signature)
+
+
+def _kept(dtype: Dtype) -> Dtype:
+    """The dtype of a gradient: that of queries, else the one that sums have."""
+    return "query" if dtype == "query" else "accumulate"
 
 
 def lower_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
-    """The operator's outputs and their tangents, along `<input>_dot` of every real input."""
-    raise refuse("forward_mode")
+    """The operator's outputs and their tangents, along `<input>_dot` of every real input, in the
+    loop that the operator has itself: weights are computed once for both.
+
+    Raises UnsupportedError for what kernels cannot run yet."""
+    graph = prepare(spec, emit)
+    moved = tangent(graph)
+    verify_graph(moved)
+    lowering = stream(moved)
+    own = signature_of(spec, graph)
+    given = {one.name: one for one in own.inputs}
+    moves = tuple(
+        TensorArgument(array, given[name].dtype, "input") for name, array in tangents(graph).items()
+    )
+    smooth = [one for one in own.outputs if one.array.kind == "real"]
+    made = tuple(
+        TensorArgument(output.array, one.dtype, "output")
+        for one, output in zip(smooth, moved.outputs[len(graph.outputs) :], strict=True)
+    )
+    inputs = (*own.inputs, *moves)
+    signature = replace(
+        own,
+        name=f"{own.name}_tangent",
+        inputs=inputs,
+        outputs=(*own.outputs, *made),
+        lengths=lengths_of(argument.array for argument in inputs),
+    )
+    name = f"{spec.name}_tangent"
+    return finished(name, signature, lowering, lowering.kernels, lowering.notes)
 
 
 __all__ = ["Derivative", "Sweep", "frame_of", "lower_derivative", "lower_second", "lower_tangent"]

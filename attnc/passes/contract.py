@@ -33,12 +33,15 @@ from attnc.schedule import MapKernel, Product, Store, Workspace
 
 @dataclass
 class Preparations:
-    """The MapKernels of a schedule, and the workspaces that they fill."""
+    """The MapKernels of a schedule, and the workspaces that they fill.
+
+    finished    names of arrays of row values: a condition on one is no mask of positions"""
 
     kernels: list[MapKernel] = field(default_factory=list)
     workspaces: list[Workspace] = field(default_factory=list)
     known: dict[bytes, Array] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
+    finished: set[str] = field(default_factory=set)
 
     def operand(self, expr: Expr, frame: Frame, along: Index, width: Index) -> Expr:
         """A plain read of `expr`, over (grid, along, width): itself, or of a workspace."""

@@ -101,7 +101,7 @@ class Gradients:
                 raise refuse("pooling_stage: a derivative with another fold than a sum")
             if any(self.roles.is_outer(i) for i in node.bound):
                 return self._sum(node)
-            inner = taken_apart(node, self.dummies)
+            inner = taken_apart(node, self.dummies, self.roles)
             if any(self.roles.is_outer(i) for i in inner.bound):
                 return self._sum(node)
         args = tuple(map(self._visit, node.args))
@@ -135,7 +135,7 @@ class Gradients:
     # ------------------------------------------------------------------------------- sums
 
     def _sum(self, node: Expr) -> Expr:
-        whole = taken_apart(node, self.dummies)
+        whole = taken_apart(node, self.dummies, self.roles)
         pinned = self._pinned(whole)
         outer = {i for i in whole.body.free if self.roles.is_outer(i)}
         for condition in whole.conditions:
@@ -334,14 +334,13 @@ class Gradients:
     def _by_width(self, inner: Sum, make_sum: MakeSum) -> Expr:
         """The inner sum with factors along other widths than one outside."""
         wide = self.roles.widths((inner.body,))
-        if len(wide) < 2:
-            return make_sum(inner)
         walked = frozenset(inner.bound)
+        factors = factors_of(inner.body).above
+        if len(wide) < 2 and not any(self._stays(f, walked) for f in factors):
+            return make_sum(inner)
         parts = []
         for addend, minus in addends_of(inner.body):
-            own, rest = factors_of(addend).split(
-                lambda f: not f.free & walked and bool(self.roles.widths((f,)))
-            )
+            own, rest = factors_of(addend).split(lambda f: self._stays(f, walked))
             if len(self.roles.widths((rest.expr,))) > 1:
                 for row, pair in self._terms(inner, addend):
                     term = make("mul", row, make_sum(Sum(inner.bound, inner.conditions, pair)))
@@ -351,6 +350,10 @@ class Gradients:
             whole = make("mul", own.expr, found)
             parts.append(make("neg", whole) if minus else whole)
         return total(parts)
+
+    def _stays(self, factor: Expr, walked: frozenset[Index]) -> bool:
+        """Whether a factor along a width is the same for the whole walk: it stays outside."""
+        return not factor.free & walked and bool(self.roles.widths((factor,)))
 
     def _terms(self, inner: Sum, body: Expr) -> list[tuple[Expr, Expr]]:
         """Row factor and rest of each term, by the rules of sums, choices and products."""
@@ -425,7 +428,7 @@ class Gradients:
         parts = []
         for addend, minus in addends_of(whole):
             dense = fold("sum", (), addend) if addend.op != "fold" else addend
-            found = self._pair(taken_apart(dense, self.dummies))
+            found = self._pair(taken_apart(dense, self.dummies, self.roles))
             parts.append(make("neg", found) if minus else found)
         return total(parts)
 

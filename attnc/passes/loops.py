@@ -107,9 +107,14 @@ class LoopBuilder:
             (entry, part, tuple(c for c in part.condition if c not in shared))
             for entry, part in found
         )
-        computed = [c for c in shared if _is_computed(c, self.frame)]
+        computed = [c for c in shared if _is_computed(c, self.frame) or self._is_finished(c)]
         visible = tuple(c for c in shared if c not in computed)
         return Source(walked, visible, tuple(computed), parts)
+
+    def _is_finished(self, condition: Expr) -> bool:
+        """Whether a condition asks for a row value: it says nothing about positions."""
+        names = self.preparations.finished
+        return any(n.op == "read" and n.array.name in names for n in postorder(condition))
 
     def _name_carried(self, sources: list[Source]) -> None:
         for entry in self.group.members.values():

@@ -7,7 +7,7 @@ names: those of the forward's frame. `Roles` knows them, and `Sum` is a fold tak
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
@@ -17,13 +17,14 @@ from attnc.expressions.tree import (
     is_number,
     length,
     number,
+    position,
     postorder,
     start,
     substitute,
 )
 from attnc.expressions.tree import fold as sum_over
 from attnc.graph import conjuncts
-from attnc.passes.factors import Factors, factors_of
+from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
 from attnc.passes.simplify import make
 
@@ -102,26 +103,21 @@ class Sum:
         return every - set(self.bound)
 
 
-def taken_apart(fold: Expr, dummies: frozenset[Index]) -> Sum:
-    """A sum with what stands around its body as conditions: choices of zero, and sums inside that a
-    condition ties to an index of the output (`d' + half == d`)."""
+def taken_apart(fold: Expr, dummies: frozenset[Index], roles: Roles) -> Sum:
+    """A sum with what stands around its body as conditions: choices of zero; sums inside over outer
+    axes or rows that the rest does not have; sums that a condition ties to an index of the output
+    (`d' + half == d`)."""
     bound, conditions = list(fold.bound), list(conjuncts(fold.args[0]))
     body = fold.args[1]
     while True:
-        if body.op == "where" and is_number(body.args[2], 0):
-            conditions.extend(conjuncts(body.args[0]))
-            body = body.args[1]
-            continue
-        if body.op == "where" and is_number(body.args[1], 0):
-            conditions.extend(conjuncts(make("not", body.args[0])))
-            body = body.args[2]
-            continue
-        inner = next((f for f in factors_of(body).above if _opens(f, dummies)), None)
-        if inner is None:
-            break
-        factors = factors_of(body)
+        factors = factors_of(_merged_sums(body, roles))
         above = list(factors.above)
-        place = above.index(inner)
+        place = next(
+            (n for n, f in enumerate(above) if _opens(f, above, bound, dummies, roles)), None
+        )
+        if place is None:
+            return Sum(tuple(bound), tuple(dict.fromkeys(conditions)), body)
+        inner = above[place]
         if inner.op == "where":
             yes = is_number(inner.args[2], 0)
             test = inner.args[0] if yes else make("not", inner.args[0])
@@ -132,16 +128,61 @@ def taken_apart(fold: Expr, dummies: frozenset[Index]) -> Sum:
             conditions.extend(conjuncts(inner.args[0]))
             above[place] = inner.args[1]
         body = Factors(tuple(above), factors.below, factors.negative).expr
-    return Sum(tuple(bound), tuple(dict.fromkeys(conditions)), body)
 
 
-def _opens(factor: Expr, dummies: frozenset[Index]) -> bool:
-    """A choice of zero, or a sum pinned to an index of the output."""
+def _opens(
+    factor: Expr, above: list[Expr], bound: list[Index], dummies: frozenset[Index], roles: Roles
+) -> bool:
+    """A choice of zero, or a sum that may as well be made outside."""
     if factor.op == "where":
         return is_number(factor.args[1], 0) or is_number(factor.args[2], 0)
-    if factor.op != "fold" or factor.monoid != "sum":
+    if factor.op != "fold" or factor.monoid != "sum" or factor.kind != "real":
         return False
-    return any(_pinned(part, dummies) for part in conjuncts(factor.args[0]))
+    if any(_pinned(part, dummies) for part in conjuncts(factor.args[0])):
+        return True
+    if any(roles.of(index.axis) not in ("grid", "row") for index in factor.bound):
+        return False
+    others = {i.axis for f in above for i in f.free} | {i.axis for i in bound}
+    return not any(index.axis in others for index in factor.bound)
+
+
+def _merged_sums(body: Expr, roles: Roles) -> Expr:
+    """sum_b x - sum_b y as one sum, where a body has such a difference as a factor."""
+    factors = factors_of(body)
+    above = tuple(_merged(factor, roles) for factor in factors.above)
+    return body if above == factors.above else replace(factors, above=above).expr
+
+
+def _merged(factor: Expr, roles: Roles) -> Expr:
+    addends = addends_of(factor)
+    if len(addends) < 2:
+        return factor
+    parts = []
+    for addend, minus in addends:
+        own = factors_of(addend)
+        folds = [f for f in own.above if _is_outer_sum(f, roles)]
+        if len(folds) != 1:
+            return factor
+        rest = replace(own, above=tuple(f for f in own.above if f is not folds[0]))
+        parts.append((folds[0], rest, minus))
+    first = parts[0][0]
+    axes = [index.axis for index in first.bound]
+    terms = []
+    for own_fold, rest, minus in parts:
+        if [index.axis for index in own_fold.bound] != axes:
+            return factor
+        moves = {o: position(n) for o, n in zip(own_fold.bound, first.bound, strict=True)}
+        if substitute(own_fold.args[0], moves) != first.args[0]:
+            return factor
+        whole = (rest * factors_of(substitute(own_fold.args[1], moves))).expr
+        terms.append(make("neg", whole) if minus else whole)
+    return sum_over("sum", first.bound, total(terms), first.args[0])
+
+
+def _is_outer_sum(factor: Expr, roles: Roles) -> bool:
+    if factor.op != "fold" or factor.monoid != "sum" or factor.kind != "real":
+        return False
+    return all(roles.of(index.axis) in ("grid", "row") for index in factor.bound)
 
 
 def _pinned(part: Expr, dummies: frozenset[Index]) -> bool:
