@@ -6,7 +6,8 @@ Every round draws an operator (of the gallery, or one that nobody wrote: random_
 a dtype, and
 compares the CPU kernel, forced to a drawn instruction set, with the oracle. A failure is written to
 tests/regressions/NAME.json, which test_regressions.py repeats from then on, and makes the exit code
-1.
+1. Rounds are played in a process of their own, so that a kernel that crashes or never ends is found
+like any other.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import sys
@@ -29,6 +31,7 @@ REGRESSIONS = HERE / "regressions"
 EXAMPLES = HERE.parent / "examples"
 ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "")
 MOST_FAILURES = 25  # then it stops: something is wrong with everything
+ROUND_SECONDS = 600  # what hangs is a failure
 DTYPES = ("float32", "float32", "bfloat16", "float16", "float64")
 
 
@@ -87,6 +90,53 @@ def play(round_: dict[str, Any]) -> str:
     return "" if verdict.passed else f"{verdict.comparisons} for {case}"
 
 
+def _play_rounds(rounds: Any) -> None:
+    """Plays what comes through a pipe, until it is closed."""
+    while True:
+        try:
+            round_ = rounds.recv()
+        except EOFError:
+            return
+        try:
+            rounds.send(play(round_))
+        except Exception:  # a crash of any kind is a finding
+            rounds.send(traceback.format_exc())
+
+
+class Player:
+    """Plays rounds in another process, and starts a new one when that is lost."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("spawn")
+        self._start()
+
+    def _start(self) -> None:
+        self._rounds, theirs = self._context.Pipe()
+        self._process = self._context.Process(target=_play_rounds, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def play(self, round_: dict[str, Any]) -> str:
+        """What `play` says, or how the process ended."""
+        try:
+            self._rounds.send(round_)
+            if self._rounds.poll(ROUND_SECONDS):
+                return str(self._rounds.recv())
+            ending = f"no end within {ROUND_SECONDS} seconds"
+        except (EOFError, ConnectionError):
+            self._process.join()
+            ending = f"the process ended with exit code {self._process.exitcode}"
+        self._process.kill()
+        self._process.join()
+        self._start()
+        return ending
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._rounds.close()
+        self._process.join(10)
+
+
 def record(round_: dict[str, Any], failure: str) -> Path:
     """Writes a failing round as a regression."""
     REGRESSIONS.mkdir(exist_ok=True)
@@ -108,12 +158,10 @@ def main() -> int:
     rng = random.Random(seed)
     stop = time.monotonic() + options.seconds
     passed = failed = skipped = 0
+    player = Player()
     while time.monotonic() < stop and failed < MOST_FAILURES:
         round_ = draw_round(rng)
-        try:
-            outcome = play(round_)
-        except Exception:  # a crash of any kind is a finding
-            outcome = traceback.format_exc()
+        outcome = player.play(round_)
         if outcome == "none":
             skipped += 1
         elif outcome:
@@ -126,6 +174,7 @@ def main() -> int:
             passed += 1
         if (passed + failed) % 50 == 0:
             print(f"torture: {passed} passed, {failed} failed so far", flush=True)
+    player.close()
     print(f"rounds that no kernel or call exists for: {skipped}")
     print(f"{passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
