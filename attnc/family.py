@@ -28,6 +28,16 @@ FORMS: tuple[Literal["partial", "merge", "finish"], ...] = ("partial", "merge", 
 OF_RESULT = ("training", "backward", "second")
 OF_EMITS = ("training_emits", "backward_emits", "second_emits")
 BACKENDS = ("cpu", "triton")
+WORDS = {
+    "partial": "a partial result",
+    "merge": "the merge of partial results",
+    "finish": "the finish of a partial result",
+    "training": "the backward (reverse-mode derivative)",
+    "backward": "the backward (reverse-mode derivative)",
+    "second": "the backward of a backward (second order)",
+    "tangent": "jvp (the forward-mode derivative)",
+    "backward_tangent": "jvp of a backward (forward over reverse)",
+}
 # The CPU walks once and deposits the rows' gradients; on a GPU two walks need no order.
 SWEEPS: dict[str, Literal["one", "two"]] = {"cpu": "one", "triton": "two"}
 
@@ -50,7 +60,8 @@ def member_or_refusal(stages: Stages, name: str) -> Member | UnsupportedError:
     try:
         return lower_member(stages, name)
     except UnsupportedError as refusal:
-        return refusal
+        what = WORDS.get(name.removesuffix("_emits"), name.replace("_", " "))
+        return UnsupportedError(f"{what} ({refusal.feature})", refusal.backend, refusal.instead)
 
 
 def emits_of(stages: Stages) -> tuple[str, ...]:
@@ -76,7 +87,7 @@ def lower_member(stages: Stages, name: str) -> Member:
     if kind == "second" and of in ("", "emits"):
         return _second(name, spec, taken)
     if kind not in ("training", "backward") or of not in ("", "emits"):
-        raise UnsupportedError(f"{name.replace('_', ' ')} of an operator", "kernel", ("eager",))
+        raise UnsupportedError("not derived yet", "kernel", ("eager",))
     derived = {backend: _derivative(spec, taken, SWEEPS[backend]) for backend in BACKENDS}
     if kind == "training":
         return Member(name, {backend: one.forward for backend, one in derived.items()})

@@ -115,7 +115,11 @@ class MapPrinter:
             scope = self._placed(scope, index, at)
         innermost, scope, _ = self._level(scope, known | frozenset(inner), lets, last=True)
         for store in self.kernel.stores:
-            innermost += self.wanted.guarded(store.array, self._store(store, scope))
+            stored = self._store(store, scope)
+            if store.array.role == "output":  # an emit that is not asked for has no memory
+                present = f"if ({self.fields.pointer(store.array)}) {{"
+                stored = [present, *_indented(stored), "}"]
+            innermost += self.wanted.guarded(store.array, stored)
         body += [*heads, *_indented(innermost), *("}" for _ in heads)]
         return [*lines, head, *_indented(body), "}"], count
 

@@ -154,7 +154,7 @@ def pull_back(
     if all(cotangent is None for cotangent in cotangents):
         return nothing
     signature, family = operator.signature, operator.family
-    backward = family.operator(PULLBACKS.get(variant, (f"the backward of {variant}",))[0])
+    backward = family.operator(PULLBACKS.get(variant, (f"backward_of_{variant}",))[0])
     links, form = backward.kernels.links, backward.signature
     flat, outputs = kept(ctx)
     slots = (training or operator).signature.outputs
@@ -201,7 +201,7 @@ def recompute(operator: Any, variant: str, flat: list[Any]) -> dict[str, torch.T
 
 def push_forward(operator: Any, training: Any, ctx: Any, tangents: tuple[Any, ...]) -> Any:
     """The tangents of the outputs of a flat call."""
-    tangent = operator.family.operator(TANGENTS.get(operator.name, f"jvp of {operator.name}"))
+    tangent = operator.family.operator(TANGENTS.get(operator.name, f"jvp_of_{operator.name}"))
     links, form = tangent.kernels.links, tangent.signature
     flat, _ = kept(ctx)
     tensors, numbers, extras = unflatten(operator.signature, flat)

@@ -93,7 +93,7 @@ class Family:
         with self._lock:
             if name not in self.sets and self.load is not None:
                 self.load(name)
-        found = self.sets.get(name, Refusal(WORDS.get(name, name), "kernel", ("eager",)))
+        found = self.sets.get(name, Refusal(name.replace("_", " "), "kernel", ("eager",)))
         if isinstance(found, Refusal):
             raise found.error()
         return found
@@ -110,12 +110,3 @@ class Family:
                     self._made[name] = made
         return made
 
-
-WORDS = {
-    "backward": "backward (the reverse-mode derivative) of this operator",
-    "backward_emits": "backward (the reverse-mode derivative) of this operator and its emits",
-    "second": "the backward of a backward (second order) of this operator",
-    "second_emits": "the backward of a backward (second order) of this operator and its emits",
-    "tangent": "jvp (the forward-mode derivative) of this operator",
-    "backward_tangent": "jvp of a backward (forward over reverse) of this operator",
-}

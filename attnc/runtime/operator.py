@@ -53,7 +53,7 @@ class KernelOperator:
         self._only_results = frozenset(self._results)
         self.derivatives = Derivatives(self)
         mark = f"{'_'.join(sorted(backends))}_{kernels.digest[:16]}"
-        self.handle = register(self, f"{self.signature.name}_{mark}")
+        self.handle = register(self, "_".join(filter(None, (self.signature.name, name, mark))))
         self._prepared: dict[Any, Any] = {}
 
     def __repr__(self) -> str:
