@@ -74,7 +74,20 @@ def test_gradients_of_the_language(name: str) -> None:
 
 @pytest.mark.parametrize("path", GALLERY, ids=lambda path: path.stem)
 def test_gradients_of_the_gallery(path) -> None:
-    check(next(gallery(path)))
+    problem = next(gallery(path))
+    if stateful(problem.graph):
+        with pytest.raises(UnsupportedError, match="its derivative"):
+            differentiate(problem.graph)
+    else:
+        check(problem)
+
+
+def stateful(graph: Graph) -> bool:
+    """Whether the graph has states or repeats, its own or those of a block within."""
+    reads = (node.array.role for node in postorder(*graph.roots) if node.op == "read")
+    return bool(graph.recurrences or graph.iterations) or not {"state", "definition"}.isdisjoint(
+        reads
+    )
 
 
 # --- the form, which kernels depend on -----------------------------------------------------------
