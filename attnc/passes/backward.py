@@ -46,10 +46,10 @@ from attnc.passes.pipeline import finished, prepare
 from attnc.passes.prune import arrays_read, arrays_written
 from attnc.passes.reductions import Reductions, refuse
 from attnc.passes.references import REFERENCE
-from attnc.passes.roles import Roles
+from attnc.passes.roles import Roles, uncoarsened
 from attnc.passes.row_values import RowValues
 from attnc.passes.stream import emit as emit_kernels
-from attnc.passes.stream import emit_passes, frame_of, stream, targets_of
+from attnc.passes.stream import emit_passes, frame_of, stream, targets_of, without_stop
 from attnc.passes.tangent import tangent, tangents
 from attnc.schedule import Kernel, MapKernel, Schedule, Store, Workspace
 from attnc.signature import Dtype, Signature, TensorArgument
@@ -180,9 +180,7 @@ class _Backward:
         self.roles = Roles(frame)
         cotangent = frozenset(array.name for array in later.values())
         self.values = RowValues(self.roles, forward, {}, cotangent, self.names)
-        self.values.passing = Reductions(
-            frame, names=self.names, relative=self.values.exponents
-        )
+        self.values.passing = Reductions(frame, names=self.names, relative=self.values.exponents)
         self.gradients = Gradients(self.roles, self.values, self.names)
         self.made = Kernels(self.roles, self.preparations)
         self.lowered: list[tuple[Array, Expr]] = []
@@ -190,7 +188,8 @@ class _Backward:
     def run(self) -> None:
         """Every output as a formula of sums, and the kernels that make them."""
         for output in self.graph.outputs:
-            expr = self.gradients.lower(output.expr, output.array.indices)
+            whole = uncoarsened(rewrite(output.expr, without_stop), self.roles)
+            expr = self.gradients.lower(whole, output.array.indices)
             self.lowered.append((output.array, expr))
         every = (*self.values.saved.values(), *self.values.passed.values())
         self.preparations.finished |= {t.array.name for one in every for t in one.targets}

@@ -30,13 +30,15 @@ from attnc.expressions.tree import (
 )
 from attnc.passes.bottom import implied
 from attnc.passes.contract import Preparations
+from attnc.passes.exponents import Scaled
+from attnc.passes.factors import factors_of
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.frame import Frame
 from attnc.passes.gradients import PairSum
 from attnc.passes.loops import Added
 from attnc.passes.reductions import Part, Reduction, Reductions
 from attnc.passes.roles import Roles, group_size
-from attnc.passes.separate import exchange
+from attnc.passes.separate import Separation, exchange
 from attnc.passes.simplify import make, simplify_node
 from attnc.passes.stream import emit
 from attnc.schedule import Kernel, Workspace
@@ -119,7 +121,9 @@ class Kernels:
                 self.workspaces.append(Workspace(formula.array, "accumulate"))
         shared = any(self._kind(one, frame) != "pair" for one in holder.added)
         share = Index("split", SHARE, 0) if shared else None
-        added = tuple(self._added(one, holder, share, lowering) for one in holder.added)
+        added = tuple(
+            each for one in holder.added for each in self._added(one, holder, share, lowering)
+        )
         emit(lowering, f"{prefix}_{holder.name}", tuple(targets), added, share)
         assert not lowering.reductions.pending, "row values are at hand before"
         self.kernels.extend(lowering.kernels)
@@ -130,25 +134,43 @@ class Kernels:
     def _kind(one: PairSum, frame: Frame) -> Literal["deposit", "scatter", "pair"]:
         if one.hold == "row":
             return "deposit"
-        assert one.hold in ("scatter", "pair")
-        return one.hold  # type: ignore[return-value]
+        assert one.hold != "key"
+        return one.hold
 
     def _added(
         self, one: PairSum, holder: Holder, share: Index | None, lowering: Lowering
-    ) -> Added:
-        """A sum that the kernel puts into memory, and where its array stands."""
+    ) -> list[Added]:
+        """A sum that the kernel puts into memory, term by term, and where its array stands."""
         frame = holder.frame
         kind = self._kind(one, frame)
         body = holder.into(one.body)
         tests = [holder.into(c) for c in one.conditions]
         kept = tuple(c for c in tests if not implied(c, "sum", body))
         (walked,) = (i for i in frame.walked if i in (one.key, self.roles.frame.held))
-        part = Part(walked, kept, lowering.reductions._apart(body), "")
-        entry = Reduction(f"added {one.array.name}", "sum", "real", one.width, (part,))
         array = self._array(one, holder, share if kind != "pair" else None)
         at = None if one.at is None else holder.into(one.at)
         self.workspaces.append(Workspace(array, "accumulate"))
-        return Added(entry, kind, array, at)
+        found: list[Added] = []
+        whole = lowering.reductions.formed(body)
+        for term in self._terms(whole, one, frame, walked):
+            part = Part(walked, kept, Scaled(term), "")
+            name = f"added {one.array.name} {len(found)}"
+            entry = Reduction(name, "sum", "real", one.width, (part,))
+            found.append(Added(entry, kind, array, at))
+        return found
+
+    @staticmethod
+    def _terms(body: Expr, one: PairSum, frame: Frame, walked: Index) -> list[Expr]:
+        """The body, or its terms where what is along the width is no factor of it."""
+        width = one.width
+        inside = [f for f in factors_of(body).above if width is not None and width in f.free]
+        held = frame.held
+        plain = all(not (held in f.free and walked in f.free) for f in inside)
+        sums = [f for f in inside if f.op in ("add", "sub", "where") and len(inside) > 1]
+        if width is None or (plain and not sums):
+            return [body]
+        terms = Separation(frame, walked, lambda expr: expr).terms(body)
+        return [(factors_of(t.row) * factors_of(t.pair)).expr for t in terms]
 
     def _array(self, one: PairSum, holder: Holder, share: Index | None) -> Array:
         """The array of a sum over the kernel's own outer indices, and how it is read back."""

@@ -94,7 +94,7 @@ class Gradients:
     def _visit(self, node: Expr) -> Expr:
         if not self.roles.folds_outer(node):
             return node
-        if self.values.forward is not None and self._is_finished(node):
+        if self._is_finished(node):
             return self._renamed(node)
         if node.op == "fold":
             if node.monoid != "sum" or node.kind != "real":
@@ -108,12 +108,12 @@ class Gradients:
         return solved(simplify_node(node.with_args(args)))
 
     def _is_finished(self, node: Expr) -> bool:
-        """Whether the node is a row value that the forward can keep."""
-        return (
-            self.roles.folds_keys(node)
-            and self.roles.is_row(node)
-            and not self.values._is_later(node)
-        )
+        """Whether the node is a row value that the forward keeps, or a loop before the others."""
+        if not self.roles.folds_keys(node) or not self.roles.is_row(node):
+            return False
+        if self.values.forward is None:  # its powers need a reference of their own
+            return node.op == "fold" and not self.roles.widths((node,)) and node.kind == "real"
+        return not self.values.is_later(node)
 
     def _renamed(self, node: Expr) -> Expr:
         """A row value outside of any sum over pairs, read at the output's own indices."""
@@ -209,9 +209,7 @@ class Gradients:
         over = (*frame.grid, frame.held)
         return self._kept("row", inner, moves, key, over)
 
-    def _held_by_key(
-        self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]
-    ) -> Expr:
+    def _held_by_key(self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]) -> Expr:
         coarse: tuple[Expr, Index, Index] | None = None
         tied: list[Expr] = []
         for condition in pinned:
@@ -223,9 +221,7 @@ class Gradients:
             else:
                 tied.append(condition)
         free = frozenset().union(*(c.free for c in tied)) if tied else frozenset()
-        summed = [
-            i for i in whole.bound if self.roles.of(i.axis) == "grid" and i not in free
-        ]
+        summed = [i for i in whole.bound if self.roles.of(i.axis) == "grid" and i not in free]
         if coarse is not None and coarse[2] not in summed:
             coarse = None
             tied = list(pinned)
@@ -283,8 +279,8 @@ class Gradients:
             if len(found) != 1:
                 raise refuse("bias_table: a table that is read at no place of its own")
             pairs.append(found[0])
-        axes = tuple(dummy.axis for _, dummy in pairs)  # type: ignore[union-attr]
-        cells, at, where = _cells(axes, [p for p, _ in pairs], [position(d) for _, d in pairs])  # type: ignore[arg-type]
+        axes = tuple(dummy.axis for _, dummy in pairs)
+        cells, at, where = _cells(axes, [p for p, _ in pairs], [position(d) for _, d in pairs])
         row = next(i for i in whole.bound if self.roles.of(i.axis) == "row")
         others = self._pinned(whole)
         inside = tuple(c for c in whole.conditions if c not in others)
@@ -302,9 +298,7 @@ class Gradients:
         cell = Index(cells.name, cells, 0)
         place = substitute(at, _positions(moves))
         places = {new: old for old, new in moves.items()}
-        return self._kept(
-            "scatter", inner, moves, key, (*grid, cell), places, at=place, cell=where
-        )
+        return self._kept("scatter", inner, moves, key, (*grid, cell), places, at=place, cell=where)
 
     # ------------------------------------------------------------------------------ pieces
 
@@ -325,6 +319,11 @@ class Gradients:
             own = tuple(c for c in inside if index in c.free)
             inside = tuple(c for c in inside if index not in c.free)
             body = fold("sum", (index,), body, _all(own))
+        along = tuple(
+            c for c in inside if self.roles.widths((c,)) and not c.free & frozenset(bound)
+        )
+        inside = tuple(c for c in inside if c not in along)
+        rest = (*rest, *along)
         outer = tuple(i for i in whole.bound if i not in bound and i not in local)
         found = self._by_width(Sum(bound, inside, body), make_sum)
         if not outer:
@@ -395,9 +394,7 @@ class Gradients:
         if width is not None:
             exchange[wide[0]] = position(width)
         body = self.values.exchange(substitute(inner.body, exchange))
-        conditions = tuple(
-            self.values.exchange(substitute(c, exchange)) for c in inner.conditions
-        )
+        conditions = tuple(self.values.exchange(substitute(c, exchange)) for c in inner.conditions)
         tests = frozenset(c.digest for c in conditions)
         site = (at.digest if at else b"", coarse[0].digest if coarse else b"")
         known = (hold, moves[key], over, around, site, tests, body.digest)

@@ -156,8 +156,8 @@ def widths_of_kernels(kernels: Sequence[Kernel]) -> tuple[Axis, ...]:
         if isinstance(kernel, StreamKernel):
             for loop in kernel.loops:
                 found.update((product.width.axis, None) for product in loop.products)
-                added = (*loop.deposits, *loop.scatters)
-                found.update((one.width.axis, None) for one in added if one.width)
+                found.update((one.width.axis, None) for one in loop.deposits if one.width)
+                found.update((one.width.axis, None) for one in loop.scatters if one.width)
             found.update((c.width.axis, None) for c in kernel.carried if c.width)
         if isinstance(kernel, (StreamKernel, MapKernel)):
             found.update((store.width.axis, None) for store in kernel.stores if store.width)

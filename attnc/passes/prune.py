@@ -17,7 +17,17 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Kernel, Let, MapKernel, Schedule, StreamKernel, WalkedLoop
+from attnc.schedule import (
+    Contribution,
+    Deposit,
+    Kernel,
+    Let,
+    MapKernel,
+    Scatter,
+    Schedule,
+    StreamKernel,
+    WalkedLoop,
+)
 
 
 def arrays_written(kernel: Kernel) -> frozenset[str]:
@@ -27,8 +37,9 @@ def arrays_written(kernel: Kernel) -> frozenset[str]:
     names = {store.array.name for store in kernel.stores}
     if isinstance(kernel, StreamKernel):
         for loop in kernel.loops:
-            for one in (*loop.deposits, *loop.scatters, *loop.pair_stores):
-                names.add(one.array.name)
+            names |= {one.array.name for one in loop.deposits}
+            names |= {one.array.name for one in loop.scatters}
+            names |= {one.array.name for one in loop.pair_stores}
     return frozenset(names)
 
 
@@ -82,8 +93,8 @@ def trimmed(kernel: Kernel, wanted: frozenset[str]) -> Kernel | None:
     tracked = any(loop.exponent is not None for loop in kernel.loops)
     carried = tuple(one for one in kernel.carried if one.name in used)
     kept = frozenset(one.name for one in carried)
-    loops = tuple(_loop(loop, wanted, kept) for loop in kernel.loops)
-    loops = tuple(loop for loop in loops if loop is not None) or kernel.loops
+    slim = (_loop(loop, wanted, kept) for loop in kernel.loops)
+    loops = tuple(loop for loop in slim if loop is not None) or kernel.loops
     inner = [expr for loop in loops for expr in loop_exprs(loop)]
     ends = [*(let.expr for let in finish), *(store.expr for store in stores), *inner]
     held = _live(kernel.held_values, ends)
@@ -128,7 +139,9 @@ def _loop(loop: WalkedLoop, wanted: frozenset[str], carried: frozenset[str]) -> 
 
 def _uses(loop: WalkedLoop) -> Iterable[Expr]:
     """The expressions of a loop that are no Lets or products."""
-    for one in (*loop.contributions, *loop.deposits, *loop.scatters):
+    sums: tuple[Contribution | Deposit | Scatter, ...]
+    sums = (*loop.contributions, *loop.deposits, *loop.scatters)
+    for one in sums:
         yield one.term
         if one.operand is not None:
             yield one.operand

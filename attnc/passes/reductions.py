@@ -171,7 +171,7 @@ class Reductions:
 
     def _folded(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         if monoid == "sum" and body.kind == "real":
-            whole = scaled(body, aligning=False).collapsed() if self.bounded else body
+            whole = self.formed(body) if self.bounded else body
             terms = self._inside(separation.terms(whole))
         elif monoid in ("max", "min") and body.kind == "real":
             return self._extremum(monoid, separation, keys, body)
@@ -222,11 +222,11 @@ class Reductions:
     def _reduction(self, monoid: str, keys: Keys, body: Expr) -> Expr:
         """The value of a fold whose body depends on the pair alone."""
         walked, conditions = keys.walked, keys.conditions
-        pair = (*self.frame.rows, *self.frame.around, walked)
-        widths = widths_of(body, pair)
+        known = (*self.frame.rows, *self.frame.around, walked)
+        widths = widths_of(body, known)
         if len(widths) > 1:
             raise refuse("linear_state: an outer product summed over keys")
-        if any(widths_of(c, pair) for c in conditions):
+        if any(widths_of(c, known) for c in conditions):
             raise refuse("axis_softmax: a mask for each width")
         conditions = tuple(c for c in conditions if not implied(c, monoid, body))
         own = widths[0] if widths else None
@@ -248,13 +248,18 @@ class Reductions:
         found = self.value_of(self.known[key], own)
         return make("to_int", found) if counted else found
 
+    @staticmethod
+    def formed(body: Expr) -> Expr:
+        """The body with its powers put together and formed: exp(s) / 2^l is exp2(s log2 e - l)."""
+        return scaled(body, aligning=False).collapsed()
+
     def _apart(self, body: Expr) -> Scaled:
         """The body with its exponent apart. An exponent relative to one of an earlier pass is no
         greater than the row's, so it need not be tracked."""
         stored = {p.exponent.name for p in self.pending.values() if p.exponent is not None}
         stored |= self.relative
         if self.bounded:
-            return Scaled(scaled(body, aligning=False).collapsed())
+            return Scaled(self.formed(body))
         known = {n.digest for n in postorder(body) if n.op == "read" and n.array.name in stored}
         if not known:
             return scaled(body)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
+    TRUE,
     Expr,
     call,
     is_number,
@@ -19,6 +20,7 @@ from attnc.expressions.tree import (
     number,
     position,
     postorder,
+    rewrite,
     start,
     substitute,
 )
@@ -26,7 +28,7 @@ from attnc.expressions.tree import fold as sum_over
 from attnc.graph import conjuncts
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
-from attnc.passes.simplify import make
+from attnc.passes.simplify import make, simplify_node
 
 Role = Literal["grid", "row", "key", "coarse", "width"]
 
@@ -240,6 +242,37 @@ def _at(fold: Expr, index: Index, at: Expr, conditions: list[Expr]) -> Expr:
     if not rest:
         return make("where", whole, body, number(0.0))
     return solved(sum_over("sum", rest, body, whole))
+
+
+def uncoarsened(expr: Expr, roles: Roles) -> Expr:
+    """The expression with `sum(hk if h // group == hk: x[hk])` as x[h // group]."""
+
+    def change(node: Expr) -> Expr:
+        if node.op != "fold" or node.monoid != "sum":
+            return simplify_node(node)
+        for part in conjuncts(node.args[0]):
+            found = coarse_place(part, roles)
+            if found is None or found[1] not in node.bound or found[1] in found[0].free:
+                continue
+            place, coarse = found
+            rest = [p for p in conjuncts(node.args[0]) if p is not part]
+            whole = _every(rest)
+            moves = {coarse: place}
+            bound = tuple(i for i in node.bound if i != coarse)
+            test, body = substitute(whole, moves), substitute(node.args[1], moves)
+            if bound:
+                return sum_over("sum", bound, body, test)
+            return make("where", test, body, number(0.0))
+        return simplify_node(node)
+
+    return rewrite(expr, change)
+
+
+def _every(conditions: Iterable[Expr]) -> Expr:
+    whole = TRUE
+    for condition in conditions:
+        whole = make("and", whole, condition)
+    return whole
 
 
 def coarse_place(part: Expr, roles: Roles) -> tuple[Expr, Index] | None:

@@ -90,7 +90,7 @@ class RowValues:
             return node
         if not self.roles.is_row(node) or node.kind == "int":
             return None
-        if self.forward is not None and not self._is_later(node):
+        if self.forward is not None and not self.is_later(node):
             return self._saved(node)
         if node.op in ("mul", "div", "neg") and node.kind == "real":
             return self._product(node)
@@ -101,22 +101,23 @@ class RowValues:
     def _walks(self, node: Expr) -> bool:
         """Whether a fold over keys in the node depends on cotangents (or nothing is saved)."""
         return any(
-            self.roles.folds_keys(below) and below.op == "fold" and self._is_later(below)
+            self.roles.folds_keys(below) and below.op == "fold" and self.is_later(below)
             for below in postorder(node)
             if below.op == "fold"
             and any(self.roles.of(index.axis) == "key" for index in below.bound)
         )
 
-    def _is_later(self, node: Expr) -> bool:
+    def is_later(self, node: Expr) -> bool:
+        """Whether the expression is not known when the forward runs."""
+        if self.forward is None:
+            return True
         return any(n.op == "read" and n.array.name in self.later for n in postorder(node))
 
     def _product(self, node: Expr) -> Expr:
         """Factors that are saved together, times the others."""
         factors = factors_of(node)
         known, rest = factors.split(
-            lambda f: self.forward is not None
-            and self.roles.folds_keys(f)
-            and not self._is_later(f)
+            lambda f: self.forward is not None and self.roles.folds_keys(f) and not self.is_later(f)
         )
         known, rest = replace(known, negative=False), replace(rest, negative=factors.negative)
         if not known.above and not known.below:
@@ -190,13 +191,13 @@ class RowValues:
         if node.op in ("not", "and", "or", "eq", "ne", "where") and node.kind == "bool":
             return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
         inside = _topdown(node, self._inner)
-        return self._keep(inside, self.passed, self.passing, "passed")
+        return self._keep(inside, self.passed, self.passing, "finished")
 
     def _inner(self, node: Expr) -> Expr | None:
         """Bodies of folds over keys with their own row values as reads."""
         if not self.roles.folds_keys(node):
             return node
-        if self.forward is not None and self.roles.is_row(node) and not self._is_later(node):
+        if self.forward is not None and self.roles.is_row(node) and not self.is_later(node):
             return self._row_value(node)
         if node.op == "fold" and any(self.roles.of(i.axis) == "key" for i in node.bound):
             return node.with_args(tuple(self.exchange(arg) for arg in node.args))

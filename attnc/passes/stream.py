@@ -54,7 +54,7 @@ def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:
     lowering = Lowering(frame, Reductions(frame, names=names), Preparations(names=names))
     targets = []
     for output in graph.outputs:
-        expr = lowering.reductions.finish(rewrite(output.expr, _without_stop))
+        expr = lowering.reductions.finish(rewrite(output.expr, without_stop))
         rest = [i for i in output.array.indices if i not in frame.rows]
         if len(rest) > 1 or frame.held not in output.array.indices:
             raise refuse("out_colstats: an output that is not over rows")
@@ -62,7 +62,8 @@ def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:
     return lowering, tuple(targets)
 
 
-def _without_stop(node: Expr) -> Expr:
+def without_stop(node: Expr) -> Expr:
+    """A node of an expression that is differentiated no more: what was held fast is as it is."""
     return node.args[0] if node.op == "stop" else simplify_node(node)
 
 
