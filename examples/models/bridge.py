@@ -76,24 +76,26 @@ def read_visible(
 
 
 @cache
-def operator(path: Path) -> Callable[..., Tensor]:
+def operator(path: Path, backend: str = "auto") -> Callable[..., Tensor]:
     """The compiled operator of a spec, made once."""
-    return attnc.compile(path)
+    return attnc.compile(path, backend=backend)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, visible: Visible) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, visible: Visible, backend: str = "auto"
+) -> Tensor:
     """Attention through attnc's operators; shapes as in Attend."""
     if visible.causal and visible.first is None:
         # No real token sees the padding behind it: j <= i.
-        return operator(CAUSAL)(query, key, value, offset=visible.offset)
+        return operator(CAUSAL, backend)(query, key, value, offset=visible.offset)
     if visible.causal:
-        call = operator(PADDED_CAUSAL)
+        call = operator(PADDED_CAUSAL, backend)
         return call(query, key, value, first=visible.first, offset=visible.offset)
     if visible.first is not None:
         raise ValueError("an encoder's padding must stand behind the sentence")
     if visible.end is None:
-        return operator(ENCODER)(query, key, value)
-    return operator(ENCODER)(query, key, value, key_length=visible.end)
+        return operator(ENCODER, backend)(query, key, value)
+    return operator(ENCODER, backend)(query, key, value, key_length=visible.end)
 
 
 def register(name: str, attend: Attend = attend) -> None:
