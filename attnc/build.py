@@ -31,7 +31,7 @@ from attnc.expressions.tree import (
     substitute,
 )
 from attnc.graph import Graph, GraphOutput, Iteration, Recurrence
-from attnc.spec import Block, Definition, KeySource, Repeat, Spec
+from attnc.spec import Block, Definition, KeySource, Repeat, Spec, State
 
 Statement = Definition | Repeat | Block
 
@@ -42,12 +42,16 @@ def build(spec: Spec, emit: Sequence[str] = ()) -> Graph:
     Raises InternalError for an emit that the Spec does not have (calls check the name before)."""
     known = {definition.array.name: definition for definition in spec.root.offered}
     known.update((definition.array.name, definition) for definition in spec.root.emits)
-    missing = [name for name in emit if name not in known]
+    states = {state.array.name: state.array for state in spec.root.states}
+    missing = [name for name in emit if name not in known and name not in states]
     if missing:
         raise InternalError(f"{spec.name} has no emit {', '.join(missing)}")
     equations = Equations(spec)
-    wanted = (spec.root.result, *(known[name] for name in emit))
-    outputs = tuple(_output(equations, definition) for definition in wanted)
+    result = _output(equations, spec.root.result)
+    emits = (
+        _output(equations, known[name]) if name in known else _final(states[name]) for name in emit
+    )
+    outputs = (result, *emits)
     rows = outputs[0].array.indices
     held = {index.axis for index in spec.root.rows}
     return Graph(
@@ -67,6 +71,21 @@ def _output(equations: Equations, definition: Definition) -> GraphOutput:
     moves = {old: position(new) for old, new in fresh.items()}
     body = set_apart(equations.value(definition))
     return GraphOutput(named, canonical(substitute(body, moves)))
+
+
+def _final(state: Array) -> GraphOutput:
+    """The value of a state after the last row."""
+    fresh = output_indices(state.indices)
+    named = Array(state.name, tuple(fresh.values()), state.kind, "output", state.span)
+    return GraphOutput(named, read(_over(state, fresh), map(position, fresh.values())))
+
+
+def first_value(state: State) -> Array | None:
+    """The input by which a call may give the first value of a state; None where that is not a
+    number unless given."""
+    if any(node.op in ("read", "index", "fold") for node in postorder(state.initial)):
+        return None
+    return Array(state.array.name, state.array.indices, state.array.kind, "input", state.span)
 
 
 def output_indices(indices: Iterable[Index]) -> dict[Index, Index]:
@@ -216,7 +235,11 @@ class Equations:
         for state in block.states:
             fresh = output_indices((time, *state.array.indices))
             arrays.append(_over(state.array, {i: fresh[i] for i in state.array.indices}))
-            first.append(_closed_over(self.closed(state.initial), _moves(fresh)))
+            given = first_value(state)
+            if given is None:
+                first.append(_closed_over(self.closed(state.initial), _moves(fresh)))
+            else:
+                first.append(read(given, (position(fresh[i]) for i in given.indices)))
             after.append(_closed_over(self._after(state.array), _moves(fresh)))
         shown = {line.array.name: line.array for line in block.updates}
         for name, array in shown.items():

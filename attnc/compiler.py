@@ -62,6 +62,7 @@ def lower(spec: Spec) -> Stages:
     emits = tuple(
         one.array.name for one in spec.root.offered if short_name(one.array.name) == "lse"
     )
+    emits += tuple(state.array.name for state in spec.root.states)
     graph = prepare(spec, emits)
     try:
         return Stages(spec, graph, lower_spec(spec, emits), None)
@@ -74,6 +75,7 @@ def lower_reference(spec: Spec) -> Stages:
     from attnc.build import build
 
     emits = tuple(one.array.name for one in (*spec.root.emits, *spec.root.offered))
+    emits += tuple(state.array.name for state in spec.root.states)
     refusal = UnsupportedError("an operator without kernels", "kernel", ("eager", "numpy"))
     return Stages(spec, build(spec, emits), None, refusal)
 

@@ -359,6 +359,16 @@ class ScanLoop:
 
 
 @dataclass(frozen=True, slots=True)
+class Final:
+    """`array[at] = state[state.indices]` after the last row. `at` holds expressions of grid indices
+    and the state's own; where several instances have one place, they store the same."""
+
+    array: Array
+    state: Array
+    at: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ScanKernel:
     """A carried loop that scans: one grid instance walks time, carrying states, and stores at every
     chunk. Values of the grid may be over widths."""
@@ -368,6 +378,7 @@ class ScanKernel:
     grid_values: tuple[Let, ...]
     loop: ScanLoop
     stores: tuple[Store, ...]
+    finals: tuple[Final, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

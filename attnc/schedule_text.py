@@ -148,6 +148,9 @@ def _scan(kernel: ScanKernel) -> Iterator[str]:
         yield f"  {_left(state)} <- {_text(after)}"
     yield from _lets(loop.after)
     yield from _stores(kernel.stores)
+    for final in kernel.finals:
+        at = ", ".join(map(_text, final.at))
+        yield f"  last {final.array.name}[{at}] = {_left(final.state)}"
 
 
 def _statement(statement: Let | Product | TriangularSolve) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from attnc.build import first_value
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Array, Kind, postorder
 from attnc.graph import Graph
@@ -35,6 +36,7 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         )
         for tensor in spec.inputs
     )
+    inputs += tuple(_states(spec))
     outputs = tuple(
         TensorArgument(output.array, _output_dtype(output.array.kind, place), "output")
         for place, output in enumerate(graph.outputs)
@@ -68,6 +70,15 @@ def _reads(spec: Spec) -> tuple[ReadRequirement, ...]:
     ]
     data = [ReadRequirement(check.condition, check.given, check.text) for check in spec.read_checks]
     return (*shifts, *data)
+
+
+def _states(spec: Spec) -> Iterable[TensorArgument]:
+    """First values of states, which a call may give."""
+    for state in spec.root.states:
+        array = first_value(state)
+        if array is not None:
+            dtype: Dtype = "accumulate" if array.kind == "real" else _OWN[array.kind]
+            yield TensorArgument(array, dtype, "input", False, True, state.initial)
 
 
 def _input_dtype(tensor: Input) -> Dtype:

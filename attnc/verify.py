@@ -243,6 +243,9 @@ class _Verifier:
         self.lets(loop.lifted, f"{where}: lifted", lifted, pair)
         for one in (*loop.deposits, *loop.scatters):
             self.added(kernel, loop, one, lifted)
+        for store in loop.pair_stores:
+            self.expr(store.term, f"{where}: pairs of {store.array.name}", lifted, pair)
+            self.written.add(store.array.name)
         for contribution in loop.contributions:
             found = [one for one in kernel.carried if one.name == contribution.carried]
             if len(found) != 1:
@@ -343,7 +346,11 @@ class _Verifier:
         self.lets(loop.after, f"{kernel.name}: after", values, pair | widths)
         for store in kernel.stores:
             self.store(store, values, (*kernel.grid, loop.time))
-        self.written |= {store.array.name for store in kernel.stores}
+        for final in kernel.finals:
+            for place in final.at:
+                free = grid | frozenset(final.state.indices)
+                self.expr(place, f"{kernel.name}: last {final.state.name}", values, free)
+        self.written |= {one.array.name for one in (*kernel.stores, *kernel.finals)}
 
     def step(self, kernel: StepKernel) -> None:
         values: dict[str, Expr] = {}

@@ -103,9 +103,10 @@ class Slots:
         self.macros[macro] = name
         return macro
 
-    def tensor(self, name: str) -> str:
-        """The C++ expression of a tensor of the call."""
-        return f"call.tensors[{self.tensors.index(name)}]"
+    def tensor(self, name: str, role: str = "") -> str:
+        """The C++ expression of a tensor of the call. An output may have the name of an input."""
+        first = len(self.schedule.signature.inputs) if role == "output" else 0
+        return f"call.tensors[{self.tensors.index(name, first)}]"
 
     def width(self, axis: Axis) -> str | None:
         """The macro of a width's length, None for axes of run-time length."""
@@ -220,13 +221,14 @@ class GridFields:
 
     def pointer(self, array: Array) -> str:
         kind = self.slots.types[array.name]
-        initial = f"(const {kind}*){self.slots.tensor(array.name)}.data"
-        return self.add(f"p {array.name}", f"const {kind}*", f"{array.name} at", initial)
+        initial = f"(const {kind}*){self.slots.tensor(array.name, array.role)}.data"
+        key = f"p {array.role == 'output'} {array.name}"
+        return self.add(key, f"const {kind}*", f"{array.name} at", initial)
 
     def stride(self, array: Array, place: int) -> str:
-        initial = f"{self.slots.tensor(array.name)}.stride[{place}]"
+        initial = f"{self.slots.tensor(array.name, array.role)}.stride[{place}]"
         return self.add(
-            f"s {array.name} {place}",
+            f"s {array.role == 'output'} {array.name} {place}",
             "int64_t",
             f"{array.name} per {array.axes[place].name}",
             initial,

@@ -18,7 +18,7 @@ from attnc.backends.cpu_printer import INSTEAD, TYPES, Scope, combined, identity
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import TRUE, Array, Expr, position, postorder, substitute
-from attnc.schedule import Let, ScanKernel, Store
+from attnc.schedule import Final, Let, ScanKernel, Store
 
 APART = 2_000_000  # numbers of indices that stand for any index of their axis
 
@@ -37,6 +37,7 @@ class ScanText:
     enter: tuple[str, ...]
     begin: tuple[str, ...]
     row: tuple[str, ...]
+    end: tuple[str, ...]
     time: str
     length: str
 
@@ -69,6 +70,7 @@ class ScanPrinter:
         time = self.names.fresh(loop.time.name)
         row = self._row(self._placed(scope, loop.time, time))
         length = self.fields.length(loop.time.axis)
+        end = [line for final in kernel.finals for line in self._final(scope, final)]
         return ScanText(
             title=f"{kernel.name}: {', '.join(state.name for state in loop.states)} row by row",
             name=self.identifier,
@@ -80,6 +82,7 @@ class ScanPrinter:
             enter=tuple(self.fields.statements),
             begin=tuple(begin),
             row=tuple(row),
+            end=tuple(end),
             time=time,
             length=length,
         )
@@ -425,6 +428,27 @@ class ScanPrinter:
         stride = self.fields.stride(array, array.indices.index(width))
         size = self.fields.length(width.axis)
         lines.append(f"put_row({pointer}, {stride}, {buffer.name}, {size});")
+
+    def _final(self, scope: Scope, final: Final) -> list[str]:
+        """The last value of a state, where it is asked for."""
+        buffer, array = self.buffers[final.state.name], final.array
+        kind, pointer = self.slots.types[array.name], self.fields.pointer(array)
+        printer = self._printer(scope)
+        heads, inner, base = printer.loops(buffer.indices)
+        below = printer.within(inner, base)
+        rows = [
+            below.scope.rows[at.attr] if isinstance(at.attr, Index) else below.text(at)
+            for at in final.at
+        ]
+        parts = [f"{row} * {self.fields.stride(array, n)}" for n, row in enumerate(rows)]
+        entry = f"const_cast<{kind}*>({pointer})[{' + '.join(parts) or '0'}]"
+        value = f"{kind}({below.entry_at(buffer)})"
+        return _guarded(pointer, _nested(heads, [*below.lines, f"{entry} = {value};"]))
+
+
+def _guarded(pointer: str, lines: Iterable[str]) -> list[str]:
+    """The lines where the array is wanted."""
+    return _nested([f"if ({pointer}) {{"], lines)
 
 
 def _nested(heads: Iterable[str], body: Iterable[str]) -> list[str]:

@@ -24,8 +24,14 @@ IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}
 
 def run_scan(interpreter: Any, kernel: ScanKernel) -> None:
     """Fills the arrays that the kernel stores."""
+    states = {state.name for state in kernel.loop.states}
+    for argument in interpreter.schedule.signature.inputs:
+        if argument.name in states and argument.name not in interpreter.arrays:
+            shape = [interpreter.size(index) for index in argument.array.indices]
+            number = evaluation.evaluate(argument.default, interpreter._environment({}, {}))
+            interpreter.arrays[argument.name] = np.full(shape, number)
     ranges = [interpreter._all(index) for index in kernel.grid]
-    for array in (store.array for store in kernel.stores):
+    for array in (one.array for one in (*kernel.stores, *kernel.finals)):
         shape = [interpreter.size(index) for index in array.indices]
         interpreter.arrays[array.name] = np.full(shape, np.nan)
     for at in itertools.product(*ranges):
@@ -40,6 +46,7 @@ class _Instance:
     kernel: ScanKernel
     fixed: dict[Index, Any]
     states: dict[str, Any] = field(default_factory=dict)
+    begun: bool = False  # an input that gives the first value of a state has its name
 
     def __post_init__(self) -> None:
         loop, kernel = self.kernel.loop, self.kernel
@@ -61,6 +68,7 @@ class _Instance:
         self.lets(kernel.grid_values, constants)
         for state, first in zip(loop.states, loop.initial, strict=True):
             self.states[state.name] = self.array(self.number(first, constants), state.indices)
+        self.begun = True
         for row in self.interpreter._all(loop.time):
             self.fixed[loop.time] = row
             values = dict(constants)
@@ -73,6 +81,12 @@ class _Instance:
             self.lets(loop.after, values)
             for store in kernel.stores:
                 self.store(store, self.number(store.expr, values))
+        for final in kernel.finals:
+            widths = [at.attr for at in final.at if at.attr in final.state.indices]
+            assert tuple(widths) == final.state.indices
+            grid = [at for at in final.at if at.attr not in final.state.indices]
+            rows = tuple(int(self.number(at, {}).item()) for at in grid)
+            self.interpreter.arrays[final.array.name][rows] = self.states[final.state.name]
 
     def lets(self, lets: Iterable[Any], values: dict[str, Any]) -> None:
         for let in lets:
@@ -106,7 +120,8 @@ class _Instance:
         where = self.interpreter._spread(self.order, ranges)
         single = {index: np.full((1,) * rank, at) for index, at in self.fixed.items()}
         environment = self.interpreter._environment({**where, **single}, dict(values))
-        arrays = {**self.interpreter.arrays, **self.states}
+        own = {} if not self.begun else self.states
+        arrays = {**self.interpreter.arrays, **own}
         environment = replace(environment, arrays=arrays)
         found = np.asarray(evaluation.evaluate(expr, environment))
         return found.reshape((1,) * (rank - found.ndim) + found.shape)

@@ -29,7 +29,7 @@ from attnc.passes.hoist import Names
 from attnc.passes.reductions import refuse
 from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
-from attnc.schedule import ScanKernel, ScanLoop, Store
+from attnc.schedule import Final, ScanKernel, ScanLoop, Store
 
 # What no scan prints yet, with the feature that it would be.
 _LATER = {
@@ -66,7 +66,13 @@ def scan(graph: Graph) -> Scan:
     rows = Rows(frozenset(grid), recurrence.time, frozenset(widths), Names(taken))
     initial = tuple(rows.settle(home(expr), "before") for expr in recurrence.initial)
     advance = rows.next_of(states, tuple(map(home, recurrence.next)))
-    stores = tuple(_store(rows, output, home, recurrence.reads_old) for output in graph.outputs)
+    moving = [output for output in graph.outputs if recurrence.time in output.array.indices]
+    stores = tuple(_store(rows, output, home, recurrence.reads_old) for output in moving)
+    finals = tuple(
+        _final(output, grid, dict(zip(recurrence.states, states, strict=True)))
+        for output in graph.outputs
+        if output not in moving
+    )
     loop = ScanLoop(
         recurrence.time,
         None,
@@ -76,7 +82,7 @@ def scan(graph: Graph) -> Scan:
         advance,
         tuple(rows.lets["after"]),
     )
-    kernel = ScanKernel(graph.name, grid, tuple(rows.lets["constant"]), loop, stores)
+    kernel = ScanKernel(graph.name, grid, tuple(rows.lets["constant"]), loop, stores, finals)
     said = [sentence(one) for one in transitions(recurrence, grid)]
     names = " and ".join(state.name for state in states)
     return Scan(kernel, widths, (*said, f"{names}: in cache, row by row (sequential form)."))
@@ -89,6 +95,16 @@ def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_
         expr = rows.let(expr, states)
     rest = [i for i in output.array.indices if i not in rows.grid and i != rows.time]
     return Store(output.array, rest[0] if rest else None, expr)
+
+
+def _final(output: GraphOutput, grid: tuple[Index, ...], states: dict[Array, Array]) -> Final:
+    """A result that is not over time: the last value of a state."""
+    array, expr = output.array, output.expr
+    found = [own for given, own in states.items() if given.name == array.name]
+    if not found or expr.op != "read" or expr.args != tuple(map(position, array.indices)):
+        raise refuse("state_io: a result that is not over time")
+    at = tuple(_member(index, grid) or position(index) for index in array.indices)
+    return Final(array, found[0], at)
 
 
 # ------------------------------------------------------------------------------- what can be run
@@ -114,10 +130,9 @@ def _only(graph: Graph) -> Recurrence:
 
 def _grid(graph: Graph, time: Index) -> tuple[Index, ...]:
     """What a scan is repeated for: the indices before time in the result."""
-    for output in graph.outputs:
-        if time not in output.array.indices:
-            raise refuse("state_io: a result that is not over time")
     indices = graph.outputs[0].array.indices
+    if time not in indices:
+        raise refuse("state_io: a result that is not over time")
     return indices[: indices.index(time)]
 
 
@@ -165,6 +180,8 @@ def _widths(
     found = {index.axis: None for state in states for index in state.indices}
     for output in graph.outputs:
         rest = [i for i in output.array.indices if i not in grid and i != recurrence.time]
+        if recurrence.time not in output.array.indices:
+            continue
         if len(rest) > 1:
             raise refuse("out_matrix: a row of the result that is a matrix")
         found.update((index.axis, None) for index in rest)
