@@ -41,7 +41,8 @@ from attnc.passes.gradient_kernels import (
     sum_of,
 )
 from attnc.passes.gradients import Gradients, PairSum
-from attnc.passes.hoist import Hoister, Names
+from attnc.passes.hoist import Names
+from attnc.passes.maps import map_of
 from attnc.passes.pipeline import finished, prepare
 from attnc.passes.prune import arrays_read, arrays_written
 from attnc.passes.reductions import Reductions, refuse
@@ -51,7 +52,7 @@ from attnc.passes.row_values import RowValues
 from attnc.passes.stream import emit as emit_kernels
 from attnc.passes.stream import emit_passes, frame_of, stream, targets_of, without_stop
 from attnc.passes.tangent import tangent, tangents
-from attnc.schedule import Kernel, MapKernel, Schedule, Store, Workspace
+from attnc.schedule import Kernel, Schedule, Workspace
 from attnc.signature import Dtype, Signature, TensorArgument
 from attnc.signature_of import lengths_of, signature_of
 from attnc.spec import Spec
@@ -204,7 +205,7 @@ class _Backward:
         for array, expr in self.values.prepared.values():
             self.made.workspaces.append(Workspace(array, "accumulate"))
             self.made.kernels.append(
-                _map(f"{self.graph.name}_{array.name}", rows, None, array, expr, self.names)
+                map_of(f"{self.graph.name}_{array.name}", rows, None, array, expr, self.names.taken)
             )
         targets = [t for stored in self.values.passed.values() for t in stored.targets]
         passing = self.values.passing
@@ -249,7 +250,7 @@ class _Backward:
             wide = self._width(array, sums)
             over = tuple(i for i in array.indices if i != wide)
             name = f"{self.graph.name}_{array.name}"
-            self.made.kernels.append(_map(name, over, wide, array, whole, self.names))
+            self.made.kernels.append(map_of(name, over, wide, array, whole, self.names.taken))
 
     @staticmethod
     def _name(holders: list[Holder]) -> None:
@@ -326,29 +327,6 @@ def _taken(graph: Graph) -> set[str]:
     taken.update(output.array.name for output in graph.outputs)
     taken.update(str(node.attr) for node in postorder(*graph.roots) if node.op == "param")
     return taken | {REFERENCE}
-
-
-def _map(
-    name: str,
-    over: tuple[Index, ...],
-    width: Index | None,
-    array: Array,
-    expr: Expr,
-    names: Names,
-) -> MapKernel:
-    """One map of one array, with what a row shares computed once."""
-    inner = Frame(over, width or Index("none", Axis("none"), -1), ())
-    hoister = Hoister(inner, Names(set(names.taken)))
-    (shared,) = hoister.share((expr,), "grid")
-    whole = hoister.hoist(shared, "held")
-    within = {let.name: let.expr for let in hoister.lets["held"]}
-
-    def back(node: Expr) -> Expr:  # a map has no values along its width
-        return within.get(str(node.attr), node) if node.op == "value" else node
-
-    while any(n.op == "value" and str(n.attr) in within for n in postorder(whole)):
-        whole = rewrite(whole, back)
-    return MapKernel(name, over, tuple(hoister.lets["grid"]), (Store(array, width, whole),))
 
 
 def _ordered(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:

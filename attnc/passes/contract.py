@@ -25,10 +25,11 @@ from attnc.expressions.tree import (
 )
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
-from attnc.passes.hoist import Hoister, Names
+from attnc.passes.hoist import Names
+from attnc.passes.maps import map_of
 from attnc.passes.separate import exchange
 from attnc.passes.simplify import make, simplify_expr, simplify_node
-from attnc.schedule import MapKernel, Product, Store, Workspace
+from attnc.schedule import MapKernel, Product, Workspace
 
 
 @dataclass
@@ -81,12 +82,9 @@ class Preparations:
     ) -> Array:
         ends = (width,) if width else ()
         array = Array(self.names.fresh(_base(body)), (*over, *ends), "real", "workspace")
-        inner = Frame(over, width or Index("none", along.axis, -1), ())
-        hoister = Hoister(inner, Names(set(self.names.taken)))
-        rowwise = hoister.hoist(simplify_node(body), "held")
-        values = tuple(hoister.lets["grid"])
+        taken = self.names.taken
         self.kernels.append(
-            MapKernel(f"prepare_{array.name}", over, values, (Store(array, width, rowwise),))
+            map_of(f"prepare_{array.name}", over, width, array, body, taken, share=False)
         )
         self.workspaces.append(Workspace(array, "query" if width else "accumulate"))
         return array
