@@ -350,7 +350,8 @@ class _Verifier:
             for place in final.at:
                 free = grid | frozenset(final.state.indices)
                 self.expr(place, f"{kernel.name}: last {final.state.name}", values, free)
-        self.written |= {one.array.name for one in (*kernel.stores, *kernel.finals)}
+        self.written |= {store.array.name for store in kernel.stores}
+        self.written |= {final.array.name for final in kernel.finals}
 
     def step(self, kernel: StepKernel) -> None:
         values: dict[str, Expr] = {}
