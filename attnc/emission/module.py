@@ -19,6 +19,7 @@ from attnc.emission.kernel_set import (
     SetText,
     cpu_headers,
     defined_names,
+    emit_kernels,
     print_member,
     print_refusal,
     print_set,
@@ -32,7 +33,6 @@ from attnc.resources import template_environment
 from attnc.signature import Signature
 
 if TYPE_CHECKING:
-    from attnc.schedule import Schedule
     from attnc.stages import Member, Stages
 
 REFERENCE_SUPPORT = (
@@ -44,6 +44,7 @@ SUPPORT = (
     "family",
     "forms",
     "batching",
+    "training",
     "autograd",
     "registration",
     "operator",
@@ -131,20 +132,14 @@ def print_chapter(stages: Stages, name: str, member: Member | UnsupportedError) 
 
 
 def _first_set(stages: Stages, signature: Signature) -> SetText:
-    """The operator's own kernels."""
-    texts = _kernel_texts(stages.schedule)
+    """The operator's own kernels, for every backend that can run them; none without a schedule."""
+    schedule = stages.schedule
+    found = emit_kernels({"cpu": schedule, "triton": schedule}) if schedule else ({}, {})
+    texts, refusals = found
     separate = keeps_batch_apart(stages.graph)
-    return print_set(stages.spec, signature, texts, title="the operator", separate=separate)
-
-
-def _kernel_texts(schedule: Schedule | None) -> dict[str, str]:
-    """The texts of the kernels by backend; empty without a schedule."""
-    from attnc.backends import cpu, triton
-
-    if schedule is None:
-        return {}
-    texts = {"cpu": cpu.emit(schedule), "triton": triton.emit(schedule)}
-    return {name: text.strip("\n") for name, text in texts.items()}
+    return print_set(
+        stages.spec, signature, texts, title="the operator", separate=separate, refusals=refusals
+    )
 
 
 def _render_chapter(text: SetText) -> str:

@@ -10,6 +10,8 @@ What cannot be derived raises UnsupportedError when it is asked for, and is neve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +27,8 @@ from attnc.runtime.arguments import (
 from attnc.runtime.batching import call_batched
 from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.forms import forward_ad, gradient_wanted
-from attnc.runtime.slots import TensorSlot
+from attnc.runtime.slots import Call, TensorSlot
+from attnc.runtime.training import TrainingPlan
 
 # Which set is the backward of which, and which its training form.
 PULLBACKS = {
@@ -72,6 +75,24 @@ class Derivatives:
             made[slot.name] if slot.name in wanted else absent(device) for slot in signature.outputs
         )
 
+    def plan(
+        self,
+        call: Call,
+        numbers: dict[str, Any],
+        extras: dict[str, Any],
+        wanted: frozenset[str],
+        emits: bool,
+    ) -> TrainingPlan | None:
+        """What repeats this call with gradients; None where that is not derived."""
+        variant = "emits" if emits else ""
+        training = None if self.operator.name else self._training(variant)
+        if training is None:
+            return None
+        backward = self.operator.family.operator(PULLBACKS[variant][0])
+        pull = partial(pull_back, self.operator, variant)
+        arguments = (numbers, extras)
+        return TrainingPlan(self.operator, training, backward, call, arguments, wanted, pull)
+
     def _training(self, variant: str) -> Any:
         """The training form; None where there is none, or the backward has been refused (which is
         said when it is asked for)."""
@@ -117,7 +138,16 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
 
         @staticmethod
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            return pull_back(operator, variant, training, ctx, cotangents)
+            nothing = (None,) * len(ctx.rest)
+            if all(cotangent is None for cotangent in cotangents):
+                return nothing
+            flat, outputs = kept(ctx)
+            names = [slot.name for slot in slots]
+            made = dict(zip(names, outputs, strict=True)) if training else None
+            places = [place for place, need in enumerate(ctx.needs_input_grad) if need]
+            given = dict(zip(names, cotangents, strict=True))
+            found = pull_back(operator, variant, flat, made, given, places)
+            return tuple(found.get(place) for place in range(len(nothing)))
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
@@ -147,50 +177,49 @@ def kept(ctx: Any) -> tuple[list[Any], list[Any]]:
 
 
 def pull_back(
-    operator: Any, variant: str, training: Any, ctx: Any, cotangents: tuple[Any, ...]
-) -> tuple[Any, ...]:
-    """The gradients of a flat call, None where none is wanted or none exists."""
-    nothing = (None,) * len(ctx.rest)
-    if all(cotangent is None for cotangent in cotangents):
-        return nothing
-    signature, family = operator.signature, operator.family
-    backward = family.operator(PULLBACKS.get(variant, (f"backward_of_{variant}",))[0])
+    operator: Any,
+    variant: str,
+    flat: Sequence[Any],
+    made: dict[str, Any] | None,
+    given: dict[str, Any],
+    places: Sequence[int],
+) -> dict[int, torch.Tensor]:
+    """The gradients of a flat call by the place of the argument; of an argument that no output
+    depends on there is none.
+
+    made      what the backward reads of the forward, by name (None: it is computed again)
+    given     cotangents of outputs by name; None or absent is zero
+    places    the arguments whose gradients are wanted"""
+    signature = operator.signature
+    backward = operator.family.operator(PULLBACKS.get(variant, (f"backward_of_{variant}",))[0])
     links, form = backward.kernels.links, backward.signature
-    flat, outputs = kept(ctx)
-    slots = (training or operator).signature.outputs
-    given = {s.name: c for s, c in zip(slots, cotangents, strict=True)}
-    made = {s.name: x for s, x in zip(slots, outputs, strict=True)}
-    if training is None and (links.reads or links.saved):
-        made = recompute(operator, variant, flat)
+    names = dict(links.gradients)
+    inputs = [slot.name for slot in signature.inputs]
+    wanted = {names[inputs[p]]: p for p in places if p < len(inputs) and inputs[p] in names}
+    if not wanted:
+        return {}
+    if made is None:
+        made = recompute(operator, variant, flat) if links.reads or links.saved else {}
     tensors, numbers, extras = unflatten(signature, flat)
-    shapes = call_of(signature, flat)
-    values = dict(tensors)
+    known = {slot.name for slot in form.inputs}
+    values = {name: x for name, x in tensors.items() if name in known}
     values.update({name: made[name] for name in (*links.reads, *links.saved)})
+    call = call_of(signature, flat)
     for name, cotangent in links.cotangents:
         slot = next(slot for slot in signature.outputs if slot.name == name)
         value = given.get(name)
-        values[cotangent] = _zeros(shapes, slot) if value is None else value
-    names = dict(links.gradients)
-    places = {slot.name: place for place, slot in enumerate(signature.inputs)}
-    wanted = {
-        names[name]: place
-        for name, place in places.items()
-        if name in names and ctx.needs_input_grad[place]
-    }
-    if not wanted:
-        return nothing
+        values[cotangent] = _zeros(call, slot) if value is None else value
     extras.pop("dtype", None)
     request = flatten(form, values, numbers, extras, mask_of(form, wanted))
     results = backward.invoke(request)
-    gradients: list[Any] = list(nothing)
-    for slot, result in zip(form.outputs, results, strict=True):
-        if slot.name in wanted:
-            place = wanted[slot.name]
-            gradients[place] = result.to(flat[place].dtype)
-    return tuple(gradients)
+    return {
+        wanted[slot.name]: result.to(flat[wanted[slot.name]].dtype)
+        for slot, result in zip(form.outputs, results, strict=True)
+        if slot.name in wanted
+    }
 
 
-def recompute(operator: Any, variant: str, flat: list[Any]) -> dict[str, torch.Tensor]:
+def recompute(operator: Any, variant: str, flat: Sequence[Any]) -> dict[str, torch.Tensor]:
     """What the backward reads of a forward that did not keep it. It is no variable (see above)."""
     training = operator.family.operator(PULLBACKS[variant][1])
     slots = training.signature.outputs

@@ -219,14 +219,13 @@ class CpuBackend:
 
     def prepare(self, call: Call, wanted: frozenset[str]) -> PreparedCall | None:
         """The call with all but its pointers written down, for calls of the same form; None where
-        the
-        form depends on data (offsets in tensors, positions that need wide integers)."""
+        the form depends on data (offsets in tensors)."""
         shifts = (call.offset, call.key_offset, call.key_length)
+        if any(isinstance(shift, torch.Tensor) for shift in shifts):
+            return None
         integers = self._integers(call)
         wide = not self.table["narrow"] or any(not -LARGEST <= x <= LARGEST for x in integers)
-        if wide or self._far(call) or any(isinstance(shift, torch.Tensor) for shift in shifts):
-            return None
-        return PreparedCall(self, call, wanted, integers)
+        return PreparedCall(self, call, wanted, integers, wide or self._far(call))
 
     def _integers(self, call: Call) -> list[int]:
         known = call.known
@@ -295,9 +294,7 @@ class CpuBackend:
             self._workspaces.kept = made
         return made
 
-    def variant(
-        self, call: Call, wide: bool = False, wanted: frozenset[str] | None = None
-    ) -> Any:
+    def variant(self, call: Call, wide: bool = False, wanted: frozenset[str] | None = None) -> Any:
         """The library for the dtypes and widths of a call, built if need be; where the module can
         leave out what an output needs, for the outputs wanted (None: all)."""
         table = self.table
@@ -346,10 +343,15 @@ class PreparedCall:
     it on the inputs in the order of the signature, None where the first call left one out."""
 
     def __init__(
-        self, backend: CpuBackend, call: Call, wanted: frozenset[str], integers: list[int]
+        self,
+        backend: CpuBackend,
+        call: Call,
+        wanted: frozenset[str],
+        integers: list[int],
+        wide: bool,
     ) -> None:
         table = backend.table
-        self.library = backend.variant(call, False, wanted)
+        self.library = backend.variant(call, wide, wanted)
         self.workspace = backend._workspace
         names = list(table["inputs"])
         order = {slot.name: place for place, slot in enumerate(call.signature.inputs)}

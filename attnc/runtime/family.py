@@ -109,4 +109,3 @@ class Family:
                     made = self.make(found, self.build(found), self, name)
                     self._made[name] = made
         return made
-

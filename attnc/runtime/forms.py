@@ -17,16 +17,18 @@ jit: Any = torch.jit
 
 
 def form_of(args: tuple[Any, ...], kwargs: dict[str, Any], emit: tuple[str, ...]) -> Any:
-    """All of a plain call but its data, to know it again; None if it is not plain."""
+    """All of a call but its data, to know it again; None where its data or somebody who watches
+    decides what happens."""
     grad = torch.is_grad_enabled()
     parts: list[Any] = [len(args), emit, torch.get_num_threads(), os.environ.get("ATTNC_CPU_ISA")]
     parts.extend(kwargs)
     for value in (*args, *kwargs.values()):
         kind = type(value)
         if kind is torch.Tensor or kind is torch.nn.Parameter:
-            if (grad and value.requires_grad) or value.is_neg() or not is_dense(value):
+            if value.is_neg() or not is_dense(value):
                 return None
-            parts.append((value.shape, value.stride(), value.dtype, value.device))
+            needs = grad and value.requires_grad
+            parts.append((value.shape, value.stride(), value.dtype, value.device, needs))
         elif kind is float:
             parts.append((kind, value, math.copysign(1.0, value)))  # -0.0 equals 0.0
         elif value is None or kind in (int, bool):

@@ -122,7 +122,15 @@ class KernelOperator:
         else:
             self._check_places(tensors)
             if not is_watched():
-                check_call(self.signature, tensors, numbers, extras)
+                call = check_call(self.signature, tensors, numbers, extras)
+                check_reads(call)
+                if form is not None and self._kept_with_gradients(
+                    form, call, (numbers, extras), wanted, args, kwargs
+                ):
+                    places, run = self._prepared[form]
+                    given = (*args, *kwargs.values())
+                    outputs = run([None if place is None else given[place] for place in places])
+                    return self._chosen(outputs, emit)
             mask = mask_of(self.signature, wanted)
             outputs = self.invoke(flatten(self.signature, tensors, numbers, extras, mask))
         return self._chosen(outputs, emit)
@@ -155,8 +163,28 @@ class KernelOperator:
         """Remembers a checked call, if its backend can repeat it with other pointers."""
         prepare = getattr(self.backends.get(call.device.type), "prepare", None)
         run = prepare(call, wanted) if prepare else None
-        if run is None:
-            return
+        if run is not None:
+            self._remember(form, call, run, args, kwargs)
+
+    def _kept_with_gradients(
+        self,
+        form: Any,
+        call: Call,
+        arguments: tuple[dict[str, Any], dict[str, Any]],
+        wanted: frozenset[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> bool:
+        """Remembers a checked call that wants gradients, if there are any."""
+        emits = wanted != self._only_results
+        plan = self.derivatives.plan(call, *arguments, wanted, emits)
+        if plan is not None:
+            self._remember(form, call, plan, args, kwargs)
+        return plan is not None
+
+    def _remember(
+        self, form: Any, call: Call, run: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         while len(self._prepared) >= FORMS_KEPT:
             self._prepared.pop(next(iter(self._prepared)), None)
         names = [slot.name for slot in self.signature.inputs if slot.positional][: len(args)]
