@@ -112,7 +112,10 @@ class Gradients:
         if not self.roles.folds_keys(node) or not self.roles.is_row(node):
             return False
         if self.values.forward is None:  # its powers need a reference of their own
-            return node.op == "fold" and not self.roles.widths((node,)) and node.kind == "real"
+            if node.op != "fold" or node.kind != "real" or self.roles.widths((node,)):
+                return False
+            rows = any(self.roles.of(index.axis) == "row" for index in node.free)
+            return rows and all(self.roles.of(index.axis) == "key" for index in node.bound)
         return not self.values.is_later(node)
 
     def _renamed(self, node: Expr) -> Expr:

@@ -31,7 +31,7 @@ from attnc.graph import conjuncts
 from attnc.passes.bottom import implied
 from attnc.passes.constants import identity
 from attnc.passes.exponents import Scaled, scaled
-from attnc.passes.factors import ONE, ZERO, factors_of
+from attnc.passes.factors import ONE, ZERO, addends_of, factors_of, total
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
@@ -248,10 +248,18 @@ class Reductions:
         found = self.value_of(self.known[key], own)
         return make("to_int", found) if counted else found
 
-    @staticmethod
-    def formed(body: Expr) -> Expr:
-        """The body with its powers put together and formed: exp(s) / 2^l is exp2(s log2 e - l)."""
-        return scaled(body, aligning=False).collapsed()
+    def formed(self, body: Expr) -> Expr:
+        """The body with its powers put together and formed: exp(s) / 2^l is exp2(s log2 e - l). A
+        power is multiplied into a sum whose terms have powers of their own, so that each is formed
+        at once: none of them may be within range alone."""
+        pair = (*self.frame.rows, *self.frame.around, *self.frame.walked)
+        wide, rest = factors_of(body).split(lambda f: bool(widths_of(f, pair)))
+        parts = _spread(replace(rest, negative=wide.negative).expr)
+        if len(parts) == 1:
+            return scaled(body, aligning=False).collapsed()
+        whole = total(scaled(part, aligning=False).collapsed() for part in parts)
+        own = scaled(replace(wide, negative=False).expr, aligning=False).collapsed()
+        return whole if own == ONE else make("mul", whole, own)
 
     def _apart(self, body: Expr) -> Scaled:
         """The body with its exponent apart. An exponent relative to one of an earlier pass is no
@@ -388,6 +396,26 @@ class Reductions:
             self.entries[name] = replace(first, name=name, parts=parts, level=level)
             self.known[key] = name
         return self.entries[self.known[key]]
+
+
+def _spread(body: Expr) -> list[Expr]:
+    """Terms whose sum is the body, such that no power stands beside a sum of other powers."""
+    factors = factors_of(body)
+    for place, factor in enumerate(factors.above):
+        addends = addends_of(factor)
+        if len(addends) < 2:
+            continue
+        powers = [scaled(addend, aligning=False).exponent for addend, _ in addends]
+        rest = replace(factors, above=factors.above[:place] + factors.above[place + 1 :])
+        alike = all(power.same(powers[0]) for power in powers)
+        if alike or not scaled(rest.expr, aligning=False).exponent:
+            continue
+        found: list[Expr] = []
+        for addend, minus in addends:
+            term = (rest * factors_of(addend)).expr
+            found.extend(_spread(make("neg", term) if minus else term))
+        return found
+    return [body]
 
 
 def _all(conditions: list[Expr]) -> Expr:

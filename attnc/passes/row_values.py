@@ -272,6 +272,8 @@ class RowValues:
             return None
         if self.roles.frame.held not in node.free:
             return None
+        if node.op != "fold" and any(n.op in ("exp", "exp2") for n in postorder(node)):
+            return None  # a power is formed beside the pair's own
         if node.digest not in self.prepared:
             array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")
             self.prepared[node.digest] = (array, node)
