@@ -19,9 +19,9 @@ from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, call, position, postorder, rewrite, substitute
 from attnc.graph import Graph, conjuncts
-from attnc.passes import derivative_rules
-from attnc.passes.derivative_rules import Edges
+from attnc.passes import derivative_folds, derivative_rules
 from attnc.passes.differentiate import cotangents, differentiate, inputs_of
+from attnc.passes.edges import Edges
 from attnc.verify import verify_graph
 
 # What differentiate refuses by feature; the oracles differentiate them.
@@ -29,13 +29,12 @@ RECURRENT = (
     "accumulated_eviction", "additive_feedback", "ahn", "constant_decay", "diag_ssm",
     "gated_delta", "hyena", "mamba", "rwkv7", "sinkhorn", "ss2d", "titans_linear", "titans_mlp",
 )  # fmt: skip
-SOLVED = ("sparsemax",)
 STATES = ("linear", "decay", "delta", "ssm")  # families of the gallery
-LANGUAGE = [name for name in catalogue_calls.CALLS if name not in RECURRENT + SOLVED]
+LANGUAGE = [name for name in catalogue_calls.CALLS if name not in RECURRENT]
 GALLERY = [
     path
     for path in gallery_cases.spec_paths()
-    if path.stem not in RECURRENT + SOLVED
+    if path.stem not in RECURRENT
     and path.stem not in catalogue_calls.CALLS
     and path.parent.name not in STATES
 ]
@@ -424,7 +423,7 @@ def test_functions_that_no_text_has(op: str) -> None:
 def test_a_row_factor_that_is_wrong_is_noticed(
     mutant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = derivative_rules._row_factors
+    original = derivative_folds._row_factors
 
     def wrong(node, inner, wide):
         edges = original(node, inner, wide)
@@ -443,19 +442,19 @@ def test_a_row_factor_that_is_wrong_is_noticed(
 
     problem = replace(language("causal_softmax"), emits=())
     assert right(problem)
-    monkeypatch.setattr(derivative_rules, "_row_factors", wrong)
+    monkeypatch.setattr(derivative_folds, "_row_factors", wrong)
     assert not right(problem)
 
 
 @pytest.mark.parametrize("mutant", ["one of the ties", "no guard"])
 def test_a_fold_that_is_wrong_is_noticed(mutant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if mutant == "one of the ties":
-        rule = derivative_rules._FOLDS["max"]
+        rule = derivative_folds.FOLDS["max"]
 
         def evenly(node, wide):
             return tuple(replace(e, factor=replace(e.factor, below=())) for e in rule(node, wide))
 
-        monkeypatch.setitem(derivative_rules._FOLDS, "max", evenly)
+        monkeypatch.setitem(derivative_folds.FOLDS, "max", evenly)
         assert not right(along("max(i: v[i])", values(1.0, 2.0, 2.0)))
         return
     rule = derivative_rules._SLOPES["where"]

@@ -141,4 +141,4 @@ def test_a_pole_without_its_guard_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_all_of_the_language_is_here() -> None:
-    assert set(catalogue_calls.CALLS) == {*LANGUAGE, *RECURRENT, "sparsemax"}
+    assert set(catalogue_calls.CALLS) == {*LANGUAGE, *RECURRENT}

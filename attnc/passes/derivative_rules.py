@@ -1,77 +1,41 @@
 """Local derivatives: the one table that adjoints and tangents share.
 
-    does      says for a node which operands it depends on smoothly, by which factor, and where
-    needs     operations of two operands at most (see build)
-    does not  chain: that is differentiate (users before operands) and tangent (operands first)
-
-An `Edge` is a linear map: the change of a node is, over its edges, the sum over `bound` where
-`conditions` hold of `factor` times the change of `child`. Where the guards do not hold the child is
-not asked for, and nothing may be multiplied: its slope may be infinite there.
+does      says for a node which operands it depends on smoothly, by which factor, and where
+needs     operations of two operands at most (see build)
+does not  chain: that is differentiate (users before operands) and tangent (operands first)
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from attnc.errors import UnsupportedError
-from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Expr, call, is_number, number, postorder
+from attnc.expressions.canonical import canonical
+from attnc.expressions.index import Axis
+from attnc.expressions.tree import Expr, call, is_number, number, rewrite
 from attnc.passes.constants import LN_2
-from attnc.passes.contexts import Opened, close, excluded, opened
-from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
-from attnc.passes.signs import is_positive, never_negative
+from attnc.passes.contexts import close
+from attnc.passes.derivative_folds import FOLDS
+from attnc.passes.edges import Edge, Edges, refuse
+from attnc.passes.factors import ONE, ZERO, Factors, factors_of, total
 from attnc.passes.simplify import make
-
-ELSEWHERE = ("eager", "numpy")
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """One operand of a node, and how the node changes with it.
-
-    child       an operand, with the node's bound indices open in it
-    factor      the slope, over the node's free indices and `bound`
-    guards      truths that must hold for the child to be asked for
-    bound       what a fold sums over, and `conditions` where
-    folded      for a child without the bound indices: the sum of `factor` over them, as the forward
-                already has it; right if no key at all makes no difference, or where one is seen
-    seen        a truth to hold `folded` to, None if it is right without a key
-    """
-
-    child: Expr
-    factor: Factors
-    guards: tuple[Expr, ...] = ()
-    bound: tuple[Index, ...] = ()
-    conditions: tuple[Expr, ...] = ()
-    folded: Factors | None = None
-    seen: Expr | None = None
-
-
-Edges = tuple[Edge, ...]
-
-
-def refuse(feature: str) -> UnsupportedError:
-    """What has no derivative pass yet, in the words of the feature list."""
-    return UnsupportedError(f"{feature}: its derivative", "kernel", ELSEWHERE)
 
 
 def edges_of(node: Expr, wide: frozenset[Axis]) -> Edges:
     """The edges of a node to operands that are real and no numbers. `wide`: the axes of rows and
-    keys, whose folds row sums leave (see _row_factors)."""
+    keys, whose folds row sums leave (see derivative_folds)."""
     if node.op == "fold":
-        found = _FOLDS[node.monoid](node, wide)
+        found = FOLDS[node.monoid](node, wide)
     elif node.op == "read":
         found = _read(node)
-    elif node.op in _REFUSED:
-        raise refuse(_REFUSED[node.op])
+    elif node.op == "solve":
+        found = _solve(node, wide)
+    elif node.op == "grad":
+        raise refuse("gradient_state")
     else:
         found = slopes(node, node)
     return tuple(edge for edge in found if edge.child.kind == "real" and edge.child.op != "number")
-
-
-_REFUSED = {"solve": "simplex_projection", "grad": "gradient_state"}
 
 
 def _read(node: Expr) -> Edges:
@@ -206,143 +170,65 @@ _SLOPES: dict[str, Callable[[Expr, Expr], Edges]] = {
 }
 
 
-# --- folds ----------------------------------------------------------------------------------------
+# --- unknowns -------------------------------------------------------------------------------------
 
 
-def _sum(node: Expr, wide: frozenset[Axis]) -> Edges:
-    inner = opened(node)
-    rows = _row_factors(node, inner, wide)
-    if rows is None:
-        return (Edge(inner.body, Factors(), (), inner.bound, inner.conditions),)
-    return rows
+def _solve(node: Expr, wide: frozenset[Axis]) -> Edges:
+    """The implicit function theorem: with f = left - right and f(x, u) = 0, du = -f_x dx / f_u.
+
+    In the child the unknown is `held`: it moves in f_x by itself only. `released` lets it go again,
+    so that the derivative can be differentiated."""
+    left, right = node.args[2:]
+    unknown = Expr("unknown", (), node.attr, "real")
+    gap = make("sub", left, right)
+    slope = _put(_slope_by(gap, unknown, wide), unknown, node)
+    child = _put(gap, unknown, held(node))
+    return (Edge(child, Factors((), (slope,), True), (make("ne", slope, ZERO),)),)
 
 
-def _row_factors(node: Expr, inner: Opened, wide: frozenset[Axis]) -> Edges | None:
-    """The edges of a sum over rows or keys whose body has factors that are such sums themselves, as
-    exp(s) / Z has: d sum_j (x_ij / Z_i) = (sum_j dx_ij) / Z_i - (sum_j x_ij / Z_i) dZ_i / Z_i.
-
-    So the adjoint of a denominator is a product with the finished sum: for softmax
-    sum_j P_ij <g_i, v_j> = <g_i, out_i> comes out without another walk over the keys.
-    """
-    if not any(index.axis in wide for index in inner.bound):
-        return None
-    bound = frozenset(inner.bound)
-
-    def finished(expr: Expr) -> bool:
-        folds = (n for n in postorder(expr) if n.op == "fold" and not expr.free & bound)
-        return any(index.axis in wide for fold in folds for index in fold.bound)
-
-    rest, by, guards = _apart(inner.body, bound, finished)
-    if not by.above and not by.below:
-        return None
-    found = [Edge(rest, by, guards, inner.bound, inner.conditions)]
-    for below in by.below:
-        seen = None if _harmless(below, wide) else inner.seen
-        found.append(_finished_edge(node, inner, below, guards, True, seen))
-    for exponential in by.above:
-        found.append(_finished_edge(node, inner, exponential.args[0], guards, False, None))
-    return tuple(found)
+def held(expr: Expr) -> Expr:
+    """The expression with no derivative, until it is released."""
+    return call("stop", call("stop", expr))
 
 
-def _harmless(divisor: Expr, wide: frozenset[Axis]) -> bool:
-    """Whether the adjoint of a divisor does no harm where it is 0 because there is no key: it is
-    never 0, or all that it reads is read under folds over nothing."""
-    if _nonzero(divisor):
-        return True
-    stack = [divisor]
+def released(root: Expr) -> Expr:
+    """The tree with unknowns that differentiate again."""
+
+    def change(node: Expr) -> Expr:
+        inner = node.args[0] if node.op == "stop" else node
+        return inner.args[0] if inner.op == "stop" and inner.args[0].op == "solve" else node
+
+    return rewrite(root, change)
+
+
+def _put(root: Expr, unknown: Expr, value: Expr) -> Expr:
+    return canonical(rewrite(root, lambda node: value if node == unknown else node))
+
+
+def _slope_by(root: Expr, leaf: Expr, wide: frozenset[Axis]) -> Expr:
+    """The derivative of an expression by a leaf in it: forward mode for one direction."""
+    found: dict[bytes, Expr] = {leaf.digest: ONE}
+    stack = [(root, False)]
+    edges: dict[bytes, Edges] = {}
     while stack:
-        node = stack.pop()
-        if node.op == "read" and node.kind == "real":
-            return False
-        if not any(index.axis in wide for index in node.bound):
-            stack.extend(node.args)
-    return True
+        node, ready = stack.pop()
+        if node.digest in found:
+            continue
+        if not ready:
+            edges[node.digest] = edges_of(node, wide)
+            stack.append((node, True))
+            stack.extend((edge.child, False) for edge in edges[node.digest])
+            continue
+        moved = (_moved(edge, found[edge.child.digest]) for edge in edges[node.digest])
+        found[node.digest] = total(part for part in moved if part != ZERO)
+    return found[root.digest]
 
 
-def _nonzero(expr: Expr) -> bool:
-    """Whether a number is above 0: exponentials are, as reals (signs.py lets them round to 0)."""
-    if expr.op in ("exp", "exp2") or is_positive(expr):
-        return True
-    if expr.op != "add":
-        return False
-    left, right = expr.args
-    return (_nonzero(left) and never_negative(right)) or (never_negative(left) and _nonzero(right))
-
-
-def _finished_edge(
-    node: Expr,
-    inner: Opened,
-    child: Expr,
-    guards: tuple[Expr, ...],
-    divides: bool,
-    seen: Expr | None,
-) -> Edge:
-    """The edge to a divisor, or to the exponent of a factor, that is the same for all keys."""
-    each, whole = (
-        Factors((value,), (child,) if divides else (), divides) for value in (inner.body, node)
-    )
-    return Edge(child, each, guards, inner.bound, inner.conditions, whole, seen)
-
-
-def _apart(
-    body: Expr, bound: frozenset[Index], finished: Callable[[Expr], bool]
-) -> tuple[Expr, Factors, tuple[Expr, ...]]:
-    """rest, by, guards with body = rest * by where the guards hold and 0 elsewhere; `by` has the
-    divisors, and the exponentials, that are finished."""
-    if body.op == "where" and is_number(body.args[2], 0):
-        return _choice(body.args[0], body.args[1], bound, finished)
-    if body.op == "where" and is_number(body.args[1], 0):
-        return _choice(make("not", body.args[0]), body.args[2], bound, finished)
-    if body.op == "exp":
-        row = [(a, m) for a, m in addends_of(body.args[0]) if finished(a)]
-        if row:
-            signed = [make("neg", a) if m else a for a, m in row]
-            others = [(a, m) for a, m in addends_of(body.args[0]) if not finished(a)]
-            rest = total(make("neg", a) if m else a for a, m in others)
-            return make("exp", rest), Factors((make("exp", total(signed)),)), ()
-        return body, Factors(), ()
-    factors = factors_of(body)
-    divisors, others_ = factors.split(lambda f: f in factors.below and finished(f))
-    by = Factors((), divisors.below)
-    kept = Factors(others_.above + divisors.above, others_.below, factors.negative)
-    if body.op not in ("mul", "div", "neg"):
-        return body, Factors(), ()
-    whole = Factors((), kept.below, kept.negative)
-    guards: tuple[Expr, ...] = ()
-    for factor in kept.above:
-        rest, more, held = _apart(factor, bound, finished)
-        whole, by, guards = whole * factors_of(rest), by * more, (*guards, *held)
-    return whole.expr, by, guards
-
-
-def _choice(
-    condition: Expr, body: Expr, bound: frozenset[Index], finished: Callable[[Expr], bool]
-) -> tuple[Expr, Factors, tuple[Expr, ...]]:
-    rest, by, guards = _apart(body, bound, finished)
-    if condition.free & bound:
-        return make("where", condition, rest, ZERO), by, guards
-    return rest, by, (condition, *guards)
-
-
-def _most(node: Expr, _: frozenset[Axis]) -> Edges:
-    """The entries that are the extremum, evenly among ties, as torch.amax does."""
-    inner = opened(node)
-    hit = make("eq", inner.body, node)
-    conditions = (*inner.conditions, hit)
-    ties = call("to_real", close("sum", inner.bound, conditions, number(1)))
-    return (Edge(inner.body, Factors((), (ties,)), (), inner.bound, conditions),)
-
-
-def _prod(node: Expr, _: frozenset[Axis]) -> Edges:
-    """The product of the others: a quotient where no factor can be 0."""
-    inner = opened(node)
-    if is_positive(inner.body):
-        slope = Factors((node,), (inner.body,))
-    else:
-        slope = Factors((excluded(node, inner),))
-    return (Edge(inner.body, slope, (), inner.bound, inner.conditions),)
-
-
-_FOLDS: dict[str, Callable[[Expr, frozenset[Axis]], Edges]] = {
-    "sum": _sum, "prod": _prod, "max": _most, "min": _most
-}  # fmt: skip
+def _moved(edge: Edge, change: Expr) -> Expr:
+    """What an operand's change does to the node."""
+    if change == ZERO:
+        return ZERO
+    moved = (edge.factor * factors_of(change)).expr
+    for guard in edge.guards:
+        moved = make("where", guard, moved, ZERO)
+    return close("sum", edge.bound, edge.conditions, moved) if edge.bound else moved

@@ -34,8 +34,10 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import Graph, GraphOutput
 from attnc.passes.adjoints import Adjoint, Closer, merged, times
+from attnc.passes.coarse import Coarse
 from attnc.passes.contexts import Opened
-from attnc.passes.derivative_rules import Edge, Edges, edges_of, refuse
+from attnc.passes.derivative_rules import edges_of, released
+from attnc.passes.edges import Edge, Edges, refuse
 from attnc.passes.factors import ONE, ZERO, Factors, total
 from attnc.passes.simplify import make, simplify_expr
 
@@ -73,7 +75,7 @@ def check_smooth(graph: Graph) -> None:
 
 def finished(expr: Expr) -> Expr:
     """An output's expression, simplified, with bound indices named as everywhere."""
-    return canonical(simplify_expr(expr))
+    return canonical(simplify_expr(released(expr)))
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -160,10 +162,16 @@ def wide_axes(graph: Graph) -> tuple[Axis, ...]:
 
 @dataclass
 class Pullback:
-    """The adjoints of a graph's nodes (see the module); `wanted`: names of inputs."""
+    """The adjoints of a graph's nodes (see the module).
+
+    wanted        names of inputs
+    heads_apart   whether parts of keys alone are said over key heads (see coarse.py)
+    """
 
     graph: Graph
     wanted: frozenset[str]
+    heads_apart: bool = True
+    coarse: Coarse = field(default_factory=Coarse)
     edges: dict[bytes, Edges] = field(default_factory=dict)
     active: dict[bytes, bool] = field(default_factory=dict)
     order: list[Expr] = field(default_factory=list)
@@ -191,7 +199,8 @@ class Pullback:
                 continue
             if not ready:
                 if node.digest not in self.edges:
-                    self.edges[node.digest] = edges_of(node, self.wide)
+                    edges = edges_of(node, self.wide)
+                    self.edges[node.digest] = tuple(self._by_key_head(node, e) for e in edges)
                 stack.append((node, True))
                 stack.extend((edge.child, False) for edge in reversed(self.edges[node.digest]))
                 continue
@@ -199,6 +208,13 @@ class Pullback:
             below = any(self.active[edge.child.digest] for edge in self.edges[node.digest])
             self.active[node.digest] = reads or below
             self.order.append(node)
+
+    def _by_key_head(self, node: Expr, edge: Edge) -> Edge:
+        """The edge to an operand said over key heads, if it depends on no query head besides."""
+        if not self.heads_apart:
+            return edge
+        found = self.coarse.over(edge.child, node.free | frozenset(edge.bound))
+        return edge if found is None else replace(edge, child=found[0], pin=found[1])
 
     def _contribute(self, node: Expr, adjoint: Adjoint) -> None:
         if self.active[node.digest]:
@@ -247,10 +263,21 @@ class Pullback:
 
 def _through(edge: Edge, adjoint: Adjoint) -> Adjoint:
     """The contribution of a node's adjoint to an operand."""
-    if edge.folded is not None:
+    if edge.folded is None:
+        found = _within_fold(edge, adjoint)
+    else:
         domain = adjoint.domain if edge.seen is None else _joined(adjoint.domain, (edge.seen,))
         guards = _joined(adjoint.guards, edge.guards)
-        return Adjoint(adjoint.over, domain, guards, times(adjoint.product, edge.folded))
+        product = times(adjoint.product, edge.folded)
+        found = Adjoint(adjoint.over, domain, guards, product)
+    if edge.pin is None:
+        return found
+    tie = call("eq", edge.pin.place, position(edge.pin.index))
+    over, domain = found.over | {edge.pin.index}, _joined(found.domain, (tie,))
+    return replace(found, over=over, domain=domain)
+
+
+def _within_fold(edge: Edge, adjoint: Adjoint) -> Adjoint:
     adjoint = adjoint.asking(edge.conditions)
     domain = adjoint.domain
     if edge.bound:  # at a point of a fold the fold has seen one

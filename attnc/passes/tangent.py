@@ -73,7 +73,7 @@ class Pushforward:
     done: dict[bytes, Expr] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.walk = Pullback(self.graph, frozenset(self.given))
+        self.walk = Pullback(self.graph, frozenset(self.given), heads_apart=False)
 
     def of(self, root: Expr) -> Expr:
         """The tangent of an expression, over its free indices."""
