@@ -99,7 +99,9 @@ class LanePrinter(Printer):
 
     def address(self, node: Expr, skip: int) -> tuple[str, str, str]:
         """Pointer, guard and offset of an input's row; `skip` is the dimension along it."""
-        array, guards, offsets = node.array, [], []
+        array = node.array
+        guards: list[str] = []
+        offsets: list[str] = []
         for place, at in enumerate(node.args):
             if place == skip:
                 continue
@@ -126,9 +128,8 @@ class LanePrinter(Printer):
 
     def _read(self, node: Expr) -> str:
         if node.digest in self.staged:
-            buffer, indices = self.staged[node.digest]
             self.guards[node.digest] = "true"
-            return self.entry(buffer, indices)
+            return self.entry(*self.staged[node.digest])
         buffer = self.buffers.get(node.array.name) if node.array.role != "input" else None
         if buffer is None:
             return super()._read(node)
