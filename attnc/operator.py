@@ -114,6 +114,9 @@ class Operator:
         if self.backend == "auto":
             return operator
         chosen = _restricted(self.module, self.backend)
+        if not chosen.backends:
+            why = " ".join(chosen.kernels.refusals.values())
+            raise UnsupportedError(why or "this operator", self.backend, ("eager", "numpy"))
         self._load_further(self.module, chosen)
         return chosen
 
