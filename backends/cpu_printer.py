@@ -352,10 +352,20 @@ class Printer:
             scope = scope.extended(positions={index: at}, rows={index: row})
         inner = Printer(scope, [], dict(self.done), dict(self.guards))
         condition, body = node.args
-        term = inner._as(kind, inner.text(body), body)
-        if not (condition.op == "number" and condition.attr is True):
-            term = f"choose({unwrapped(inner.text(condition))}, {term}, {unit})"
-        inner.lines.append(f"{total} = {combined(node.monoid, total, term)};")
+        everywhere = condition.op == "number" and condition.attr is True
+        factors = body.args if body.op == "mul" and body.kind == "real" else ()
+        if (
+            node.monoid == "sum" and everywhere and factors
+        ):  # a product of rows: rounded once a term
+            texts = [inner._as("real", inner.text(factor), factor) for factor in factors]
+            if self.scope.lanes:
+                texts = [f"spread({unwrapped(text)})" for text in texts]
+            inner.lines.append(f"{total} = fused({', '.join(texts)}, {total});")
+        else:
+            term = inner._as(kind, inner.text(body), body)
+            if not everywhere:
+                term = f"choose({unwrapped(inner.text(condition))}, {term}, {unit})"
+            inner.lines.append(f"{total} = {combined(node.monoid, total, term)};")
         self.lines += heads + [f"    {line}" for line in inner.lines] + ["}" for _ in heads]
         return total
 

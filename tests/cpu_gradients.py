@@ -20,9 +20,7 @@ from triton_gradients import (
     SIZE,
     Gradient,
     Tensors,
-    column,
     g,
-    repeated,
     share,
 )
 
@@ -123,7 +121,7 @@ def outputs_of(name: str) -> list[str]:
 def run(
     name: str, sweep: str, tensors: Tensors, wanted: frozenset[str] | None = None, **extras: Any
 ) -> dict[str, torch.Tensor | None]:
-    """Gradients by name, None where not wanted. `tensors` has `out` and `lse`."""
+    """Gradients by name, None where not wanted. `tensors` has what the forward gives."""
     case, schedule = GRADIENTS[name], schedule_of(name, sweep)
     names = outputs_of(name)
     call = bind(schedule, tensors, case.numbers, **extras)
@@ -131,39 +129,30 @@ def run(
     return dict(zip(names, found, strict=True))
 
 
-def eager(case: Gradient, given: Tensors, extras: dict[str, Any]) -> Tensors:
-    """The same formulas in the dtype of the call: weights from `lse`, delta from `out`, autograd
-    through the dense score."""
-    names = {"dq": "q", "dk": "k", "dv": "v", **{o: n for n, o in case.asked.items()}}
-    leaves = {n: given[n].detach().clone().requires_grad_() for n in names.values()}
-    tensors = {**given, **leaves}
-    rows, keys = given["q"].shape[2], given["k"].shape[2]
-    at_i = torch.arange(rows)[:, None] + extras.get("offset", 0)
-    at_j = torch.arange(keys)[None, :] + extras.get("key_offset", 0)
-    score, seen = case.dense(tensors, case.numbers, at_i, at_j)
-    if "key_length" in extras:
-        seen = seen & (torch.arange(keys) < column(extras["key_length"]))
-    weight = torch.exp(score.detach() - given["lse"].to(score.dtype)[..., None])
-    weight = torch.where(seen, weight, 0.0)
-    result = weight @ repeated(leaves["v"], score.shape[1])
-    delta = (given["grad"] * given["out"]).sum(-1, keepdim=True)
-    change = given["grad"] @ repeated(given["v"], score.shape[1]).mT - delta
-    ends = (torch.where(seen, weight * change, 0.0), given["grad"])
-    found = torch.autograd.grad((score, result), list(leaves.values()), ends, allow_unused=True)
-    return {
-        output: torch.zeros_like(leaf) if grad is None else grad
-        for output, leaf, grad in zip(names, leaves.values(), found, strict=True)
-    }
+@cache
+def cpu_forward(name: str) -> CpuBackend:
+    return CpuBackend(emit(GRADIENTS[name].forward_schedule()))
+
+
+def given(name: str, tensors: Tensors, **extras: Any) -> Tensors:
+    """The tensors, with what the forward kernel gives."""
+    case = GRADIENTS[name]
+    schedule = case.forward_schedule()
+    names = [argument.name for argument in schedule.signature.outputs]
+    taken = {argument.name for argument in schedule.signature.inputs}
+    inputs = {n: x for n, x in tensors.items() if n in taken}
+    call = bind(schedule, inputs, case.numbers, **extras)
+    found = cpu_forward(name)(call, frozenset(names))
+    return {**tensors, **{n: x for n, x in zip(names, found, strict=True) if x is not None}}
 
 
 def check(name: str, sweep: str, tensors: Tensors, at_most: float = 2.0, **extras: Any) -> None:
-    """The error of each gradient against float64 is at most `at_most` times that of the same dense
-    formulas in the same dtype, in the Frobenius norm and in the worst row."""
+    """The error of each gradient against float64 is at most `at_most` times that of autograd of
+    the dense formula in the same dtype, in the Frobenius norm and in the worst row."""
     case = GRADIENTS[name]
-    given = case.given(tensors, extras)
-    found = run(name, sweep, given, **extras)
+    found = run(name, sweep, given(name, tensors, **extras), **extras)
     exact = case.gradients(tensors, extras, torch.float64)
-    rivals = eager(case, given, extras)
+    rivals = case.gradients(tensors, extras, tensors["q"].dtype)
     for output, wanted in exact.items():
         got = found[output]
         assert got is not None and got.shape == wanted.shape
@@ -181,15 +170,3 @@ def check(name: str, sweep: str, tensors: Tensors, at_most: float = 2.0, **extra
         worst = torch.maximum(theirs.flatten(0, -2).norm(dim=-1).max(), unit * rows)
         most = mine.flatten(0, -2).norm(dim=-1).max()
         assert not most or most <= at_most * worst, (name, sweep, output, (most / worst).item())
-
-
-__all__ = [
-    "eager",
-    "GRADIENTS",
-    "SWEEPS",
-    "check",
-    "cpu_backend",
-    "outputs_of",
-    "run",
-    "schedule_of",
-]

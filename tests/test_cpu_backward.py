@@ -1,0 +1,158 @@
+"""CPU backward kernels on hand-made schedules: in one sweep (keys held, rows deposited) and in two;
+tables, dense biases, shares; against autograd of the dense formula in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from cpu_gradients import check, given, outputs_of, run, schedule_of
+from triton_gradients import GRADIENTS
+
+from attnc.runtime.cpu_build import LEVELS, instruction_level
+
+LENGTHS = (0, 1, 2, 127, 129, 257)
+ISAS = [name for level, (name, _) in LEVELS.items() if level < instruction_level()]
+F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
+
+
+@pytest.mark.parametrize(
+    ("name", "sweep", "dtype"),
+    [
+        ("window", "one", F32),
+        ("window", "one", BF16),
+        ("window", "two", F32),
+        ("softcap", "one", F32),
+        ("table", "one", BF16),
+        ("table_by_keys", "one", F32),
+        ("buckets", "two", F32),
+        ("pairs", "one", F32),
+        ("relative", "one", F32),
+        ("relative_by_keys", "one", BF16),
+        ("bias", "one", F32),
+        ("bias", "two", BF16),
+        ("document", "two", BF16),
+    ],
+)
+def test_shelf(name: str, sweep: str, dtype: torch.dtype) -> None:
+    """Masks, scores, tables by difference and by bucket, their rows, biases."""
+    for rows, keys, offset in ((129, 150, 21), (70, 40, 0)):
+        check(name, sweep, GRADIENTS[name].tensors(dtype, rows, keys, 16, 24), offset=offset)
+
+
+@pytest.mark.parametrize("keys", LENGTHS)
+def test_lengths(keys: int) -> None:
+    """Lengths around tiles, longer and shorter keys, rows that see nothing."""
+    for rows in LENGTHS:
+        tensors = GRADIENTS["window"].tensors(F32, rows, keys, 16, 24, batch=8)
+        check("window", "one", tensors, offset=keys - rows)
+        check("window", "one", tensors, key_offset=3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "across"), [(F64, 3, 1), (F16, 15, 64), (BF16, 72, 128), (F32, 128, 3)]
+)
+def test_widths(dtype: torch.dtype, width: int, across: int) -> None:
+    """Any width, another value width, odd groups."""
+    for heads in ((3, 3), (7, 1), (6, 2)):
+        check("window", "one", GRADIENTS["window"].tensors(dtype, 90, 75, width, across, heads))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_instruction_sets(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNC_CPU_ISA", isa)
+    dtype = BF16 if isa.startswith("avx512") else F32
+    check("window", "one", GRADIENTS["window"].tensors(dtype, 140, 140, 16, 24))
+
+
+def test_lengths_of_batches() -> None:
+    """Keys beyond the length of their sequence get zeros."""
+    tensors = GRADIENTS["window"].tensors(F32, 90, 140, 16, 24)
+    lengths = torch.tensor([0, 77])
+    check("window", "one", tensors, key_length=lengths, offset=30)
+    found = run("window", "one", given("window", tensors, key_length=lengths), key_length=lengths)
+    for name in ("dk", "dv"):
+        grad = found[name]
+        assert grad is not None and not grad[0].any() and not grad[1, :, 77:].any()
+
+
+def test_strides() -> None:
+    """Cotangents that are expanded or transposed, inputs with gaps."""
+    tensors = GRADIENTS["window"].tensors(F32, 90, 90, 16, 24)
+    flat = {**tensors, "grad": tensors["grad"][..., :1].expand(-1, -1, -1, 24)}
+    check("window", "one", flat)
+    check("window", "one", {**tensors, "grad": tensors["grad"].mT.contiguous().mT})
+    gaps = {name: torch.cat([x, x.flip(-1)], -1)[..., : x.shape[-1]] for name, x in tensors.items()}
+    check("window", "one", {**gaps, "k": gaps["k"].transpose(1, 2).contiguous().transpose(1, 2)})
+
+
+@pytest.mark.parametrize("name", ["window", "table_by_keys", "relative"])
+def test_bits_do_not_depend_on_threads(name: str) -> None:
+    """One head and many keys: the shares of held tiles depend on the shape alone."""
+    tensors = GRADIENTS[name].tensors(F32, 300, 700, 16, 24, (2, 1), 1)
+    tensors = given(name, tensors, offset=400)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(run(name, "one", tensors, offset=400))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        for output, grad in found[0].items():
+            assert grad is not None and torch.equal(grad, other[output])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wanted", [{"dv"}, {"dq"}])
+def test_what_is_not_wanted_is_left_out(wanted: set[str]) -> None:
+    """The same bits for what is wanted, nothing for the rest."""
+    tensors = given("window", GRADIENTS["window"].tensors(F32, 90, 90, 16, 24))
+    whole = run("window", "one", tensors)
+    some = run("window", "one", tensors, frozenset(wanted))
+    for output in outputs_of("window"):
+        if output not in wanted:
+            assert some[output] is None
+            continue
+        assert torch.equal(some[output], whole[output])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=("float32", "bfloat16"))
+def test_masked_pairs_do_not_leak(dtype: torch.dtype) -> None:
+    """NaN in a key that no row sees, and in a row that sees no key of a tile."""
+    tensors = GRADIENTS["window"].tensors(dtype, 70, 70, 16, 24)
+    clean = given("window", tensors)
+    wanted = run("window", "one", clean)
+    last = {**clean, "k": clean["k"].clone(), "v": clean["v"].clone()}
+    last["k"][:, :, 69] = math.nan  # seen by the last row alone
+    last["v"][:, :, 69] = math.inf
+    found = run("window", "one", last)
+    near = 1e-5 if dtype is F32 else 2**-5  # sums of pairs are taken apart then
+    for output, place in (("dq", 69), ("dk", 69), ("dv", 69)):
+        got, true = found[output], wanted[output]
+        assert got is not None and true is not None
+        torch.testing.assert_close(got[:, :, :49], true[:, :, :49], rtol=near, atol=near)
+        assert got[:, :, :place].isfinite().all() or output != "dq"
+    first = {**clean, "q": clean["q"].clone(), "grad": clean["grad"].clone()}
+    first["q"][:, :, 0] = math.nan  # row 0 sees key 0 alone
+    first["grad"][:, :, 0] = math.inf
+    found = run("window", "one", first)
+    for output in ("dq", "dk", "dv"):
+        got, true = found[output], wanted[output]
+        assert got is not None and true is not None
+        torch.testing.assert_close(got[:, :, 1:], true[:, :, 1:], rtol=near, atol=near)
+
+
+def test_empty_batch_and_heads() -> None:
+    for batch, heads in ((0, (4, 2)), (2, (0, 0))):
+        tensors = GRADIENTS["window"].tensors(F32, 5, 7, 16, 24, heads, batch)
+        found = run("window", "one", GRADIENTS["window"].shaped(tensors))
+        dq = found["dq"]
+        assert dq is not None and dq.shape == tensors["q"].shape
+
+
+def test_one_sweep_takes_five_products() -> None:
+    """The weight and its gradient are computed once for each pair."""
+    (sweep,) = [k for k in schedule_of("window", "one").kernels if k.name == "sweep"]
+    (loop,) = sweep.loops  # type: ignore[union-attr]
+    assert len(loop.products) == 2 and len(loop.contributions) == 2 and len(loop.deposits) == 1
