@@ -150,6 +150,7 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
         "carried": tuple((c.name, c.width.axis.name if c.width else None) for c in kernel.carried),
         "operands": walked_arrays(kernel),
         "added": added_arrays(kernel),
+        "crowded": any(len(w.products) > 1 and w.walked_values for w in kernel.loops),
         "rescales": any(loop.exponent is not None for loop in kernel.loops),
         "finish_widths": any(let.expr.op == "fold" for let in kernel.finish),
         "regions": tuple(regions),

@@ -69,6 +69,7 @@ class _Walk:
     combine: list[str] = field(default_factory=list)
     inside: str = ""
     hidden: bool = False
+    rescaled: set[str] = field(default_factory=set)
 
     @property
     def over(self) -> tuple[Index, Index]:
@@ -99,6 +100,8 @@ class _Walk:
             stream.let(statement, self.over, self.combine)
         for contribution in loop.contributions:
             self.contribute(contribution, operands)
+        for carried in stream.kernel.carried:
+            self.rescale_untouched(carried)
         for scatter in loop.scatters:
             self.scatter(scatter, operands)
         for store in loop.pair_stores:
@@ -327,8 +330,7 @@ class _Walk:
             raise UnsupportedError(f"a `{carried.monoid}` of tiles", "triton", ("eager", "numpy"))
         name = self.stream.scope.values[carried.name].text
         tile = operands.carried_tile(contribution.operand, carried.width, lines)
-        scale = carried.rescaled and self.loop.exponent is not None
-        before = f"{name} * rescale[:, None]" if scale else name
+        before = f"{name} * rescale[:, None]" if self.rescales(carried) else name
         dot = f"{term}.to(QUERY), {tile}, {before}"
         lines.append(f"{name} = tl.dot({dot}, input_precision=PRECISION, out_dtype=ACC)")
 
@@ -338,11 +340,24 @@ class _Walk:
             raise UnsupportedError("a product over keys", "triton", ("eager", "numpy"))
         name = self.stream.scope.values[carried.name].text
         total = f"tl.{carried.monoid}({unwrapped(term)}, 1)"
-        scale = carried.rescaled and self.loop.exponent is not None
-        joined = f"{name} * rescale + {total}" if scale else f"{name} + {total}"
+        joined = f"{name} * rescale + {total}" if self.rescales(carried) else f"{name} + {total}"
         if carried.monoid != "sum":
             joined = f"gpu_{'larger' if carried.monoid == 'max' else 'smaller'}({name}, {total})"
         self.combine.append(f"{name} = {joined}")
+
+    def rescales(self, carried: Carried) -> bool:
+        """Whether this use is the one of the step that brings a carried value to the new
+        reference: the first."""
+        first = carried.name not in self.rescaled
+        self.rescaled.add(carried.name)
+        return first and carried.rescaled and self.loop.exponent is not None
+
+    def rescale_untouched(self, carried: Carried) -> None:
+        """Brings to the new reference what no pair of this walk adds to."""
+        if self.rescales(carried):
+            name = self.stream.scope.values[carried.name].text
+            factor = "rescale[:, None]" if carried.width is not None else "rescale"
+            self.combine.append(f"{name} = {name} * {factor}")
 
     def scatter(self, scatter: Scatter, operands: Operands) -> None:
         """What a tile of pairs adds to a table: 0 at masked pairs and in rows that do not count."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from triton_cases import bind, load
+from triton_gradients import GRADIENTS
 from triton_shelf import CASES
 
 from attnc.runtime.triton_launch import TritonBackend
@@ -94,15 +95,20 @@ def resources(cubin: bytes) -> tuple[int, int]:
 
 
 def report(capability: int, wanted: str, folder: Path) -> dict[str, Any]:
-    """Compiles `case:dtype:width[:rows[:forced constexprs as JSON]]`."""
+    """Compiles `case:dtype:width[:rows[:forced constexprs as JSON]]`; `gradient.case` backward."""
     name, dtype, width, *rest = wanted.split(":", 4)
-    case = CASES[name]
-    module = load(case.schedule, folder)
+    backward = name.startswith("gradient.")
+    case = GRADIENTS[name.partition(".")[2]] if backward else CASES[name]
+    schedule = case.schedule() if backward else case.schedule
+    module = load(schedule, folder)
     backend = AheadOfTime(module.TRITON_KERNELS, vars(module), capability)
     backend.forced = json.loads(rest[1]) if len(rest) > 1 else {}
-    rows = int(rest[0]) if rest else 1024
-    tensors = case.tensors(getattr(torch, dtype), rows=rows, keys=1024, width=int(width))
-    call = bind(case.schedule, tensors, case.numbers)
+    sizes = {"rows": int(rest[0]) if rest else 1024, "keys": 1024}
+    sizes |= {"width": int(width), "across": int(width)}
+    tensors = case.tensors(getattr(torch, dtype), **sizes)
+    if backward:
+        tensors = case.shaped(tensors)
+    call = bind(schedule, tensors, case.numbers)
     backend(call, frozenset(o.name for o in call.signature.outputs))
     return {"wanted": wanted, "capability": capability, "kernels": backend.reports}
 

@@ -2,27 +2,25 @@
 
 A case is softmax attention under a mask, with a score of its own: what is added to the scaled
 product, what the product goes through, and the table whose gradient it asks for. The backward takes
-the forward's result and lse; two kernels make dQ (rows held) and dK, dV (keys held, around the
-heads of a group), a third one sums what pairs add to a table.
+the forward's result, the reference and the inverse sum of each row; two kernels make dQ (rows held)
+and dK, dV (keys held, around the heads of a group), a third one sums what pairs add to a table.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from triton_cases import (
-    KEYS,
+    HK,
     LOG2E,
     NUMBERS,
     SCALE,
     D,
     E,
     H,
-    HK,
     I,
     J,
     K,
@@ -77,7 +75,8 @@ from attnc.schedule import (
     WalkedLoop,
     Workspace,
 )
-from attnc.signature import NumberArgument
+from attnc.signature import NumberArgument, Signature
+from attnc.signature_of import lengths_of
 
 SIZE = call("floordiv", length(H), call("max", length(HK), number(1)))
 GROUP = Axis("g", "range", length=SIZE)
@@ -85,12 +84,12 @@ SHARE = Axis("share")
 g, share = Index("g", GROUP), Index("share", SHARE)
 GRAD = Array("grad", (b, h, i, e), "real", "input")
 OUT = Array("out", (b, h, i, e), "real", "input")
-LSE = Array("lse", (b, h, i), "real", "input")
+TOP = Array("top", (b, h, i), "real", "input")  # the reference of a row, base 2
+INVERSE = Array("inverse", (b, h, i), "real", "input")  # one over the sum of its weights
 DELTA = Array("delta", (b, h, i), "real", "workspace")
 DQ = Array("dq", Q.indices, "real", "output")
 DK = Array("dk", K.indices, "real", "output")
 DV = Array("dv", V.indices, "real", "output")
-Score = Callable[[Expr, Expr, Expr, Expr], Expr]  # (product, head, row, key) -> natural score
 Tensors = dict[str, torch.Tensor]
 
 
@@ -119,6 +118,12 @@ AROUND = Head(
 )
 
 
+def row_values(head: Head) -> tuple[Let, ...]:
+    """What the forward has saved of a row, and delta."""
+    arrays = {"top_i": TOP, "inverse_i": INVERSE, "delta_i": DELTA}
+    return tuple(Let(name, head.at(array)) for name, array in arrays.items())
+
+
 @dataclass(frozen=True)
 class Gradient:
     """One operator and its derivatives.
@@ -145,16 +150,17 @@ class Gradient:
     scatters: Callable[[Head], tuple[Scatter, ...]] = lambda head: ()
     held: bool = True  # the table's kernel holds rows; else keys
     pairs: Callable[[Head], tuple[PairStore, ...]] = lambda head: ()
-    query: Callable[[Head], Expr] | None = None  # what ds adds to dq beside ds * k * slope
 
     # --- Schedule ---------------------------------------------------------------------------------
 
-    def lets(self, head: Head, lse: str, delta: str) -> tuple[Let, ...]:
+    def lets(self, head: Head) -> tuple[Let, ...]:
         """Pair values: the weight, the gradient of the score."""
         dot, dp = head.named("dot", i, j), head.named("dp", i, j)
         score = mul(self.score(dot, head), number(LOG2E))
-        weight = call("exp2", sub(score, mul(value(lse, "real", (*head.over, i)), number(LOG2E))))
-        change = sub(dp, value(delta, "real", (*head.over, i)))
+        over = (*head.over, i)
+        raised = call("exp2", sub(score, value("top_i", "real", over)))
+        weight = mul(raised, value("inverse_i", "real", over))
+        change = sub(dp, value("delta_i", "real", over))
         return (
             Let("weight", weight),
             Let("ds", mul(head.named("weight", i, j), change)),
@@ -170,17 +176,17 @@ class Gradient:
             Product(name, width, left, right)
             for name, width, (left, right) in zip(("dot", "dp"), (d, e), sides, strict=True)
         )
-        values = () if held == i else (Let("lse_i", head.at(LSE)), Let("delta_i", head.at(DELTA)))
+        values = () if held == i else row_values(head)
         region = Region(TRUE, TRUE)
         if self.visible is not None:
             region = regions(self.visible, held, walked)
         return WalkedLoop(
-            walked, values, products, self.lets(head, "lse_i", "delta_i"), self.visible, region,
+            walked, values, products, self.lets(head), self.visible, region,
             None, (), contributions, around=(g,) if head is AROUND else (), **more,
         )  # fmt: skip
 
     def kernels(self) -> tuple[Kernel, ...]:
-        row_values = (Let("lse_i", BY_QUERY.at(LSE)), Let("delta_i", BY_QUERY.at(DELTA)))
+        by_row = row_values(BY_QUERY)
         delta = fold("sum", (e,), mul(BY_QUERY.at(OUT), BY_QUERY.at(GRAD)))
         made: list[Kernel] = [MapKernel("delta", (b, h, i), (), (Store(DELTA, None, delta),))]
         dot_grad = BY_QUERY.named("dot_grad", i, j)
@@ -188,7 +194,7 @@ class Gradient:
         pairs = self.pairs(BY_QUERY)
         made.append(
             StreamKernel(
-                "rows", (b, h), i, (), row_values, (Carried("dq", "sum", d),),
+                "rows", (b, h), i, (), by_row, (Carried("dq", "sum", d),),
                 (self.loop(BY_QUERY, i, contributions, pair_stores=pairs),), (),
                 (Store(DQ, d, value("dq", "real", (b, h, i, d))),),
             )
@@ -212,11 +218,9 @@ class Gradient:
         if scatters:
             loop = self.loop(head, held, (), scatters=scatters)
             grid = (share, b, h) if self.held else (share, b, hk)
-            values = row_values if self.held else ()
+            values = by_row if self.held else ()
             made.append(
-                StreamKernel(
-                    "table", grid, held, (), values, (), (loop,), (), (), split=share
-                )
+                StreamKernel("table", grid, held, (), values, (), (loop,), (), (), split=share)
             )
             made += [self.sums(s, o) for s, o in zip(scatters, self.outputs, strict=True)]
         return tuple(made)
@@ -237,26 +241,51 @@ class Gradient:
         total = fold("sum", bound, read(parts, [at[index] for index in parts.indices]))
         return MapKernel(f"sum_{output.name}", over, (), (Store(output, scatter.width, total),))
 
-    def schedule(self) -> Schedule:
-        declared = signature(
-            self.name,
-            (Q, K, V, GRAD, OUT, LSE, *self.inputs),
-            (*NUMBERS, *self.integers),
-            (DQ, DK, DV, *self.outputs),
-        )
-        query = [a for a in declared.inputs if a.name in ("grad", "out")]
-        assert len(query) == 2
-        inputs = tuple(
-            type(a)(a.array, "query", "input") if a in query else a for a in declared.inputs
-        )
-        outputs = tuple(
-            type(a)(a.array, "query" if n < 3 else "accumulate", "output")
-            for n, a in enumerate(declared.outputs)
-        )
-        declared = type(declared)(
-            declared.name, inputs, outputs, declared.numbers, declared.lengths, declared.rows,
-            declared.keys,
+    def forward_schedule(self) -> Schedule:
+        """The forward: the result, the reference of a row and the inverse sum of its weights."""
+        score, weight = BY_QUERY.named("score", i, j), BY_QUERY.named("weight", i, j)
+        reference, total = (value(name, "real", (b, h, i)) for name in ("reference", "total"))
+        dot = BY_QUERY.named("dot", i, j)
+        loop = WalkedLoop(
+            j, (), (Product("dot", d, BY_QUERY.at(Q), BY_QUERY.at(K)),),
+            (Let("score", mul(self.score(dot, BY_QUERY), number(LOG2E))),), self.visible,
+            Region(TRUE, TRUE) if self.visible is None else regions(self.visible, i, j), score,
+            (Let("weight", call("exp2", sub(score, reference))),),
+            (Contribution("total", weight), Contribution("acc", weight, BY_QUERY.at(V))),
         )  # fmt: skip
+        empty = call("eq", total, number(0.0))
+        inverse = call("where", empty, number(0.0), call("div", number(1.0), total))
+        finite = call("where", empty, number(0.0), reference)
+        acc = value("acc", "real", (b, h, i, e))
+        stores = (
+            Store(OUT, e, mul(acc, value("scaled", "real", (b, h, i)))),
+            Store(TOP, None, finite),
+            Store(INVERSE, None, value("scaled", "real", (b, h, i))),
+        )
+        carried = (Carried("total", "sum", None, True), Carried("acc", "sum", e, True))
+        kernel = StreamKernel(
+            "forward", (b, h), i, (), (), carried, (loop,), (Let("scaled", inverse),), stores
+        )
+        declared = self.declared((Q, K, V, *self.inputs), (OUT, TOP, INVERSE), 1)
+        return Schedule(f"{self.name}_forward", declared, (kernel,), (), (D, E))
+
+    def declared(
+        self, inputs: tuple[Array, ...], outputs: tuple[Array, ...], query: int
+    ) -> Signature:
+        """A signature, the first `query` outputs of which are in the query dtype."""
+        found = signature(self.name, inputs, (*NUMBERS, *self.integers), outputs)
+        given = tuple(
+            replace(a, dtype="query") if a.name in ("grad", "out") else a for a in found.inputs
+        )
+        made = tuple(
+            replace(a, dtype="query" if n < query else "accumulate")
+            for n, a in enumerate(found.outputs)
+        )
+        return replace(found, inputs=given, outputs=made, lengths=lengths_of(inputs))
+
+    def schedule(self) -> Schedule:
+        inputs = (Q, K, V, GRAD, OUT, TOP, INVERSE, *self.inputs)
+        declared = self.declared(inputs, (DQ, DK, DV, *self.outputs), 3)
         head = BY_QUERY if self.held else AROUND
         spaces = (DELTA, *(scatter.array for scatter in self.scatters(head)))
         workspaces = tuple(Workspace(array, "accumulate") for array in spaces)
@@ -292,44 +321,40 @@ class Gradient:
             made[name] = make(random, sizes)
         return made
 
-    def forward(self, tensors: Tensors, extras: dict[str, Any]) -> tuple[Any, Any]:
-        """(out, lse) by the dense formula in the dtype of the tensors."""
+    def scores(self, tensors: Tensors, extras: dict[str, Any]) -> tuple[Any, Any]:
+        """(scores [b, h, i, j], -inf where masked; whether a row sees anything [b, h, i, 1])."""
         rows, keys = tensors["q"].shape[2], tensors["k"].shape[2]
         at_i = torch.arange(rows)[:, None] + extras.get("offset", 0)
         at_j = torch.arange(keys)[None, :] + extras.get("key_offset", 0)
         score, seen = self.dense(tensors, self.numbers, at_i, at_j)
         seen = seen.expand(score.shape)
         if "key_length" in extras:
-            seen = seen & (torch.arange(keys) < column(extras["key_length"]))
-        masked = torch.where(seen, score, -torch.inf)
-        some = seen.any(-1, keepdim=True)
-        weight = torch.softmax(torch.where(some, masked, 0.0), -1) * some
-        lse = torch.logsumexp(masked, -1)
-        v = repeated(tensors["v"], score.shape[1])
-        return weight @ v, lse
+            seen = seen & (torch.arange(keys) < extras["key_length"])
+        return torch.where(seen, score, -torch.inf), seen.any(-1, keepdim=True)
 
-    def given(self, tensors: Tensors, extras: dict[str, Any]) -> Tensors:
-        """What the backward takes: the tensors, with the exact `out` and `lse` rounded once."""
-        exact = {n: x.double() if x.is_floating_point() else x for n, x in tensors.items()}
-        out, lse = self.forward(exact, extras)
+    def forward(self, tensors: Tensors, extras: dict[str, Any]) -> torch.Tensor:
+        """The result of the dense formula in the dtype of the tensors."""
+        score, some = self.scores(tensors, extras)
+        weight = torch.softmax(torch.where(some, score, 0.0), -1) * some
+        return weight @ repeated(tensors["v"], score.shape[1])
+
+    def shaped(self, tensors: Tensors) -> Tensors:
+        """The tensors, with what the forward gives at no particular value."""
         single = torch.float64 if tensors["q"].dtype is torch.float64 else torch.float32
-        return {**tensors, "out": out.to(tensors["q"].dtype), "lse": lse.to(single)}
+        row = torch.zeros(tensors["q"].shape[:3], dtype=single)
+        return {**tensors, "out": torch.zeros_like(tensors["grad"]), "top": row, "inverse": row}
 
     def gradients(self, tensors: Tensors, extras: dict[str, Any], dtype: torch.dtype) -> Tensors:
         """Autograd of the dense formula in `dtype`, by the names of the outputs."""
         names = {"dq": "q", "dk": "k", "dv": "v", **{o: n for n, o in self.asked.items()}}
         given = {n: x.to(dtype) if x.is_floating_point() else x for n, x in tensors.items()}
         leaves = {n: given[n].detach().clone().requires_grad_() for n in names.values()}
-        out, _ = self.forward({**given, **leaves}, extras)
+        out = self.forward({**given, **leaves}, extras)
         found = torch.autograd.grad(out, list(leaves.values()), given["grad"], allow_unused=True)
         return {
             output: torch.zeros_like(leaf) if grad is None else grad
             for output, leaf, grad in zip(names, leaves.values(), found, strict=True)
         }
-
-
-def column(lengths: Any) -> Any:
-    return lengths[:, None, None, None] if isinstance(lengths, torch.Tensor) else lengths
 
 
 def repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -504,7 +529,9 @@ def relative_score(place: Expr) -> Callable[[Expr, Head], Expr]:
     return score
 
 
-def relative_case(name: str, place: Expr, places: Any, visible: Expr, seen: Any, held: bool) -> None:
+def relative_case(
+    name: str, place: Expr, places: Any, visible: Expr, seen: Any, held: bool
+) -> None:
     keep(
         Gradient(
             name,
@@ -553,4 +580,3 @@ keep(
         pairs=lambda head: (PairStore(DBIAS, head.named("ds", i, j)),),
     )
 )
-_ = (math, KEYS)

@@ -99,14 +99,14 @@ class KernelRun(KernelArguments):
                 "USE_DESCRIPTORS": self.descriptors(), "CANDIDATES": CANDIDATES,
             }
         )  # fmt: skip
+        for name in self.kernel["added"]:
+            if self.tensors[name] is not None:
+                self.tensors[name].zero_()
         if not cells:
             return True
         list_tiles(self, held_tiles, walked)
         if split:
             self.reserve_shares(cells * splits * blocks * held)
-        for name in self.kernel["added"]:
-            if self.tensors[name] is not None:
-                self.tensors[name].zero_()
         programs = cells * splits if not self.kernel["ordered"] else self.outer() * splits
         try:
             self.launch(self.kernel, programs * blocks, tile)
