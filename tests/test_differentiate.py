@@ -10,8 +10,8 @@ import gallery_cases
 import numpy as np
 import pytest
 import torch
-from derivative_cases import Problem, gallery, language, text, worst
 from eager_loader import to_torch
+from gradient_problems import Problem, gallery, language, text, worst
 from graph_values import values_of
 
 from attnc.errors import NoDerivative, UnsupportedError
@@ -22,6 +22,7 @@ from attnc.graph import Graph, conjuncts
 from attnc.passes import derivative_folds, derivative_rules
 from attnc.passes.differentiate import cotangents, differentiate, inputs_of
 from attnc.passes.edges import Edges
+from attnc.passes.pipeline import prepare
 from attnc.verify import verify_graph
 
 # What differentiate refuses by feature; the oracles differentiate them.
@@ -310,6 +311,17 @@ def test_an_axis_twice() -> None:
     check(Problem(spec, {"x": rng.normal(size=(2, 3, 2)), "w": rng.normal(size=(4, 4))}, {}))
 
 
+@pytest.mark.parametrize("emits", [("entropy", "max"), ("weight", "colsum"), ("score", "argmax")])
+def test_emits_that_are_offered(emits: tuple[str, ...]) -> None:
+    problem = replace(language("causal_softmax"), emits=emits)
+    given = problem.cotangents()
+    found = problem.values(differentiate(problem.graph), given)
+    wanted = problem.gradients(given)
+    assert worst(found, wanted) < 1e-10
+    without = {name: g if name == "out_grad" else np.zeros_like(g) for name, g in given.items()}
+    assert worst(problem.values(differentiate(problem.graph), without), wanted) > 1e-3
+
+
 # --- twice ---------------------------------------------------------------------------------------
 
 
@@ -356,6 +368,19 @@ def test_no_gradient_by_an_integer() -> None:
 def test_refused_by_feature(name: str) -> None:
     with pytest.raises(UnsupportedError, match="its derivative"):
         differentiate(language(name).graph)
+
+
+def test_complex_numbers_are_refused() -> None:
+    spec = text(
+        """
+        attention f(q, k, v):
+            input z: complex[h]
+            score: dot(q[i], k[j]) * re(z * z)
+            normalize: softmax(j: score)
+        """
+    )
+    with pytest.raises(UnsupportedError, match="complex numbers"):
+        differentiate(prepare(spec))
 
 
 def test_an_input_without_influence_has_gradient_zero() -> None:

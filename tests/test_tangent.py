@@ -8,9 +8,9 @@ import catalogue_calls
 import numpy as np
 import pytest
 import torch
-from derivative_cases import Problem, gallery, language, text
 from eager_loader import to_torch
 from gallery_cases import spec_paths
+from gradient_problems import Problem, gallery, language, text
 from graph_values import values_of
 from test_differentiate import FUNCTIONS, LANGUAGE, RECURRENT, along, small, values
 

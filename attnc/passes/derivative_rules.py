@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Expr, call, is_number, number, rewrite
+from attnc.expressions.tree import Expr, call, is_number, number, postorder, rewrite
 from attnc.passes.constants import LN_2
 from attnc.passes.contexts import close
 from attnc.passes.derivative_folds import FOLDS
@@ -34,8 +34,18 @@ def edges_of(node: Expr, wide: frozenset[Axis]) -> Edges:
     elif node.op == "grad":
         raise refuse("gradient_state")
     else:
+        _check_real(node)
         found = slopes(node, node)
     return tuple(edge for edge in found if edge.child.kind == "real" and edge.child.op != "number")
+
+
+def _check_real(node: Expr) -> None:
+    """Refuses an operation on complex numbers that come from tensors."""
+    for arg in node.args:
+        if arg.kind == "complex" and any(
+            below.op == "read" and below.kind in ("real", "complex") for below in postorder(arg)
+        ):
+            raise refuse("lti_ssm: complex numbers")
 
 
 def _read(node: Expr) -> Edges:

@@ -66,11 +66,13 @@ def differentiate(graph: Graph, inputs: Sequence[str] | None = None) -> Graph:
 
 
 def check_smooth(graph: Graph) -> None:
-    """Raises UnsupportedError for graphs with iterations or recurrences."""
+    """Raises UnsupportedError for graphs with iterations, recurrences or complex outputs."""
     if graph.iterations:
         raise refuse("column_norm")
     if graph.recurrences:
         raise refuse("linear_state")
+    if any(output.array.kind == "complex" for output in graph.outputs):
+        raise refuse("lti_ssm: complex numbers")
 
 
 def finished(expr: Expr) -> Expr:
