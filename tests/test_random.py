@@ -183,3 +183,23 @@ def test_dropout_keeps_the_mean() -> None:
     assert ((draws.mean(0) - whole).abs() <= 5 * error + 1e-6).all()
     assert torch.equal(draws[3], operator(q, k, v, rate=0.3, seed=3))
     assert not torch.equal(draws[3], draws[4])
+
+
+@pytest.mark.parametrize("heads, rows, keys, offset", [((4, 2), 37, 53, 5), ((3, 3), 70, 70, 0)])
+def test_backward_drops_what_the_forward_dropped(
+    heads: tuple[int, int], rows: int, keys: int, offset: int
+) -> None:
+    """Gradients of the C++ kernels against eager's, whose numbers are the oracle's."""
+    import attnc
+
+    found = []
+    for name in ("eager", "cpu"):
+        operator, generator = attnc.compile(DROPPED, backend=name), torch.Generator().manual_seed(1)
+        sizes = ((heads[0], rows), (heads[1], keys), (heads[1], keys))
+        q, k, v = (torch.randn(2, h, n, 16, generator=generator) for h, n in sizes)
+        inputs = [x.requires_grad_() for x in (q, k, v)]
+        result = operator(*inputs, rate=0.4, seed=12, offset=offset)
+        gradient = torch.randn(result.shape, generator=generator)
+        found.append((result, *torch.autograd.grad(result, inputs, gradient)))
+    for expected, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=2e-5)

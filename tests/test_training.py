@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
-BACKEND = "eager"
+BACKEND = "cpu"
 MODELS = Path(__file__).resolve().parent.parent / "examples" / "models"
 SMALL = ("--context", "24", "--batch", "2", "--width", "32", "--layers", "2", "--window", "8")
 
