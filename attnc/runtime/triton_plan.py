@@ -39,6 +39,23 @@ TILES_32_BIT = (
     (16, 32, 8, 1, (128, 128, 64)),
     (16, 16, 8, 1, (ANY, ANY, ANY)),
 )
+# The same where values of the walked rows stand beside two products (keys held: each thread has a
+# row value for every column that it computes), of the backward with that window.
+CROWDED_16_BIT = (
+    (128, 32, 8, 2, (0, 256, 0)),
+    (64, 64, 8, 2, (0, 0, 256)),
+    (64, 32, 4, 2, (0, 256, 256)),
+    (64, 32, 8, 2, (0, 512, 512)),
+    (32, 32, 8, 2, (512, 512, 512)),
+    (32, 16, 8, 2, (1088, 1088, 1088)),
+    (16, 16, 4, 1, (ANY, ANY, ANY)),
+)
+CROWDED_32_BIT = (
+    (32, 32, 8, 2, (256, 256, 256)),
+    (32, 16, 8, 1, (512, 512, 512)),
+    (16, 16, 8, 1, (ANY, ANY, ANY)),
+)
+CROWDED_64_BIT = ((16, 16, 8, 1, (ANY, ANY, ANY)),)
 TILES_64_BIT = ((32, 16, 8, 1, (384, 384, 384)), (16, 16, 8, 1, (ANY, ANY, ANY)))
 SHARED = {75: 65536, 80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448}
 
@@ -115,6 +132,8 @@ def stream_tiles(
     depth = sum(_whole_chunks(widths[axis], bytes_) for axis in kernel["products"])
     carried = sum(blocks[width] for _, width in kernel["carried"] if width is not None)
     table = {2: TILES_16_BIT, 4: TILES_32_BIT, 8: TILES_64_BIT}[bytes_]
+    if kernel["crowded"]:
+        table = {2: CROWDED_16_BIT, 4: CROWDED_32_BIT, 8: CROWDED_64_BIT}[bytes_]
     family = 0 if device.capability < 90 else 1 if device.capability < 100 else 2
     draws = any(source[0] == "seed" for _, _, source in kernel["arguments"])
     pairs, most = (RANDOM_PAIRS, RANDOM_WALKED) if draws else (ANY, ANY)
