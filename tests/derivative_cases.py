@@ -1,129 +1,127 @@
-"""Operators with a call each, for the derivative passes: the language's specs and the gallery; and
-their derivatives by float64 autograd of the eager form."""
+"""Derivative schedules run by the interpreter, and what the eager form's float64 autograd says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cache, cached_property
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
-import catalogue_calls
-import gallery_cases
 import numpy as np
 import torch
 from eager_loader import load, to_torch
-from graph_values import values_of
+from schedule_interpreter import Interpreter
 
+from attnc.cases import Case, Shape
+from attnc.compiler import short_name
+from attnc.expressions.evaluate import Environment, evaluate
 from attnc.front import load_source, read_spec
-from attnc.graph import Graph
-from attnc.passes.differentiate import cotangents, inputs_of
-from attnc.passes.pipeline import prepare
-from attnc.passes.tangent import tangents
+from attnc.passes.backward import Derivative
+from attnc.schedule import Schedule
 from attnc.spec import Spec
 
-Arrays = dict[str, np.ndarray]
+ROOT = Path(__file__).resolve().parent.parent
+ORDINARY = Shape(6, 7, 4, 3, 2, 2, 2, offset=2)
+EMPTY = Shape(4, 0, 2, 3, 2, 1, 3)
+HOSTILE = Shape(12, 12, 4, 4, 1, 2, 2, magnitude=60.0)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A spec and one call of it; `emits` beside the result."""
-
-    spec: Spec
-    tensors: Mapping[str, np.ndarray]
-    numbers: Mapping[str, Any]
-    keywords: Mapping[str, Any] = field(default_factory=dict)
-    emits: tuple[str, ...] = ()
-
-    @cached_property
-    def graph(self) -> Graph:
-        return prepare(self.spec, self.emits)
-
-    @property
-    def reals(self) -> list[str]:
-        return [name for name, array in self.tensors.items() if array.dtype.kind == "f"]
-
-    def outputs(self, given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The real outputs by the eager form, by their names in the graph."""
-        run = eager(self.spec)
-        found = run(**given, **self.numbers, **self.keywords, emit=self.emits)
-        names = [output.array.name for output in self.graph.outputs]
-        named = dict(zip(names, ("out", *names[1:]), strict=True))
-        return {n: found[key] for n, key in named.items() if found[key].is_floating_point()}
-
-    def cotangents(self, seed: int = 5) -> Arrays:
-        """Random cotangents of the outputs, by their names as inputs of the derivative."""
-        rng = np.random.default_rng(seed)
-        outputs = self.outputs(to_torch(self.tensors))
-        named = cotangents(self.graph)
-        return {named[n].name: rng.normal(size=y.shape) for n, y in outputs.items()}
-
-    def gradients(self, given: Arrays) -> Arrays:
-        """By autograd of the eager form, for cotangents by name."""
-        leaves = to_torch(self.tensors, grad=True)
-        outputs = self.outputs(leaves)
-        named = cotangents(self.graph)
-        loss = sum((y * torch.from_numpy(given[named[n].name])).sum() for n, y in outputs.items())
-        real = self.reals
-        found = torch.autograd.grad(loss, [leaves[n] for n in real], allow_unused=True)
-        pairs = zip(real, found, strict=True)
-        return {n: np.zeros(self.tensors[n].shape) if g is None else g.numpy(force=True) for n, g in pairs}
-
-    def values(self, graph: Graph, more: Mapping[str, np.ndarray]) -> Arrays:
-        """The outputs of a graph derived from this one, by the oracle."""
-        read = {array.name for array in inputs_of(graph)}
-        more = {name: array for name, array in more.items() if name in read}
-        given = {**self.tensors, **more}
-        return values_of(self.spec, graph, given, self.numbers, **self.keywords)
-
-    def directions(self, seed: int = 6) -> Arrays:
-        """Random tangents of the real inputs, by input."""
-        rng = np.random.default_rng(seed)
-        return {name: rng.normal(size=self.tensors[name].shape) for name in self.reals}
-
-    def along(self, directions: Arrays) -> Arrays:
-        """Tangents by their names as inputs of the tangent."""
-        named = tangents(self.graph)
-        return {named[n].name: d for n, d in directions.items() if n in named}
-
-
-@cache
-def eager(spec: Spec) -> Callable[..., dict[str, torch.Tensor]]:
-    return load(spec)
-
-
-def text(source: str, statics: Mapping[str, Any] | None = None) -> Spec:
-    return read_spec(load_source(dedent(source)), statics=statics or {})
-
-
-def language(name: str) -> Problem:
-    call, spec = catalogue_calls.CALLS[name], catalogue_calls.read(name)
-    given = catalogue_calls.tensors(spec, call, seed=3)
-    return Problem(spec, given, call.numbers, call.keywords, emits_of(spec))
-
-
-def gallery(path: Path, seed: int = 11) -> Iterator[Problem]:
-    setting = gallery_cases.setting_of(path.stem)
-    spec = gallery_cases.load(path)
-    for case, _ in gallery_cases.calls(spec, setting, seed):
-        yield Problem(spec, case.tensors, case.numbers, case.extras, emits_of(spec))
-
-
-def worst(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
-    """The largest error of any gradient, relative to the largest entry of all; NaN counts."""
-    size = max((np.abs(w).max(initial=0.0) for w in wanted.values()), default=0.0) or 1.0
-    errors = [0.0]
-    for name, w in wanted.items():
-        got = found.get(f"{name}_grad", np.zeros(w.shape))
-        assert got.shape == w.shape
-        errors.append(float(np.abs(got - w).max(initial=0.0)) / size)
-    return float("nan") if any(np.isnan(errors)) else max(errors)
+def spec_of(name: str) -> Spec:
+    return read_spec(load_source(ROOT / "examples" / f"{name}.attn"))
 
 
 def emits_of(spec: Spec) -> tuple[str, ...]:
-    """The emits that are written, and lse where it is offered."""
-    names = [one.array.name for one in spec.root.emits]
-    names += [one.array.name for one in spec.root.offered if one.array.name == "lse"]
-    return tuple(names)
+    return tuple(o.array.name for o in spec.root.offered if short_name(o.array.name) == "lse")
+
+
+def run(
+    spec: Spec,
+    schedule: Schedule,
+    arrays: dict[str, Any],
+    case: Case,
+    tiles: tuple[int, int] = (4, 3),
+    splits: int = 1,
+) -> dict[str, np.ndarray]:
+    """What a schedule stores, with the defaults of what was left out."""
+    runner = Interpreter(
+        schedule, dict(arrays), held_tile=tiles[0], walked_tile=tiles[1], splits=splits
+    )
+    rows = schedule.signature.rows
+    runner.starts = {axis: case.shape.offset for axis in (rows,) if axis is not None}
+    for argument in schedule.signature.lengths:
+        for name, place in argument.sites:
+            if name in arrays:
+                runner.lengths[argument.axis] = arrays[name].shape[place]
+    params = dict(case.numbers)
+    for number in spec.numbers:
+        if number.name not in params and number.default is not None:
+            env = Environment(params=params, lengths=runner.lengths, starts=runner.starts)
+            params[number.name] = evaluate(number.default, env).item()
+    runner.params = params
+    for given in spec.inputs:
+        if given.name not in arrays and given.default is not None:
+            env = Environment(params=params, lengths=runner.lengths, starts=runner.starts)
+            shape = [env.length(axis) for axis in given.array.axes]
+            runner.arrays[given.name] = np.full(shape, evaluate(given.default, env).item())
+    with np.errstate(all="ignore"):
+        return runner.run()
+
+
+def leaves_of(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of a call, and those among them that can be differentiated by."""
+    given = to_torch(case.tensors)
+    return given, {n: t.requires_grad_() for n, t in given.items() if t.is_floating_point()}
+
+
+def cotangents_of(outputs: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+    """A random cotangent of each real output, 0 where the output is not finite."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, output in outputs.items():
+        if output.is_floating_point():
+            grad = rng.normal(size=tuple(output.shape))
+            grad[~np.isfinite(output.detach().numpy())] = 0.0
+            found[name] = grad
+    return found
+
+
+def truth(
+    spec: Spec, case: Case, emits: tuple[str, ...] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Cotangents by output, and gradients by input, of the eager form in float64."""
+    given, leaves = leaves_of(case)
+    outputs = load(spec)(**given, **case.numbers, **case.extras, emit=emits)
+    cotangents = cotangents_of(outputs)
+    whole = sum(
+        (
+            (outputs[n].nan_to_num(0, 0, 0) * torch.from_numpy(c)).sum()
+            for n, c in cotangents.items()
+        )
+    )
+    grads = torch.autograd.grad(whole, list(leaves.values()), allow_unused=True)
+    return cotangents, {
+        name: np.zeros(tuple(leaf.shape)) if grad is None else grad.numpy()
+        for (name, leaf), grad in zip(leaves.items(), grads, strict=True)
+    }
+
+
+def gradients(
+    spec: Spec,
+    derivative: Derivative,
+    case: Case,
+    cotangents: dict[str, Any],
+    tiles: tuple[int, int] = (4, 3),
+    splits: int = 1,
+) -> dict[str, np.ndarray]:
+    """The gradients by input: the forward with its saved values, then the backward."""
+    kept = run(spec, derivative.forward, case.tensors, case, tiles)
+    names = (*derivative.reads, *(array.name for array in derivative.saved))
+    arrays = {**case.tensors, **{name: kept[name] for name in names}}
+    arrays.update((name, cotangents[output]) for output, name in derivative.cotangents)
+    stored = run(spec, derivative.backward, arrays, case, tiles, splits)
+    return {name: stored[grad] for name, grad in derivative.gradients if grad in stored}
+
+
+def error(found: Any, wanted: Any) -> float:
+    """The greatest difference, relative to the greatest entry; infinite where one is NaN."""
+    size = max(np.abs(wanted).max(initial=0.0), 1e-3)
+    worst = float(np.abs(found - wanted).max(initial=0.0) / size)
+    return worst if np.isfinite(worst) else np.inf

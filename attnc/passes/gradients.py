@@ -188,7 +188,8 @@ class Gradients:
                 for i in condition.free & self.dummies
                 if i not in own and (not self.roles.is_outer(i) or i.axis in axes)
             }
-            if alien:
+            place = coarse_place(condition, self.roles)
+            if alien or (place is not None and place[1] in self.dummies):
                 found.append(condition)
         return tuple(found)
 
@@ -267,6 +268,7 @@ class Gradients:
         if coarse is not None:
             canonical_place = substitute(coarse[0], _positions(moves))
             tie = (canonical_place, Index(coarse[1].axis.name, coarse[1].axis, 0))
+            moves = {**moves, coarse[1]: tie[1]}
         return self._kept("key", inner, moves, key, (*grid, held), places, around, tie)
 
     def _scattered(self, whole: Sum, key: Index, both: tuple[Expr, ...]) -> Expr:
@@ -338,12 +340,14 @@ class Gradients:
         wide = self.roles.widths((inner.body,))
         walked = frozenset(inner.bound)
         factors = factors_of(inner.body).above
-        if len(wide) < 2 and not any(self._stays(f, walked) for f in factors):
+        mixed = any(self._stays(f, walked) or self._tangled(f, walked) for f in factors)
+        if len(wide) < 2 and not mixed:
             return make_sum(inner)
         parts = []
         for addend, minus in addends_of(inner.body):
             own, rest = factors_of(addend).split(lambda f: self._stays(f, walked))
-            if len(self.roles.widths((rest.expr,))) > 1:
+            tangled = any(self._tangled(f, walked) for f in rest.above)
+            if tangled or len(self.roles.widths((rest.expr,))) > 1:
                 for row, pair in self._terms(inner, addend):
                     term = make("mul", row, make_sum(Sum(inner.bound, inner.conditions, pair)))
                     parts.append(make("neg", term) if minus else term)
@@ -356,6 +360,13 @@ class Gradients:
     def _stays(self, factor: Expr, walked: frozenset[Index]) -> bool:
         """Whether a factor along a width is the same for the whole walk: it stays outside."""
         return not factor.free & walked and bool(self.roles.widths((factor,)))
+
+    def _tangled(self, factor: Expr, walked: frozenset[Index]) -> bool:
+        """Whether a sum along a width is of rows and keys both: q_i - k_j."""
+        if factor.op not in ("add", "sub", "where") or not self.roles.widths((factor,)):
+            return False
+        held = {i for i in factor.free - walked if self.roles.of(i.axis) in ("row", "key")}
+        return bool(held) and bool(factor.free & walked)
 
     def _terms(self, inner: Sum, body: Expr) -> list[tuple[Expr, Expr]]:
         """Row factor and rest of each term, by the rules of sums, choices and products."""
@@ -396,6 +407,9 @@ class Gradients:
         exchange = _positions(moves)
         if width is not None:
             exchange[wide[0]] = position(width)
+        left = {i for e in inner.exprs for i in e.free if self.roles.of(i.axis) == "coarse"}
+        if left - set(moves):
+            raise refuse("gqa: a derivative over key heads that are tied to no query head")
         body = self.values.exchange(substitute(inner.body, exchange))
         conditions = tuple(self.values.exchange(substitute(c, exchange)) for c in inner.conditions)
         tests = frozenset(c.digest for c in conditions)
