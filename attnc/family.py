@@ -106,9 +106,25 @@ def _links(derivative: Derivative) -> Links:
     return Links(derivative.reads, saved, derivative.cotangents, derivative.gradients)
 
 
-def _second(name: str, spec: Spec, emits: Sequence[str]) -> Member:
-    """The backward of the backward: `<gradient>_grad` are the cotangents of its gradients."""
-    return Member(name, _everywhere(lower_second(spec, emits)), 0)
+def _second(name: str, spec: Spec, emits: tuple[str, ...]) -> Member:
+    """The backward of the backward: cotangents of its gradients in, gradients of its inputs out.
+    Two sweeps everywhere: one sweep has rows of one kind to deposit."""
+    schedules = {backend: lower_second(spec, emits, "two") for backend in BACKENDS}
+    signature = schedules["cpu"].signature
+    first = _derivative(spec, emits, "one").backward.signature
+    given = [tensor.name for tensor in signature.inputs]
+    made = [tensor.name for tensor in signature.outputs]
+    links = Links(
+        cotangents=_paired([tensor.name for tensor in first.outputs], given),
+        gradients=_paired([tensor.name for tensor in first.inputs], made),
+    )
+    return Member(name, schedules, 0, links)
+
+
+def _paired(names: Sequence[str], among: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Each name with its `NAME_grad`, which may end in `_` where that name was taken."""
+    found = {other.rstrip("_"): other for other in among}
+    return tuple((name, found[f"{name}_grad"]) for name in names if f"{name}_grad" in found)
 
 
 def _tangent(schedule: Schedule) -> Member:

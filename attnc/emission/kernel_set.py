@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -120,8 +121,12 @@ def triton_prelude() -> str:
 
 
 def _triton_text(text: str, suffix: str) -> str:
-    """The functions and the table; the prelude stands once in the module."""
+    """The functions and the table; the prelude stands once in the module. A training form has the
+    operator's own names for its kernels: within a module they take the set's name."""
     body = text.replace(triton_prelude(), "", 1).strip("\n")
+    for name in defined_names(body):
+        if suffix.lower() not in name:
+            body = re.sub(rf"\b{name}\b", name + suffix.lower(), body)
     head, table, rest = body.rpartition("TRITON_KERNELS = ")
     return f"{head}TRITON_KERNELS{suffix} = {rest}" if table else body
 
