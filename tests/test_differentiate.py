@@ -322,6 +322,35 @@ def test_emits_that_are_offered(emits: tuple[str, ...]) -> None:
     assert worst(problem.values(differentiate(problem.graph), without), wanted) > 1e-3
 
 
+def test_weights_by_a_log_sum() -> None:
+    """exp(s - lse), the sum in the exponent: its adjoint is <g, out> too."""
+    spec = text(
+        """
+        attention f(q, k, v):
+            mask: j <= i
+            score: dot(q[i], k[j]) * scale
+            normalize: exp(score - lse(j: score))
+        """
+    )
+    graph = check(Problem(spec, small(np.random.default_rng(13)), {}))
+    query = expression(graph, "q_grad")
+    assert query.op == "fold" and len(folds(query.args[1], "j")) == 2
+
+
+def test_long_texts() -> None:
+    """Many terms, deep functions, choices within choices: no recursion."""
+    terms = " + ".join(f"dot(q[i], k[j]) * {n}e-6" for n in range(60))
+    deep = "tanh(" * 80 + "dot(q[i], k[j])" + ")" * 80
+    lines = "".join(f"    a{n}[i, j] = where(i != j + {n}, a{n - 1}, 0)\n" for n in range(1, 60))
+    choices = f"    a0[i, j] = dot(q[i], k[j])\n{lines}    normalize: softmax(j: a59) * a59\n"
+    for body in (
+        f"    score: {terms}\n    normalize: softmax(j: score)\n",
+        f"    score: {deep}\n    normalize: softmax(j: score)\n",
+        f"    score: dot(q[i], k[j])\n{choices}",
+    ):
+        check(Problem(text(f"attention f(q, k, v):\n{body}"), small(np.random.default_rng(14)), {}))
+
+
 # --- twice ---------------------------------------------------------------------------------------
 
 

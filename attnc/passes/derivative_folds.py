@@ -94,41 +94,49 @@ def _finished_edge(
     return Edge(child, each, guards, inner.bound, inner.conditions, whole, seen)
 
 
+Apart = tuple[Expr, Factors, tuple[Expr, ...]]
+DEEPEST = 40  # choices within products within choices; below that nothing leaves
+
+
 def _apart(
-    body: Expr, bound: frozenset[Index], finished: Callable[[Expr], bool]
-) -> tuple[Expr, Factors, tuple[Expr, ...]]:
+    body: Expr, bound: frozenset[Index], finished: Callable[[Expr], bool], depth: int = DEEPEST
+) -> Apart:
     """rest, by, guards with body = rest * by where the guards hold and 0 elsewhere; `by` has the
     divisors, and the exponentials, that are finished."""
-    if body.op == "where" and is_number(body.args[2], 0):
-        return _choice(body.args[0], body.args[1], bound, finished)
-    if body.op == "where" and is_number(body.args[1], 0):
-        return _choice(make("not", body.args[0]), body.args[2], bound, finished)
+    if body.op == "where" and depth:
+        for yes, branch in ((True, 1), (False, 2)):
+            if is_number(body.args[3 - branch], 0):
+                test = body.args[0] if yes else make("not", body.args[0])
+                inner = _apart(body.args[branch], bound, finished, depth - 1)
+                return _choice(test, inner, bound)
     if body.op == "exp":
-        row = [(a, m) for a, m in addends_of(body.args[0]) if finished(a)]
-        if row:
-            signed = [make("neg", a) if m else a for a, m in row]
-            others = [(a, m) for a, m in addends_of(body.args[0]) if not finished(a)]
-            rest = total(make("neg", a) if m else a for a, m in others)
-            return make("exp", rest), Factors((make("exp", total(signed)),)), ()
+        return _apart_exponents(body, finished)
+    if body.op not in ("mul", "div", "neg") or not depth:
         return body, Factors(), ()
     factors = factors_of(body)
-    divisors, others_ = factors.split(lambda f: f in factors.below and finished(f))
-    by = Factors((), divisors.below)
-    kept = Factors(others_.above + divisors.above, others_.below, factors.negative)
-    if body.op not in ("mul", "div", "neg"):
-        return body, Factors(), ()
-    whole = Factors((), kept.below, kept.negative)
+    by = Factors((), tuple(f for f in factors.below if finished(f)))
+    below = tuple(f for f in factors.below if not finished(f))
+    whole = Factors((), below, factors.negative)
     guards: tuple[Expr, ...] = ()
-    for factor in kept.above:
-        rest, more, held = _apart(factor, bound, finished)
+    for factor in factors.above:
+        rest, more, held = _apart(factor, bound, finished, depth - 1)
         whole, by, guards = whole * factors_of(rest), by * more, (*guards, *held)
     return whole.expr, by, guards
 
 
-def _choice(
-    condition: Expr, body: Expr, bound: frozenset[Index], finished: Callable[[Expr], bool]
-) -> tuple[Expr, Factors, tuple[Expr, ...]]:
-    rest, by, guards = _apart(body, bound, finished)
+def _apart_exponents(body: Expr, finished: Callable[[Expr], bool]) -> Apart:
+    """exp(a + b) with a finished: exp(b) times exp(a)."""
+    row: list[Expr] = []
+    rest: list[Expr] = []
+    for addend, minus in addends_of(body.args[0]):
+        (row if finished(addend) else rest).append(make("neg", addend) if minus else addend)
+    if not row:
+        return body, Factors(), ()
+    return make("exp", total(rest)), Factors((make("exp", total(row)),)), ()
+
+
+def _choice(condition: Expr, inner: Apart, bound: frozenset[Index]) -> Apart:
+    rest, by, guards = inner
     if condition.free & bound:
         return make("where", condition, rest, ZERO), by, guards
     return rest, by, (condition, *guards)
