@@ -39,13 +39,13 @@ TILES_32_BIT = (
     (16, 32, 8, 1, (128, 128, 64)),
     (16, 16, 8, 1, (ANY, ANY, ANY)),
 )
-# The same where values of the walked rows stand beside two products (keys held: each thread has a
-# row value for every column that it computes), of the backward with that window.
+# The same for kernels that are crowded: where values of the walked rows stand beside two products
+# (keys held: each thread has a row value for every column that it computes), or sums go to tables;
+# of the backward with that window, and of one with a soft cap.
 CROWDED_16_BIT = (
     (128, 32, 8, 2, (0, 256, 0)),
-    (64, 64, 8, 2, (0, 0, 256)),
-    (64, 32, 4, 2, (0, 256, 256)),
-    (64, 32, 8, 2, (0, 512, 512)),
+    (64, 32, 8, 2, (0, 256, 256)),
+    (64, 16, 8, 2, (0, 512, 512)),
     (32, 32, 8, 2, (512, 512, 512)),
     (32, 16, 8, 2, (1088, 1088, 1088)),
     (16, 16, 4, 1, (ANY, ANY, ANY)),
@@ -137,12 +137,12 @@ def stream_tiles(
     family = 0 if device.capability < 90 else 1 if device.capability < 100 else 2
     draws = any(source[0] == "seed" for _, _, source in kernel["arguments"])
     pairs, most = (RANDOM_PAIRS, RANDOM_WALKED) if draws else (ANY, ANY)
-    tiles = [(held, min(walked, most), *rest) for held, walked, *rest in table]
     fitting = [
-        TritonTile({"BLOCK_HELD": held, "BLOCK_WALKED": walked}, warps, stages)
-        for held, walked, warps, stages, columns in tiles
+        TritonTile({"BLOCK_HELD": held, "BLOCK_WALKED": min(walked, most)}, warps, stages)
+        for held, walked, warps, stages, columns in table
         if depth + carried <= columns[family]
-        and held * walked <= pairs * warps * 32
+        and (held <= 64 or not kernel["ordered"])  # a skewed tile is twice as wide
+        and held * min(walked, most) <= pairs * warps * 32
         and shared_bytes(held, walked, stages, depth, carried, bytes_, device) <= device.shared
     ]
     least = max(16, power_of_two(rows))
