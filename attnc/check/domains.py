@@ -315,9 +315,10 @@ def _report(checker: Checker, need: Need, demand: Demand | None) -> None:
         spots.append(f"{checker.labels.get(atom.digest, _name(atom))} = {_simple(theory, end)}")
     place = ", ".join(sorted(spots)) or "every point"
     position = _simple(theory, value)
-    if demand is not None and demand.given:
+    if demand is not None and (demand.given or not points):
         there = replace(demand, given=(*demand.given, *points))
-        witness = None if find_witness(checker, there) else find_witness(checker, demand)
+        told = points and find_witness(checker, there)
+        witness = None if told else find_witness(checker, demand)
         if witness is not None:
             position, place = str(witness.value), witness.place
     checker.report(m.read_outside(need.span, need.span.text, position, place, True))
