@@ -11,8 +11,7 @@ does not  order kernels
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
@@ -20,10 +19,9 @@ from attnc.expressions.tree import (
     TRUE,
     Array,
     Expr,
-    call,
     fold,
-    length,
     position,
+    postorder,
     read,
     rewrite,
     substitute,
@@ -40,7 +38,7 @@ from attnc.passes.reductions import Part, Reduction, Reductions
 from attnc.passes.roles import Roles, group_size
 from attnc.passes.separate import Separation, exchange
 from attnc.passes.simplify import make, simplify_node
-from attnc.passes.stream import emit
+from attnc.passes.stream import NO_EXPONENT, emit
 from attnc.schedule import Kernel, Workspace
 
 SHARE = Axis("split")
@@ -128,7 +126,8 @@ class Kernels:
         assert not lowering.reductions.pending, "row values are at hand before"
         self.kernels.extend(lowering.kernels)
         self.workspaces.extend(lowering.workspaces)
-        self.notes.extend(note for note in lowering.notes if note not in self.notes)
+        loose = [note for note in lowering.notes if note != NO_EXPONENT]
+        self.notes.extend(note for note in loose if note not in self.notes)
 
     @staticmethod
     def _kind(one: PairSum, frame: Frame) -> Literal["deposit", "scatter", "pair"]:
@@ -220,7 +219,7 @@ def direct(
     if not found or any(sums[name].hold != hold for name in found):
         return None
     moves: dict[Index, Index] = {}
-    bound = {index for node in _nodes(expr) for index in node.bound}
+    bound = {index for node in postorder(expr) for index in node.bound}
     for node in _reads(expr):
         if node.array.name not in sums:
             continue
@@ -234,7 +233,7 @@ def direct(
                 continue
             if moves.setdefault(index, own) != own:
                 return None
-    if any(n.op == "fold" and n.args[0] != TRUE and _sums_below(n, sums) for n in _nodes(expr)):
+    if any(n.op == "fold" and n.args[0] != TRUE and _sums_below(n, sums) for n in postorder(expr)):
         return None
     one = sums[next(iter(found))]
     rows = set(one.array.indices) - ({one.width} if one.width else set())
@@ -260,14 +259,8 @@ def _sums_below(node: Expr, sums: dict[str, PairSum]) -> bool:
     return any(n.array.name in sums for n in _reads(node))
 
 
-def _nodes(expr: Expr) -> Iterable[Expr]:
-    from attnc.expressions.tree import postorder
-
-    return postorder(expr)
-
-
 def _reads(expr: Expr) -> list[Expr]:
-    return [node for node in _nodes(expr) if node.op == "read"]
+    return [node for node in postorder(expr) if node.op == "read"]
 
 
 def in_kernel(expr: Expr, sums: dict[str, PairSum], holder: Holder) -> Expr:
@@ -295,6 +288,3 @@ def read_back(expr: Expr, known: dict[str, Expr], sums: dict[str, PairSum]) -> E
         return substitute(known[node.array.name], moves)
 
     return rewrite(expr, change)
-
-
-__all__ = ["Formula", "Holder", "Kernels", "call", "direct", "in_kernel", "length", "replace"]

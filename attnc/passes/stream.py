@@ -22,6 +22,8 @@ from attnc.passes.references import REFERENCE, Group, group, witness
 from attnc.passes.simplify import simplify_node
 from attnc.schedule import Let, Store, StreamKernel, Workspace
 
+NO_EXPONENT = "No weight has an exponent that needs a running maximum."
+
 
 def stream(graph: Graph) -> Lowering:
     """The kernels of a graph whose outputs are rows over folds of keys.
@@ -167,7 +169,7 @@ def carries_of(
 def _reference_note(members: Group) -> str:
     if members.exponents:
         return "Sums are carried relative to the running maximum of the weights' exponent."
-    return "No weight has an exponent that needs a running maximum."
+    return NO_EXPONENT
 
 
 def kernel_of(
