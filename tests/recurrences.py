@@ -70,7 +70,8 @@ attention rwkv7(r, k, v) for t:
     input r, k, w, a, kk: real[b, h, t, d], bonus: real[h, d]
     state S: real[d, e] = 0
     update:
-        S = sigmoid(w[t]) * S - outer(sigmoid(a[t]) * l2norm(d: kk[t]), l2norm(d: kk[t]) @ S) + outer(k[t], v[t])
+        gone = l2norm(d: kk[t])
+        S = sigmoid(w[t]) * S - outer(sigmoid(a[t]) * gone, gone @ S) + outer(k[t], v[t])
     read: r[t] @ S + sum(d: r[t] * k[t] * bonus) * v[t]
 """),
     "mamba": (("elementwise",), """
@@ -194,4 +195,48 @@ attention key_heads(q, k, v) for t:
         S = S + outer(k[t], v[t])
     read: q[t] @ S
 """),
+    "both_sides": (
+        ("not affine",),
+        """
+attention both_sides(q, k, v) for t:
+    input u: real[b, h, t, e]
+    state S: real[d, e] = 0
+    update:
+        S = 0.5 * S + 0.1 * outer(S @ u[t], k[t] @ S) + outer(k[t], v[t])
+    read: (q[t] @ S) * 0.1
+""",
+    ),
+    "three_axes": (
+        ("scalar",),
+        """
+attention three_axes(x) for t:
+    input x: real[b, t, c], y: real[b, t, m], z: real[b, t, n]
+    state H: real[c, m, n] = 0
+    update:
+        H[c, m, n] = 0.7 * H[c, m, n] + x[t, c] * y[t, m] * z[t, n]
+    read[c]: sum(m, n: H[c, m, n] * y[t, m] * z[t, n])
+""",
+    ),
+    "two_rows": (
+        ("scalar",),
+        """
+attention two_rows(x) for r, t:
+    input x: real[b, r, t, c], g: real[r, t]
+    state s: real[c] = 1
+    update:
+        s = sigmoid(g[r, t]) * s + x[r, t]
+    read: s
+""",
+    ),
+    "short_convolution": (
+        ("scalar",),
+        """
+attention short_convolution(x) for t:
+    input x: real[b, t, c], w: real[l, c]
+    state s: real[c] = 0
+    update:
+        s = 0.9 * s + silu(sum(l: w[l] * (x[t - l] else 0)))
+    read: s
+""",
+    ),
 }  # fmt: skip
