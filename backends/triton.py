@@ -17,7 +17,13 @@ from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
 from attnc.backends.triton_region import print_region, print_summary
 from attnc.backends.triton_sizes import fits_int32
-from attnc.backends.triton_stream import added_arrays, print_stream, walked_arrays
+from attnc.backends.triton_stream import (
+    added_arrays,
+    crowding,
+    print_stream,
+    touches_pairs,
+    walked_arrays,
+)
 from attnc.backends.triton_tiles import is_dense
 
 from attnc.errors import UnsupportedError
@@ -150,7 +156,8 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
         "carried": tuple((c.name, c.width.axis.name if c.width else None) for c in kernel.carried),
         "operands": walked_arrays(kernel),
         "added": added_arrays(kernel),
-        "crowded": any(len(w.products) > 1 and w.walked_values for w in kernel.loops),
+        "crowded": max(crowding(kernel, loop) for loop in kernel.loops),
+        "narrow": any(touches_pairs(kernel, loop) for loop in kernel.loops),
         "rescales": any(loop.exponent is not None for loop in kernel.loops),
         "finish_widths": any(let.expr.op == "fold" for let in kernel.finish),
         "regions": tuple(regions),

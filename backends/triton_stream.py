@@ -14,7 +14,8 @@ from attnc.backends.triton_names import Arguments, Names
 from attnc.backends.triton_printer import Scope
 from attnc.backends.triton_walk import print_walk
 
-from attnc.schedule import Schedule, StreamKernel
+from attnc.expressions.tree import postorder
+from attnc.schedule import Schedule, StreamKernel, WalkedLoop
 
 
 def print_stream(
@@ -66,6 +67,21 @@ def added_arrays(kernel: StreamKernel) -> tuple[str, ...]:
         added += [scatter.array.name for scatter in loop.scatters]
         added += [store.array.name for store in loop.pair_stores]
     return tuple(dict.fromkeys(added))
+
+
+def touches_pairs(kernel: StreamKernel, loop: WalkedLoop) -> bool:
+    """Whether two products stand beside what each pair looks up or adds to in memory."""
+    pair = {kernel.held, loop.walked}
+    lets = (let.expr for let in loop.pair_values)
+    looked_up = any(node.op == "read" and pair <= node.free for node in postorder(*lets))
+    return bool(loop.scatters) or (len(loop.products) > 1 and looked_up)
+
+
+def crowding(kernel: StreamKernel, loop: WalkedLoop) -> int:
+    """How much asks for registers beside the sums of a tile of pairs: values of walked rows beside
+    two products, and what pairs touch."""
+    rows = len(loop.products) > 1 and bool(loop.walked_values)
+    return rows + touches_pairs(kernel, loop)
 
 
 def walked_arrays(kernel: StreamKernel) -> tuple[tuple[str, int], ...]:

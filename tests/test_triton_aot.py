@@ -36,6 +36,9 @@ DEFAULTS = (
     "causal:float32:64",
     "window:float32:128",
     "causal:float64:64",
+    "gradient.window:float16:64",
+    "gradient.softcap:bfloat16:128",
+    "gradient.table:float16:64",
 )
 # A tile far too large for its warps: the check must see that its registers spill.
 SPILLING = 'causal:float16:128:1024:{"BLOCK_HELD":128,"BLOCK_WALKED":128,"warps":4,"stages":1}'
@@ -68,7 +71,7 @@ def test_first_choice_fits(capability: int, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("capability", TARGETS)
-@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "float16" in w])
+@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "float16" in w and "gradient" not in w])
 def test_half_precision_uses_the_matrix_units(capability: int, wanted: str) -> None:
     name = f"kernel_{wanted.partition(':')[0]}"
     stream = next(k for k in reports(capability)[wanted] if k["kernel"] == name)
@@ -78,6 +81,17 @@ def test_half_precision_uses_the_matrix_units(capability: int, wanted: str) -> N
     unit = {80: "asynchronous", 90: "wgmma", 100: "tcgen05"}[capability]
     assert stream[unit], stream
     assert stream["descriptors"] == (capability >= 90)
+
+
+@pytest.mark.parametrize("capability", TARGETS)
+@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "gradient" in w])
+def test_gradients_use_the_matrix_units(capability: int, wanted: str) -> None:
+    """On sm_80 keys are held 32 at a time: there more would spill."""
+    names = ("kernel_rows", "kernel_keys", *(("kernel_table",) if capability > 80 else ()))
+    streams = [k for k in reports(capability)[wanted] if k["kernel"] in names]
+    unit = {80: "asynchronous", 90: "wgmma", 100: "tcgen05"}[capability]
+    assert len(streams) >= 2 and all(kernel[unit] for kernel in streams), streams
+    assert capability == 80 or all(kernel["tile"][0] >= 64 for kernel in streams), streams
 
 
 @pytest.mark.parametrize("capability", TARGETS)

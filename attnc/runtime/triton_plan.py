@@ -140,8 +140,8 @@ def stream_tiles(
     fitting = [
         TritonTile({"BLOCK_HELD": held, "BLOCK_WALKED": min(walked, most)}, warps, stages)
         for held, walked, warps, stages, columns in table
-        if depth + carried <= columns[family]
-        and (held <= 64 or not kernel["ordered"])  # a skewed tile is twice as wide
+        if (depth + carried) * max(kernel["crowded"], 1) <= columns[family]
+        and (held <= 64 or not kernel["narrow"])
         and held * min(walked, most) <= pairs * warps * 32
         and shared_bytes(held, walked, stages, depth, carried, bytes_, device) <= device.shared
     ]
