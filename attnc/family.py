@@ -141,3 +141,30 @@ def _tangent(schedule: Schedule) -> Member:
 def _everywhere(schedule: Schedule) -> dict[str, Schedule]:
     """The same schedule for every backend."""
     return dict.fromkeys(BACKENDS, schedule)
+
+
+def links_text(member: Member) -> str:
+    """What a derivative takes from the forward, and what it gives, a line each."""
+    links = member.links
+    lines = []
+    if links.reads or links.saved:
+        lines.append(f"reads {', '.join(links.reads) or 'nothing'} of the forward's outputs")
+        lines.append(f"saved by the forward: {', '.join(links.saved) or 'nothing'}")
+    lines += [f"cotangent of {name}: {other}" for name, other in links.cotangents]
+    lines += [f"derivative of {name}: {other}" for name, other in links.gradients]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def derivative_graph_text(stages: Stages, name: str) -> str:
+    """The graph of a derivative. Raises UnsupportedError where the member is none."""
+    from attnc.graph_text import graph_text
+    from attnc.passes.differentiate import differentiate
+    from attnc.passes.tangent import tangent
+
+    kind = name.removesuffix("_emits")
+    if kind == "tangent":
+        return graph_text(tangent(stages.graph))
+    if kind not in ("backward", "second"):
+        raise UnsupportedError(f"a graph of {name}: it is a schedule of the operator's", "kernel")
+    first = differentiate(stages.graph)
+    return graph_text(differentiate(first) if kind == "second" else first)

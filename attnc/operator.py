@@ -18,6 +18,8 @@ class Operator:
 
     op(q, k, v, window=512)                     the result
     op(q, k, v, window=512, emit=("lse",))      (result, lse)
+    op.partial(q, k, v, key_offset=n)           what a shard of the keys contributes, before the end
+    op.finish(op.merge(part, other))            the result from the shards' contributions
     op.reference(q, k, v, window=512)           the same from the float64 oracle, as NumPy arrays
     op.explain()                                what was derived, which kernels run
     op.source                                   the text of the module that attnc compile writes

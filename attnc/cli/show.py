@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING
 import click
 
 from attnc.cli.common import FILE, console, read_source, with_statics
-from attnc.errors import ArgumentUnknown
+from attnc.errors import ArgumentUnknown, ValueRangeError
 
 if TYPE_CHECKING:
     from attnc.spec import Spec
     from attnc.stages import Stages
 
 STAGES = ("syntax", "spec", "graph", "schedule", "source", "cpu", "triton", "eager", "explain")
+MEMBERS = (
+    "partial", "merge", "finish", "training", "backward", "second",
+    "training_emits", "backward_emits", "second_emits", "tangent",
+)  # fmt: skip
 
 
 @click.command("show")
 @click.argument("path", type=FILE)
 @click.option("--emit", "stage", type=click.Choice(STAGES), help="Print this stage.")
+@click.option(
+    "--of",
+    "member",
+    type=click.Choice(MEMBERS),
+    help="Show this operator of the family instead: a derivative, a partial result.",
+)
 @click.option(
     "--mask", is_flag=True, help="Draw the mask and its tiles (terminal, or -o FILE.png)."
 )
@@ -33,6 +43,7 @@ STAGES = ("syntax", "spec", "graph", "schedule", "source", "cpu", "triton", "eag
 def command(
     path: Path,
     stage: str | None,
+    member: str | None,
     mask: bool,
     graph: bool,
     output: Path | None,
@@ -68,6 +79,9 @@ def command(
 
         written = draw_graph(spec, output or Path(f"{spec.name}.svg"))
         click.echo(f"wrote {written}")
+        return
+    if member is not None:
+        _deliver(member_text(spec, stage or "schedule", member), output)
         return
     _deliver(stage_text(spec, stage or "explain"), output)
 
@@ -108,6 +122,24 @@ def stage_text(spec: Spec, stage: str) -> str:
         assert stages.refusal is not None
         raise stages.refusal
     return _kernel_text(stages, stage)
+
+
+def member_text(spec: Spec, stage: str, member: str) -> str:
+    """The graph, schedule or kernels of a derivative or of a form of partial results."""
+    from attnc import compiler, family
+    from attnc.backends import cpu, triton
+    from attnc.schedule_text import schedule_text
+
+    stages = compiler.lower(spec)
+    if stage == "graph":
+        return family.derivative_graph_text(stages, member)
+    if stage not in ("schedule", "cpu", "triton"):
+        raise ValueRangeError(spec.name, "--emit", "graph, schedule, cpu or triton", stage)
+    found = family.lower_member(stages, member)
+    schedule = found.schedules["triton" if stage == "triton" else "cpu"]
+    if stage == "schedule":
+        return f"{family.links_text(found)}{schedule_text(schedule)}"
+    return cpu.emit(schedule) if stage == "cpu" else triton.emit(schedule)
 
 
 def _kernel_text(stages: Stages, stage: str) -> str:
