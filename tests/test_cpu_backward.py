@@ -43,9 +43,10 @@ def test_shelf(name: str, sweep: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("keys", LENGTHS)
 def test_lengths(keys: int) -> None:
-    """Lengths around tiles, longer and shorter keys, rows that see nothing."""
+    """Lengths around tiles, longer and shorter keys, rows that see nothing. (In float64: where a
+    row sees one key eager is exact, and a ratio of roundings says nothing.)"""
     for rows in LENGTHS:
-        tensors = GRADIENTS["window"].tensors(F32, rows, keys, 16, 24, batch=8)
+        tensors = GRADIENTS["window"].tensors(F64, rows, keys, 16, 24)
         check("window", "one", tensors, offset=keys - rows)
         check("window", "one", tensors, key_offset=3)
 
@@ -69,8 +70,8 @@ def test_instruction_sets(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lengths_of_batches() -> None:
     """Keys beyond the length of their sequence get zeros."""
     tensors = GRADIENTS["window"].tensors(F32, 90, 140, 16, 24)
+    check("window", "one", tensors, key_length=77, offset=30)
     lengths = torch.tensor([0, 77])
-    check("window", "one", tensors, key_length=lengths, offset=30)
     found = run("window", "one", given("window", tensors, key_length=lengths), key_length=lengths)
     for name in ("dk", "dv"):
         grad = found[name]
