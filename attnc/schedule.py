@@ -147,8 +147,9 @@ class Scatter:
     """`array[..., at, width] += term * operand` for each visible pair: the gradient of a table that
     pairs look up (`table[i - j]`; with a width, `r[i - j, d]`).
 
-    `array` is a workspace or output over the grid, the axis of `at` and `width`; `operand` a plain
-    read over (grid, held or walked, width)."""
+    `array` is a workspace or output over the grid (and `around`, where it has its indices), the
+    axis of `at` and `width`; `operand` a plain read over (grid, held or walked, width). As with
+    deposits, the array begins at 0."""
 
     array: Array
     at: Expr

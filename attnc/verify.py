@@ -30,6 +30,7 @@ from attnc.schedule import (
     Kernel,
     Let,
     MapKernel,
+    PairStore,
     Product,
     RepeatKernels,
     ScanKernel,
@@ -241,8 +242,11 @@ class _Verifier:
                 self.expr(expr, where, values, pair)
         lifted = {**values, **({REFERENCE: loop.exponent} if loop.exponent else {})}
         self.lets(loop.lifted, f"{where}: lifted", lifted, pair)
-        for one in (*loop.deposits, *loop.scatters):
+        sums: tuple[Deposit | Scatter, ...] = (*loop.deposits, *loop.scatters)
+        for one in sums:
             self.added(kernel, loop, one, lifted)
+        for store in loop.pair_stores:
+            self.pair_store(kernel, loop, store, lifted)
         for store in loop.pair_stores:
             self.expr(store.term, f"{where}: pairs of {store.array.name}", lifted, pair)
             self.written.add(store.array.name)
@@ -264,6 +268,21 @@ class _Verifier:
             if len(found) != 1 or found[0].width is not None or found[0].rescaled:
                 raise broken("carried", f"{where}: {running.carried} cannot run along the keys")
             self.name(running.name, Expr("number", (), 0.0), values)
+
+    def pair_store(
+        self, kernel: StreamKernel, loop: WalkedLoop, one: PairStore, values: dict[str, Expr]
+    ) -> None:
+        """A number for each pair."""
+        name, where = one.array.name, f"{kernel.name}, loop over {loop.walked}"
+        grid = frozenset((*kernel.grid, *loop.around))
+        if name not in self.spaces | self.outputs:
+            raise broken("stored", f"{where}: {name} is no workspace or output")
+        if not {kernel.held, loop.walked} <= set(one.array.indices):
+            raise broken("stored", f"{where}: {name} is not over pairs")
+        if set(one.array.indices) - grid - {kernel.held, loop.walked}:
+            raise broken("stored", f"{where}: {name} is not over indices of its kernel")
+        self.expr(one.term, f"{where}: term of {name}", values, grid | {kernel.held, loop.walked})
+        self.written.add(name)
 
     def added(
         self,

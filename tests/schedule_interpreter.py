@@ -159,7 +159,7 @@ class Interpreter:
             values[let.name] = self._value(let.expr, where, values)
 
     def _value(self, expr: Expr, where: dict[Index, Tensor], values: dict[str, Tensor]) -> Tensor:
-        rank = len(next(iter(where.values())).shape)
+        rank = next((len(index.shape) for index in where.values()), 0)
         found = evaluation.evaluate(expr, self._environment(where, values))
         return found.reshape((1,) * (rank - found.ndim) + found.shape)
 

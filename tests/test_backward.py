@@ -29,6 +29,7 @@ from eager_loader import load, to_torch
 from attnc.cases import Shape, draw_case
 from attnc.errors import AttncError
 from attnc.expressions.tree import call
+from attnc.front import load_source, read_spec
 from attnc.passes.backward import lower_derivative, lower_second, lower_tangent
 from attnc.passes.prune import needs, only
 from attnc.schedule import MapKernel, Schedule, StreamKernel
@@ -77,6 +78,41 @@ def test_gradients(name: str, sweep: Any) -> None:
             if input_name in wanted:  # not left to its default
                 assert error(grad, wanted[input_name]) < 1e-9, f"{input_name} {case}"
     assert runs, "no shape made a legal call"
+
+
+INPUTS = """
+attention dense(q, k, v):
+    input bias: real[h, i, j], slope: real, scales: real[b, h, j]
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale * scales[j] + bias[i, j] - slope * (i - j)
+    normalize: softmax(j: score)
+"""
+PLACES = """
+attention places(q, k, v):
+    axis rel in -4 .. 20
+    axis ry in 0 .. 3
+    input t: real[h, rel, ry], u: real[d], gate: real[b, h, i, e]
+    mask: j <= i
+    score: (dot(q[i], k[j]) + dot(u, k[j])) * scale + (t[i - j, j % 3] else 0)
+    normalize: softmax(j: score)
+    read: gate * sum(j: weight * v[j])
+"""
+
+
+@pytest.mark.parametrize("sweep", ["two", "one"])
+@pytest.mark.parametrize("text", [INPUTS, PLACES])
+def test_inputs_of_every_shape(text: str, sweep: Any) -> None:
+    """A number for each pair, one for all, one a key; a table of two dimensions, a vector for all
+    rows, a gate."""
+    spec = read_spec(load_source(text))
+    derivative = lower_derivative(spec, emits_of(spec), sweep)
+    for shape in (ORDINARY, EMPTY):
+        case = draw_case(spec, shape, 1)
+        cotangents, wanted = truth(spec, case, emits_of(spec))
+        found = gradients(spec, derivative, case, cotangents, splits=2)
+        assert found.keys() == wanted.keys()
+        for name, grad in found.items():
+            assert error(grad, wanted[name]) < 1e-9, name
 
 
 @pytest.mark.parametrize("name", ["softmax/causal_softmax", "variants/learned_sinks"])

@@ -155,10 +155,11 @@ class Gradients:
             return self._mapped(whole)
         (key,), (row,) = keys, rows
         if key in whole.bound and row in whole.bound:
-            both = [c for c in pinned if key in c.free and row in c.free]
-            if both:
-                return self._scattered(whole, key, tuple(both))
-            if any(key in c.free for c in pinned) and not any(row in c.free for c in pinned):
+            tied = tuple(c for c in pinned if c.free & {key, row})
+            free = frozenset().union(*(c.free for c in tied))
+            if {key, row} <= free:
+                return self._scattered(whole, key, tied)
+            if key in free:
                 return self._held_by_key(whole, key, row, pinned)
             return self._held_by_row(whole, key)
         if key in whole.bound:

@@ -118,7 +118,7 @@ def taken_apart(fold: Expr, dummies: frozenset[Index], roles: Roles) -> Sum:
             (n for n, f in enumerate(above) if _opens(f, above, bound, dummies, roles)), None
         )
         if place is None:
-            return Sum(tuple(bound), tuple(dict.fromkeys(conditions)), body)
+            return _fine(Sum(tuple(bound), tuple(dict.fromkeys(conditions)), body), roles)
         inner = above[place]
         if inner.op == "where":
             yes = is_number(inner.args[2], 0)
@@ -130,6 +130,23 @@ def taken_apart(fold: Expr, dummies: frozenset[Index], roles: Roles) -> Sum:
             conditions.extend(conjuncts(inner.args[0]))
             above[place] = inner.args[1]
         body = Factors(tuple(above), factors.below, factors.negative).expr
+
+
+def _fine(whole: Sum, roles: Roles) -> Sum:
+    """The sum without key heads that it binds and ties to query heads."""
+    for condition in whole.conditions:
+        found = coarse_place(condition, roles)
+        if found is None or found[1] not in whole.bound:
+            continue
+        place, coarse = found
+        rest = (c for c in whole.conditions if c is not condition)
+        slim = Sum(
+            tuple(i for i in whole.bound if i != coarse),
+            tuple(substitute(c, {coarse: place}) for c in rest),
+            substitute(whole.body, {coarse: place}),
+        )
+        return _fine(slim, roles)
+    return whole
 
 
 def _opens(
