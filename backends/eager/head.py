@@ -74,7 +74,8 @@ class HeadPrinter:
         ]
         others = ", ".join([*numbers, '"seed": seed', '"emit": emit'])
         if any(batch_place(each.array) < 0 for each in outputs) or self._mixes_batch():
-            p.line('raise NotImplementedError("offsets per batch where entries of a batch meet")')
+            feature = '"offsets per batch where entries of a batch meet"'
+            p.line(f'raise UnsupportedError({feature}, "eager", ("numpy",))')
         else:
             p.line(
                 'shifts = {"offset": offset, "key_offset": key_offset, "key_length": key_length}'
