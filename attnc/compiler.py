@@ -25,18 +25,25 @@ BACKENDS = ("auto", "triton", "cpu", "eager", "numpy")
 
 
 def compile(
-    source: str | Path, *, backend: str = "auto", name: str | None = None, **statics: NumberValue
+    source: str | Path,
+    *,
+    backend: str = "auto",
+    name: str | None = None,
+    statics: Mapping[str, NumberValue] | None = None,
+    **more: NumberValue,
 ) -> Operator:
     """Compiles an operator from a path or from the text itself.
 
     backend   "auto": Triton kernels for tensors on a GPU, C++ kernels for those on the CPU; or one
               of "triton", "cpu"; "eager" (dense torch) and "numpy" (the oracle) run every spec
     name      which operator of the file, if not the one named as the file, else the last
-    statics   values of the spec's statics
+    statics   values of the spec's statics, which may be given as keywords too, but for one that is
+              called as a keyword of this function
 
     Raises SpecError with every mistake in the text, UnsupportedError where no kernel can run it.
     """
-    return compile_source(load_source(source), name, backend=backend, statics=statics)
+    given = {**(statics or {}), **more}
+    return compile_source(load_source(source), name, backend=backend, statics=given)
 
 
 def compile_source(

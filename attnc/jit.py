@@ -27,6 +27,9 @@ from typing import Any, overload
 from attnc.errors import AttncError
 from attnc.source import Source
 
+# Annotations for other readers, which say nothing of axes: the header's words stand.
+UNTOLD = (inspect.Parameter.empty, Any, "Any", "typing.Any", "torch.Tensor", "Tensor")
+TENSOR_CLASS = "Tensor"  # torch's, told by its name: this file does without torch
 SCALARS = {int: "int", float: "real", bool: "bool", "int": "int", "float": "real", "bool": "bool"}
 
 
@@ -120,8 +123,9 @@ def source_of(function: Callable[..., Any], header: str = "") -> Source:
     if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
         raise AttncError(f"{function.__qualname__}: an operator has no *args and no **kwargs")
     places = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    declared = [declaration(p, function) for p in parameters if p.annotation is not p.empty]
-    missing = [p.name for p in parameters if p.annotation is p.empty and p.name not in places]
+    told = [p for p in parameters if not _is_untold(p.annotation)]
+    declared = [declaration(p, function) for p in told]
+    missing = [p.name for p in parameters if p not in told and p.name not in places]
     if missing:
         example = f'`{missing[0]}: "real[h]"` or `{missing[0]}: int = 4`'
         raise AttncError(f"{function.__qualname__}: `{missing[0]}` needs an annotation: {example}")
@@ -133,6 +137,10 @@ def source_of(function: Callable[..., Any], header: str = "") -> Source:
     before = 1 + len(declared)
     name = inspect.getsourcefile(function) or "<python>"
     return Source(text + "\n", name, first_line - before, indent - 4)
+
+
+def _is_untold(annotation: Any) -> bool:
+    return annotation in UNTOLD or getattr(annotation, "__name__", "") == TENSOR_CLASS
 
 
 def _dedented(lines: list[str]) -> tuple[list[str], int]:
