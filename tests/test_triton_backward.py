@@ -19,6 +19,8 @@ from triton_tangent import TANGENT, tangent_tensors, tangents
 from triton_yardstick import ratios, relative_errors
 
 from attnc.errors import UnsupportedError
+from attnc.front import load_source, read_spec
+from attnc.passes.backward import lower_derivative
 from attnc.schedule import Deposit, Scatter
 from attnc.verify import verify_schedule
 
@@ -250,6 +252,39 @@ def test_tangents(dtype: torch.dtype, splits: int, tmp_path: Path) -> None:
     exact, eager = tangents(tensors, torch.float64), tangents(tensors, dtype)
     for found, theirs, right in zip(results, eager, exact, strict=True):
         assert max(ratios(found, theirs, right, dtype)) <= MOST
+
+
+# --- From a spec ----------------------------------------------------------------------------------
+
+
+def test_a_lowered_derivative(tmp_path: Path) -> None:
+    """The two schedules that the passes make of a spec, one after the other."""
+    path = Path(__file__).parent.parent / "examples" / "window" / "sliding_window.attn"
+    derivative = lower_derivative(read_spec(load_source(path)))
+    case = GRADIENTS["window"]
+    tensors = case.tensors(torch.float32, 20, 26, 8, 12, (4, 2), 1)
+    numbers = {"scale": 0.3, "window": 9}
+    given = {n: numbers[n] for n in (x.name for x in derivative.forward.signature.numbers)}
+    inputs = {name: tensors[name] for name in "qkv"}
+    results = lowered(derivative.forward, tmp_path, inputs, given)
+    kept = (*derivative.reads, *(array.name for array in derivative.saved))
+    inputs |= {name: results[name] for name in kept}
+    inputs[dict(derivative.cotangents)["out"]] = tensors["grad"]
+    found = lowered(derivative.backward, tmp_path, inputs, given)
+    scale = 0.3 if "scale" in given else 8**-0.5
+    dense = replace(case, numbers={"scale": scale, "size": 9, "sinks": 0})
+    exact = dense.gradients(tensors, {}, torch.float64)
+    eager = dense.gradients(tensors, {}, torch.float32)
+    for name, gradient in derivative.gradients:
+        right = exact[f"d{name}"]
+        assert max(ratios(found[gradient], eager[f"d{name}"], right, torch.float32)) <= MOST
+
+
+def lowered(schedule: Any, folder: Path, tensors: Tensors, numbers: dict[str, Any]) -> Tensors:
+    """Every output of a schedule by name."""
+    names = [output.name for output in schedule.signature.outputs]
+    made = backend(schedule, folder, **SMALL)(bind(schedule, tensors, numbers), frozenset(names))
+    return dict(zip(names, made, strict=True))
 
 
 # --- What is refused ------------------------------------------------------------------------------
