@@ -85,7 +85,8 @@ class SweepPrinter(StreamPrinter):
         for deposit in loop.deposits:
             use = "PLAIN" if deposit.operand is None else "DEPOSITED"
             add(deposit.term, self.wanted.array(deposit.array), use)
-        for other in (*loop.scatters, *loop.pair_stores):
+        plain: tuple[Scatter | PairStore, ...] = (*loop.scatters, *loop.pair_stores)
+        for other in plain:
             add(other.term, self.wanted.array(other.array), "PLAIN")
         return [" | ".join(texts) or "0" for texts in uses]
 
