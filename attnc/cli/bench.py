@@ -47,11 +47,11 @@ def command(
     """
     import torch
 
-    from attnc.bench import report
     from attnc.bench.backward import run_training, training_set
     from attnc.bench.figures import run_figures
     from attnc.bench.suite import bench_set, quick_set
     from attnc.bench.table import machine_line, run_set
+    from attnc.cli import bench_tables
 
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,16 +63,16 @@ def command(
     if which in ("forward", "all"):
         cases = _chosen(quick_set() if quick else bench_set(), only)
         rows = _followed(screen, run_set(cases, chosen, device, runs, seconds))
-        screen.print(*report.forward_table(rows), sep="\n")
-        written["forward"] = [report.plain_row(row) for row in rows]
+        screen.print(*bench_tables.forward_table(rows), sep="\n")
+        written["forward"] = [bench_tables.plain_row(row) for row in rows]
     if which in ("backward", "all"):
         cases = _chosen(training_set()[: 1 if quick else None], only)
         trained = _followed(screen, run_training(cases, chosen, device, runs, seconds))
-        screen.print(*report.training_table(trained), sep="\n")
-        written["backward"] = [report.plain_training(row) for row in trained]
+        screen.print(*bench_tables.training_table(trained), sep="\n")
+        written["backward"] = [bench_tables.plain_training(row) for row in trained]
     if which in ("calls", "all"):
         figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]
-        screen.print(*report.figures_table(figures), sep="\n")
+        screen.print(*bench_tables.figures_table(figures), sep="\n")
         written["calls"] = [vars(figure) for figure in figures]
     if json_path is not None:
         json_path.write_text(json.dumps(written, indent=1), encoding="utf-8")
