@@ -108,8 +108,9 @@ def test_lengths(rows: int, keys: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows, keys", [(0, 5), (3, 0), (2, 3), (5, 65)])
 def test_lengths_of_tables(rows: int, keys: int, tmp_path: Path) -> None:
-    check("table", tmp_path, rows=rows, keys=keys)
-    check("buckets_by_keys", tmp_path, rows=rows, keys=keys)
+    """In float64: in float32 what is left of `dp - delta` where a row sees one key is rounding."""
+    check("table", tmp_path, torch.float64, rows=rows, keys=keys)
+    check("buckets_by_keys", tmp_path, torch.float64, rows=rows, keys=keys)
 
 
 @pytest.mark.parametrize("width, across", [(1, 3), (15, 1), (72, 64), (3, 130)])
@@ -169,7 +170,7 @@ def test_offsets_and_lengths_of_a_batch(name: str, tmp_path: Path) -> None:
         extras |= {"offset": torch.tensor([3, 40]), "key_offset": torch.tensor([0, 7])}
     flat, extras = extras, {n: x[:, None, None, None] for n, x in extras.items()}
     case = GRADIENTS[name]
-    tensors = case.tensors(torch.float32, 21, 34, 8, 12, (2, 1))
+    tensors = case.tensors(torch.float64, 21, 34, 8, 12, (2, 1))
     schedule = case.schedule()
     names = [output.name for output in schedule.signature.outputs]
     dirty = dict(tensors)  # what lies past the keys that count is no number
@@ -183,9 +184,9 @@ def test_offsets_and_lengths_of_a_batch(name: str, tmp_path: Path) -> None:
         zip(names, made(bind(schedule, given, case.numbers, **flat), frozenset(names)), strict=True)
     )
     exact = case.gradients(tensors, extras, torch.float64)
-    eager = case.gradients(tensors, extras, torch.float32)
+    eager = case.gradients(tensors, extras, torch.float64)
     for output, right in exact.items():
-        assert max(ratios(found[output], eager[output], right, torch.float32)) <= MOST, output
+        assert max(ratios(found[output], eager[output], right, torch.float64)) <= MOST, output
     assert not found["dk"][1].any() and not found["dk"][0, :, 30:].any()
 
 
