@@ -1,12 +1,15 @@
-"""What `op.explain()` says: which path a call takes, what was derived from the text, and its
-cost."""
+"""What `op.explain()` says: which path a call takes, what was derived from the text, its cost, and
+what its derivatives read, compute again and run."""
 
 from __future__ import annotations
 
+from attnc.emission.kernel_set import emit_kernels
+from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
+from attnc.family import member_or_refusal
 from attnc.schedule import Kernel, MapKernel, Region, ScanKernel, StreamKernel, WalkedLoop
 from attnc.spec import Spec
-from attnc.stages import Stages
+from attnc.stages import Member, Stages
 
 PATHS = {
     "auto": "C++ kernels for tensors on the CPU, Triton kernels for tensors on a GPU",
@@ -15,6 +18,9 @@ PATHS = {
     "eager": "dense torch, memory grows with rows times keys",
     "numpy": "the float64 oracle, dense and slow",
 }
+# The kernel sets that autograd and torch.func ask for first.
+DERIVATIVES = {"backward": "backward", "tangent": "jvp"}
+DEVICES = {"cpu": "on the CPU", "triton": "on a GPU"}
 
 
 def explain(spec: Spec, stages: Stages, backend: str) -> str:
@@ -31,7 +37,45 @@ def explain(spec: Spec, stages: Stages, backend: str) -> str:
         lines.append(f"  workspace {workspace.array.name}[{axes}] in {kind}")
     lines += [f"  {note}" for note in stages.schedule.notes]
     lines += [f"  the call tests: {one.message}" for one in stages.schedule.signature.requirements]
+    if backend in ("auto", *DEVICES):
+        devices = tuple(DEVICES) if backend == "auto" else (backend,)
+        lines += [
+            f"  {line}" for name in DERIVATIVES for line in _derivative(stages, name, devices)
+        ]
     return "\n".join(lines)
+
+
+def _derivative(stages: Stages, name: str, devices: tuple[str, ...]) -> list[str]:
+    """What a derivative gives, what it reads, and its kernels; or why it is refused."""
+    member = member_or_refusal(stages, name)
+    if isinstance(member, UnsupportedError):
+        return [f"{DERIVATIVES[name]}: refused: {member}"]
+    try:
+        _, refusals = emit_kernels(member.schedules)
+    except UnsupportedError as refusal:
+        return [f"{DERIVATIVES[name]}: refused: {refusal}"]
+    lines = [f"{DERIVATIVES[name]}: {_given(member, name)}"]
+    runs = {device: schedule for device, schedule in member.schedules.items() if device in devices}
+    shared = set.intersection(*(set(schedule.notes) for schedule in runs.values()))
+    first = next(iter(runs.values()))
+    lines += [f"  {note}" for note in first.notes if note in shared]
+    for device, schedule in runs.items():
+        if device in refusals:
+            lines.append(f"  {DEVICES[device]}: refused: {refusals[device]}")
+            continue
+        kernels = ", ".join(getattr(kernel, "name", "rounds") for kernel in schedule.kernels)
+        lines.append(f"  {DEVICES[device]}: {kernels}")
+        lines += [f"    {note}" for note in schedule.notes if note not in shared]
+    return lines
+
+
+def _given(member: Member, name: str) -> str:
+    """Of what a derivative gives gradients or tangents."""
+    of, made = member.links.gradients, member.links.cotangents
+    if name == "tangent":
+        found = ", ".join(output for output, _ in of)
+        return f"tangents of {found} from those of {', '.join(given for given, _ in made)}"
+    return f"gradients of {', '.join(given for given, _ in of) or 'nothing'}"
 
 
 def _kernel(kernel: Kernel) -> list[str]:

@@ -50,15 +50,27 @@ class JitFunction:
     @property
     def operator(self) -> Any:
         """The compiled operator (attnc.Operator)."""
-        if self._operator is None:
-            from attnc.compiler import compile_source
-
-            with self._lock:
-                if self._operator is None:
-                    self._operator = compile_source(
-                        self.source, self._function.__name__, backend=self._backend
-                    )
+        if self._is_missing():
+            self._compile()
         return self._operator
+
+    def _is_missing(self) -> bool:
+        return self._operator is None
+
+    def _compile(self) -> bool:
+        from attnc.compiler import compile_source
+
+        with self._lock:
+            if self._operator is None:
+                self._operator = compile_source(
+                    self.source, self._function.__name__, backend=self._backend
+                )
+        return True
+
+    # What torch.compiler.assume_constant_result sets: torch.compile calls these and traces none of
+    # them. Written down here, since decorating does not load torch.
+    _is_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    _compile._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.operator(*args, **kwargs)

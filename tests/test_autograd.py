@@ -238,3 +238,23 @@ def test_a_module_trains_without_attnc(tmp_path: Path) -> None:
     path.write_text(emit_module(read_spec(load_source(CAUSAL))) + TRAINS)
     done = run_alone(path, tmp_path / "cache", "imported")
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ("f", "f_training", "merge", "second"))
+def test_kernel_sets_of_a_written_module_keep_their_names_apart(name: str) -> None:
+    text = BIASED.replace("biased", name)
+    assert f"kernel_{name}" in emit_module(read_spec(load_source(text)))
+
+
+def test_explain_tells_of_derivatives() -> None:
+    said = operators(BIASED)[0].explain()
+    assert "backward: gradients of slope, bias, q, k, v" in said
+    assert "Read from the forward: out, saved_log2." in said
+    assert "computed again" in said and "biased_grad_keys_j holds j" in said
+    assert "jvp: tangents of lse, out from those of bias, k, q, slope, v" in said
+
+
+def test_explain_tells_why_there_is_no_gradient() -> None:
+    path = Path(__file__).parent.parent / "examples/decay/gla.attn"
+    said = attnc.compile(path).explain()
+    assert "backward: refused: " in said and "linear_state" in said

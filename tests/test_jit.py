@@ -71,6 +71,20 @@ def test_a_method_reads_what_the_module_learned() -> None:
     assert "slope" in layer.state_dict()
 
 
+def test_torch_compile_may_come_before_the_first_call() -> None:
+    @attnc.jit
+    def fresh(q, k, v, *, slope: "real[h]"):  # type: ignore
+        """mask: j <= i
+        score: dot(q[i], k[j]) * scale - slope * (i - j)
+        normalize: softmax(j: score)"""
+
+    slope = torch.ones(4)
+    traced = torch.compile(lambda q: fresh(q, K, V, slope=slope), fullgraph=True, backend="eager")
+    assert close(traced(Q), expected(slope, 9))
+    layer = Layer()
+    assert torch.compile(layer, fullgraph=True, backend="aot_eager")(Q, K, V).requires_grad
+
+
 def test_a_method_under_torch_compile() -> None:
     layer = Layer().requires_grad_(False)
     out = layer(Q, K, V)

@@ -77,7 +77,7 @@ def print_set(
     parts = {
         "signature": print_signature(spec, signature, suffix, results, separate),
         "cpu": _cpu_text(texts["cpu"], suffix) if "cpu" in texts else "",
-        "triton": _triton_text(texts["triton"], suffix) if "triton" in texts else "",
+        "triton": _triton_text(texts["triton"], suffix, spec.name) if "triton" in texts else "",
     }
     content = (attnc.__version__, *parts.values(), repr(links))
     digest = hashlib.sha256("\0".join(content).encode()).hexdigest()
@@ -120,12 +120,12 @@ def triton_prelude() -> str:
     return read_template("triton/prelude.py.jinja").strip("\n")
 
 
-def _triton_text(text: str, suffix: str) -> str:
+def _triton_text(text: str, suffix: str, operator: str) -> str:
     """The functions and the table; the prelude stands once in the module. A training form has the
     operator's own names for its kernels: within a module they take the set's name."""
     body = text.replace(triton_prelude(), "", 1).strip("\n")
     for name in defined_names(body):
-        if suffix.lower() not in name:
+        if suffix.lower() not in name.removeprefix(f"kernel_{operator}"):
             body = re.sub(rf"\b{name}\b", name + suffix.lower(), body)
     head, table, rest = body.rpartition("TRITON_KERNELS = ")
     return f"{head}TRITON_KERNELS{suffix} = {rest}" if table else body
