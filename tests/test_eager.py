@@ -119,6 +119,22 @@ def test_lower_precision_is_what_one_would_write(dtype):
     assert np.linalg.norm(own) < 1.2 * np.linalg.norm(yard) + 1e-12
 
 
+def test_a_choice_of_two_numbers_is_as_wide_as_the_call():
+    """0.1 and 0.3 in float64, not as float32 rounds them; nested, in sums and beside integers."""
+    rng = np.random.default_rng(6)
+    for choice in (
+        "where(i > j, 0.1, 0.3)",
+        "where(i > j, where(i > 3, 0.1, 0.7), 0.3) + 0.2",
+        "exp(where(i > j, 0.1, 0.3)) * where(i > 1, 1, 0.3)",
+        "max(where(i > j, 0.1, 0.3), 0.2)",
+    ):
+        spec = text(f"attention f(q, k, v):\n    normalize: {choice}\n")
+        case = draw(rng)
+        close(load(spec)(**to_torch(case))["out"], evaluate(spec, case)["out"], 1e-14)
+        found = load(spec)(**to_torch(case, torch.float32))["out"]
+        assert found.dtype == torch.float32
+
+
 # --- The catalogue -------------------------------------------------------------------------------
 
 # Their gradients are not those of their values: `stop` is in their text.

@@ -23,7 +23,6 @@ CALLS = {
     "round": 'rounded("round", {})', "to_int": 'rounded("trunc", {})', "abs": "absolute({})",
     "sign": "sign({})", "max": "maximum({}, {})", "min": "minimum({}, {})", "re": 'part("re", {})',
     "im": 'part("im", {})', "conj": 'part("conj", {})', "to_complex": "to_complex({})",
-    "where": "where({}, {}, {})",
 }  # fmt: skip
 # Names that the printed function uses for itself.
 RESERVED = frozenset((
@@ -256,6 +255,13 @@ class Printer:
             return Text(f"over({args[0].code}, {args[1].code})")
         left, right = (self._fitted(arg, dims) for arg in args)
         return Text(f"{left.atom} / {right.atom}", dims, True)
+
+    def _print_where(self, node: Expr, args: list[Text]) -> Text:
+        dims = self.union(*args)
+        test, yes, no = (self.fit(arg, dims) for arg in args)
+        if node.kind == "real" and dims and not args[1].dims and not args[2].dims:
+            yes = f"constant({yes}, wide, {self.like})"  # of numbers alone torch makes float32
+        return Text(f"where({test}, {yes}, {no})", dims)
 
     def _print_floordiv(self, node: Expr, args: list[Text]) -> Text:
         return self._floored(node, args, "//", "divided_down")
