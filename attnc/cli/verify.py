@@ -1,4 +1,4 @@
-"""attnc verify: every backend against the oracle."""
+"""attnc verify: every backend against the oracle, and its gradients against torch's."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
     type=click.Choice(("cpu", "triton", "eager")),
     help="Default: cpu, and triton where there is a GPU or TRITON_INTERPRET=1.",
 )
+@click.option(
+    "--gradients",
+    default=3,
+    show_default=True,
+    help="How many shapes gradients are verified on (on the CPU; 0: none).",
+)
 @with_statics
 def command(
     path: Path,
@@ -35,12 +41,14 @@ def command(
     seed: int,
     dtypes: tuple[str, ...],
     backends: tuple[str, ...],
+    gradients: int,
     assignments: dict[str, int | float | bool],
 ) -> None:
     """Compare kernels with the float64 oracle on hostile shapes and print error ratios.
 
     A ratio is an error over that of plain torch with the same formula in the same dtype, overall
-    (Frobenius) and in the worst row; at most 2 passes.
+    (Frobenius) and in the worst row; at most 2 passes. Gradients are compared with autograd of the
+    formula in float64 alike.
     """
     import torch
 
@@ -56,8 +64,25 @@ def command(
             spec, run, eager, chosen, hostile_shapes(cases, seed), seed, (), device, backend
         )
         failed += _report(backend, verdicts, cases * len(chosen))
+        if gradients and backend == "cpu":
+            failed += _gradients(spec, run, eager, chosen, gradients, seed)
     if failed:
         sys.exit(1)
+
+
+def _gradients(
+    spec: Any, run: Any, eager: Any, dtypes: tuple[Any, ...], count: int, seed: int
+) -> int:
+    """Reports the gradients on the CPU; where none are derived, says what is missing."""
+    from attnc.errors import UnsupportedError
+    from attnc.verification_gradients import gradient_shapes, verify_gradients
+
+    verdicts = verify_gradients(spec, run, eager, dtypes, gradient_shapes(count, seed), seed)
+    try:
+        return _report("cpu, gradients", verdicts, count * len(dtypes))
+    except UnsupportedError as refusal:
+        console().print(f"cpu, gradients: refused: {refusal.feature}")
+        return 0
 
 
 def default_backends() -> tuple[str, ...]:
@@ -111,7 +136,8 @@ def _report(backend: str, verdicts: Any, total: int) -> int:
         )
     screen.print(table)
     for verdict in failures[:5]:
-        screen.print(f"failed: {verdict.backend} {verdict.dtype} {verdict.case}")
+        failing = ", ".join(one.output for one in verdict.comparisons if not one.passed)
+        screen.print(f"failed: {verdict.backend} {verdict.dtype} {failing}: {verdict.case}")
     return len(failures)
 
 

@@ -1,0 +1,162 @@
+"""Compares an operator's gradients with autograd of plain torch.
+
+The truth is autograd of the dense formula (eager) in float64; the yardstick is the error that the
+same formula's autograd makes in the dtype of the call, as for results (see verification). In
+float64, where the truth is that formula itself, the yardstick is its error in float32, scaled by
+the units in the last place of the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attnc.cases import Case, Shape, draw_case
+from attnc.errors import AttncError
+from attnc.spec import Spec
+from attnc.verification import (
+    FLOOR,
+    Comparison,
+    Verdict,
+    hostile_shapes,
+    relative_errors,
+    to_torch,
+)
+
+# A gradient whose typical entry is smaller is 0 but for rounding: all of its terms cancel, and its
+# errors are absolute, relative to terms of size 1.
+CANCELLED = 1e-10
+LONGEST, WIDEST = 129, 80  # of the shapes: dense float64 autograd keeps every pair many times
+Gradients = dict[str, torch.Tensor]
+
+
+def gradient_errors(found: torch.Tensor, exact: torch.Tensor, rows: int) -> tuple[float, float]:
+    """Relative Frobenius error and that of the worst row, `rows` leading axes counting rows; of
+    the size of the terms where a gradient cancels to 0."""
+    result, truth = _numbers(found), _numbers(exact)
+    typical = np.sqrt(np.mean(np.square(truth))) if truth.size else 0.0
+    if not truth.size or not typical < CANCELLED:
+        return relative_errors(result, truth, rows)
+    if not np.isfinite(result).all():
+        return np.inf, np.inf
+    misses = np.square(result - truth).reshape(*truth.shape[:rows], -1)
+    return float(np.sqrt(misses.mean())), float(np.sqrt(misses.mean(-1).max()))
+
+
+def gradient_ratios(
+    found: torch.Tensor, rival: torch.Tensor, exact: torch.Tensor, rows: int, scale: float = 1.0
+) -> Comparison:
+    """Both errors as ratios to a rival's, times `scale`. The floor is that of a result's row: a
+    few roundings, for a gradient is a product of two sums already."""
+    errors = gradient_errors(found, exact, rows)
+    own = gradient_errors(rival, exact, rows)
+    floor = FLOOR[found.dtype][1]
+    ratios = [
+        error / max(scale * other, floor) if np.isfinite(error) else error
+        for error, other in zip(errors, own, strict=True)
+    ]
+    return Comparison("", *errors, *ratios)
+
+
+def gradients_of(
+    run: Callable[..., Any], tensors: Gradients, cotangent: torch.Tensor, **keywords: Any
+) -> Gradients:
+    """The gradient of each real tensor of a call, 0 where the result does not depend on it.
+
+    Raises UnsupportedError where no gradient is derived."""
+    leaves = {name: x.detach().requires_grad_() for name, x in tensors.items() if _is_real(x)}
+    out = run(**{**tensors, **leaves}, **keywords)
+    if not out.requires_grad:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    given = cotangent.to(out.dtype)
+    found = torch.autograd.grad(out, list(leaves.values()), given, allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if one is None else one.detach()
+        for (name, leaf), one in zip(leaves.items(), found, strict=True)
+    }
+
+
+def compare_gradients(
+    spec: Spec,
+    case: Case,
+    run: Callable[..., Any],
+    eager: Callable[..., Any],
+    dtype: torch.dtype,
+    device: str = "cpu",
+    backend: str = "cpu",
+    seed: int = 0,
+) -> Verdict:
+    """The gradients of one case on a backend, beside autograd of eager torch in the same dtype and
+    in float64. Rows of an input given by place are those of its last axis; of others (tables,
+    scalars) every entry counts.
+
+    Raises UnsupportedError where no gradient is derived."""
+    keywords = {**case.numbers, **case.extras}
+    tensors = to_torch(case, spec, dtype, device)
+    exact = {name: x.double() if _is_real(x) else x for name, x in tensors.items()}
+    with torch.no_grad():
+        size = run(**tensors, **keywords).shape
+    drawn = np.random.default_rng((seed, 1)).standard_normal(tuple(size))
+    cotangent = torch.from_numpy(drawn).to(device, dtype)
+    found = gradients_of(run, tensors, cotangent, **keywords)
+    truth = gradients_of(eager, exact, cotangent.double(), **keywords)
+    lower = torch.float32 if dtype is torch.float64 else dtype
+    scale = torch.finfo(dtype).eps / torch.finfo(lower).eps
+    given = {name: x.to(lower) if x.dtype is torch.float64 else x for name, x in tensors.items()}
+    rivals = gradients_of(eager, given, cotangent.to(lower), **keywords)
+    positional = {one.name for one in spec.inputs if one.positional}
+    comparisons = []
+    for name, gradient in truth.items():
+        rows = gradient.dim() - (name in positional)
+        one = gradient_ratios(found[name], rivals[name], gradient, rows, scale)
+        comparisons.append(replace(one, output=f"gradient of {name}"))
+    return Verdict(backend, dtype, case, tuple(comparisons))
+
+
+def gradient_shapes(count: int, seed: int) -> Iterator[Shape]:
+    """Hostile shapes of lengths and widths that dense float64 autograd can hold."""
+    for shape in hostile_shapes(count, seed):
+        rows, keys = min(shape.rows, LONGEST), min(shape.keys, LONGEST)
+        yield replace(
+            shape,
+            rows=rows,
+            keys=keys,
+            width=min(shape.width, WIDEST),
+            value_width=min(shape.value_width, WIDEST),
+            offset=min(shape.offset, max(keys - rows, 5)),
+        )
+
+
+def verify_gradients(
+    spec: Spec,
+    run: Callable[..., Any],
+    eager: Callable[..., Any],
+    dtypes: tuple[torch.dtype, ...],
+    shapes: Iterator[Shape],
+    seed: int = 0,
+    device: str = "cpu",
+    backend: str = "cpu",
+) -> Iterator[Verdict]:
+    """One verdict for each shape and dtype; shapes that the spec has no legal call for are left
+    out. Raises UnsupportedError where no gradient is derived."""
+    for number, shape in enumerate(shapes):
+        try:
+            case = draw_case(spec, shape, seed + number)
+        except AttncError:
+            continue
+        for dtype in dtypes:
+            yield compare_gradients(spec, case, run, eager, dtype, device, backend, seed + number)
+
+
+def _is_real(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point()
+
+
+def _numbers(tensor: torch.Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().double().cpu().numpy()
+    return array
