@@ -36,14 +36,17 @@ from attnc.schedule import MapKernel, Schedule, StreamKernel
 
 # One for each thing that a backward must do: grouped heads, an input a head, tables by offset and
 # with two places, a dense bias, operands behind rotations and norms, weights without exponents,
-# two sources of keys, a finished sum within a weight, lse beside the result.
+# two sources of keys, a finished sum within a weight, vectors of pairs, lse beside the result.
 SHELF = (
+    "normalizer/shaped",
     "softmax/causal_softmax",
+    "softmax/additive",
     "softmax/concat_kv",
     "softmax/gated_softmax",
     "softmax/smeared_key",
     "positional/rope",
     "positional/relative_bias",
+    "positional/transformer_xl",
     "segment/weighted_extended",
     "segment/document_mask",
     "variants/cosine",
@@ -52,6 +55,7 @@ SHELF = (
     "variants/learned_sinks",
     "variants/per_head_windows",
     "variants/polynomial",
+    "variants/query_relative",
     "variants/relu_squared",
     "variants/sigmoid_bias",
     "variants/soft_cap",

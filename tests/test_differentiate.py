@@ -4,6 +4,7 @@ the derived Graph; its form; what has no derivative."""
 from __future__ import annotations
 
 from dataclasses import replace
+from time import process_time
 
 import catalogue_calls
 import gallery_cases
@@ -254,6 +255,35 @@ def test_empty_rows_have_zero_gradients() -> None:
         assert (found["q_grad"][:, :, :2] == 0).all() and (found["g_grad"][:, :, :2] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["normalizer/shaped", "variants/learned_sinks"])
+def test_a_divisor_of_empty_rows_stays_under_a_guard(name: str) -> None:
+    """What multiplies or divides by a row sum of nothing: 0 of such rows, in both orders."""
+    path = next(p for p in GALLERY if p.match(f"{name}.attn"))
+    problem = next(gallery(path))
+    problem = replace(problem, keywords={**problem.keywords, "offset": -2})
+    first = check(problem)
+    given, rng = problem.cotangents(), np.random.default_rng(15)
+    sizes = problem.values(first, given)
+    again = {a.name: rng.normal(size=sizes[n].shape) for n, a in cotangents(first).items()}
+    found = problem.values(differentiate(first), {**given, **again})
+    assert all(np.isfinite(array).all() for array in found.values())
+
+
+def test_row_values_of_empty_rows_multiply_nothing() -> None:
+    """A maximum of no keys is infinite, and a sum of none 0: neither meets a sum over none."""
+    spec = text(
+        """
+        attention f(q, k, v, gamma):
+            input gamma: real[h]
+            mask: j <= i
+            score: dot(q[i], k[j])
+            normalize: exp(score) - gamma * max(j: score) + gamma / sum(j: exp(score))
+        """
+    )
+    given = small(np.random.default_rng(16)) | {"gamma": np.array([0.5, -1.0, 0.2, 2.0])}
+    check(Problem(spec, given, {}, {"offset": -2}))
+
+
 def test_a_divisor_that_is_zero_only_where_nothing_is_seen() -> None:
     """An empty row divides by its query's length, which is 0 there: no NaN comes out."""
     spec = text(
@@ -349,6 +379,26 @@ def test_long_texts() -> None:
         f"    score: dot(q[i], k[j])\n{choices}",
     ):
         check(Problem(text(f"attention f(q, k, v):\n{body}"), small(np.random.default_rng(14)), {}))
+
+
+@pytest.mark.parametrize("term", ["a{m}[i, j] * {n}.5", "dot(q[i], k[j]) * {n}.5"])
+def test_chains_of_choices_take_linear_time(term: str) -> None:
+    """Guards pile up; what they share is rebuilt once."""
+
+    def seconds(count: int) -> float:
+        lines = "".join(
+            f"    a{n}[i, j] = where(a{n - 1}[i, j] > {n}, {term.format(m=n - 1, n=n)},"
+            f" a{n - 1}[i, j])\n"
+            for n in range(1, count + 1)
+        )
+        body = f"    a0[i, j] = dot(q[i], k[j])\n{lines}    normalize: softmax(j: a{count})\n"
+        graph = prepare(text(f"attention f(q, k, v):\n{body}"))
+        begun = process_time()
+        differentiate(graph)
+        return process_time() - begun
+
+    seconds(5)
+    assert seconds(160) < 12 * max(seconds(40), 0.05)
 
 
 # --- twice ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -294,14 +294,14 @@ def widest_kind(kinds: Iterable[Kind]) -> Kind:
 # walking
 
 
-def postorder(*roots: Expr) -> Iterator[Expr]:
+def postorder(*roots: Expr, done: Container[bytes] = ()) -> Iterator[Expr]:
     """Every node under the roots once (equal nodes are one), operands before the nodes that use
-    them."""
+    them; nothing of nodes whose digests are in `done`."""
     seen: set[bytes] = set()
     stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
     while stack:
         node, ready = stack.pop()
-        if node.digest in seen:
+        if node.digest in seen or (not ready and node.digest in done):
             continue
         if ready:
             seen.add(node.digest)
@@ -324,8 +324,14 @@ def substitute(root: Expr, exchange: dict[Index, Expr]) -> Expr:
     """The tree with free indices replaced by expressions. Bound indices must not be free in the
     replacements
     (indices are numbered apart, so they never are)."""
+    return substitute_all((root,), exchange)[0]
+
+
+def substitute_all(roots: Iterable[Expr], exchange: dict[Index, Expr]) -> tuple[Expr, ...]:
+    """`substitute` for several trees, what they share once."""
+    roots = tuple(roots)
     if not exchange:
-        return root
+        return roots
     hit = frozenset(exchange)
 
     def change(node: Expr) -> Expr:
@@ -334,7 +340,7 @@ def substitute(root: Expr, exchange: dict[Index, Expr]) -> Expr:
         return node
 
     done: dict[bytes, Expr] = {}
-    stack: list[tuple[Expr, bool]] = [(root, False)]
+    stack: list[tuple[Expr, bool]] = [(root, False) for root in roots]
     while stack:
         node, ready = stack.pop()
         if node.digest in done:
@@ -346,7 +352,7 @@ def substitute(root: Expr, exchange: dict[Index, Expr]) -> Expr:
         else:
             stack.append((node, True))
             stack.extend((arg, False) for arg in node.args)
-    return done[root.digest]
+    return tuple(done[root.digest] for root in roots)
 
 
 def is_number(expr: Expr, wanted: float | None = None) -> bool:

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import TRUE, Expr, call, length, number, postorder, substitute
-from attnc.passes.contexts import close
+from attnc.expressions.tree import TRUE, Expr, call, length, number, postorder, substitute_all
+from attnc.passes.contexts import Opened, close
 from attnc.passes.factors import ONE, ZERO, Factors, factors_of, multiply
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make
@@ -26,12 +26,15 @@ class Adjoint:
     over      the indices that it is to be summed over, or that stay
     domain    conditions of folds around: which points there are
     guards    truths that choices ask: where the node is asked for
+    met       folds that the product has left, in alternatives: where all of one are over nothing
+              the product is 0, which no infinite slope may be multiplied with
     """
 
     over: frozenset[Index]
     domain: tuple[Expr, ...]
     guards: tuple[Expr, ...]
     product: Factors
+    met: tuple[tuple[Opened, ...], ...] = ()
 
     @property
     def place(self) -> tuple[frozenset[Index], frozenset[Expr]]:
@@ -53,18 +56,13 @@ class Adjoint:
     def renamed(self, moves: dict[Index, Index], exchange: dict[Index, Expr]) -> Adjoint:
         """With indices exchanged, in `over` as `moves` says."""
 
-        def moved(expr: Expr) -> Expr:
-            return substitute(expr, exchange)
-
-        product = Factors(
-            tuple(map(moved, self.product.above)),
-            tuple(map(moved, self.product.below)),
-            self.product.negative,
+        above, below = self.product.above, self.product.below
+        exprs = iter(substitute_all((*self.domain, *self.guards, *above, *below), exchange))
+        domain, guards, above, below = (
+            tuple(next(exprs) for _ in each) for each in (self.domain, self.guards, above, below)
         )
         over = frozenset(moves.get(index, index) for index in self.over)
-        return Adjoint(
-            over, tuple(map(moved, self.domain)), tuple(map(moved, self.guards)), product
-        )
+        return Adjoint(over, domain, guards, Factors(above, below, self.product.negative))
 
 
 def _computed(condition: Expr) -> bool:
@@ -126,7 +124,16 @@ def _added(a: Adjoint, b: Adjoint) -> Adjoint:
     else:
         whole = _plus(make("where", only_a, left, ZERO), make("where", only_b, right, ZERO))
         guards = (*shared, make("or", only_a, only_b))
-    return Adjoint(a.over, a.domain, guards, times(common, _factors_of_sum(whole)))
+    return Adjoint(a.over, a.domain, guards, times(common, _factors_of_sum(whole)), _met(a, b))
+
+
+def _met(a: Adjoint, b: Adjoint) -> tuple[tuple[Opened, ...], ...]:
+    """Where a sum is 0 because both are."""
+    shared = tuple(one for one in a.met if one in b.met)
+    only_a, only_b = ([one for one in each.met if one not in shared] for each in (a, b))
+    if not only_a or not only_b:
+        return shared
+    return (*shared, tuple(dict.fromkeys((*only_a[-1], *only_b[-1]))))
 
 
 def _all(conditions: Iterable[Expr]) -> Expr:
@@ -223,7 +230,10 @@ class Closer:
             outer = outer * Factors((count,)) * factors_of(body)
         else:
             outer = outer * Factors((close("sum", bound, conditions, body),))
-        return Adjoint(adjoint.over - inside, domain, guards, outer)
+        met = tuple(one for one in adjoint.met if not any(left.free & inside for left in one))
+        if conditions or any(index.axis in self.wide for index in bound):
+            met = (*met, (Opened(bound, conditions, ONE),))
+        return Adjoint(adjoint.over - inside, domain, guards, outer, met)
 
 
 def _leaving(product: Factors, bound: frozenset[Index], always: bool) -> tuple[Factors, Factors]:

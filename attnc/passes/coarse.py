@@ -58,9 +58,7 @@ class Coarse:
 
     def _loose(self, part: Expr) -> frozenset[Index]:
         """The free indices that stand elsewhere than at places of coarse axes."""
-        for node in postorder(part):
-            if node.digest in self.loose:
-                continue
+        for node in postorder(part, done=self.loose):
             if node.op == "index":
                 self.loose[node.digest] = node.free
                 continue

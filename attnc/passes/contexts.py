@@ -27,6 +27,11 @@ class Opened:
     body: Expr
 
     @property
+    def free(self) -> frozenset[Index]:
+        """The indices that it depends on for which points it is over."""
+        return frozenset().union(*(one.free for one in self.conditions)) - frozenset(self.bound)
+
+    @property
     def seen(self) -> Expr:
         """Whether the fold is over anything."""
         return make("gt", close("sum", self.bound, self.conditions, number(1)), number(0))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, call, is_number, number, postorder
+from attnc.passes.adjoints import finite
 from attnc.passes.contexts import Opened, close, excluded, opened
 from attnc.passes.edges import Edge, Edges
 from attnc.passes.factors import ZERO, Factors, addends_of, factors_of, total
@@ -57,9 +58,12 @@ def _row_factors(node: Expr, inner: Opened, wide: frozenset[Axis]) -> Edges | No
 def _harmless(divisor: Expr, wide: frozenset[Axis]) -> bool:
     """Whether the adjoint of a divisor does no harm where it is 0 because there is no key: it is
     never 0, or all that it reads is read under folds over nothing."""
-    if _nonzero(divisor):
-        return True
-    stack = [divisor]
+    return _nonzero(divisor) or read_under(divisor, wide)
+
+
+def read_under(expr: Expr, wide: frozenset[Axis]) -> bool:
+    """Whether all that an expression reads of reals is read under folds over rows or keys."""
+    stack = [expr]
     while stack:
         node = stack.pop()
         if node.op == "read" and node.kind == "real":
@@ -67,6 +71,16 @@ def _harmless(divisor: Expr, wide: frozenset[Axis]) -> bool:
         if not any(index.axis in wide for index in node.bound):
             stack.extend(node.args)
     return True
+
+
+def infinite_without_keys(factor: Factors, wide: frozenset[Axis]) -> bool:
+    """Whether a slope may be infinite because folds over rows or keys in it are over nothing."""
+    above = (each for each in factor.above if not finite(each))
+    below = (each for each in factor.below if not _nonzero(each))
+    return any(
+        node.op == "fold" and any(index.axis in wide for index in node.bound)
+        for node in postorder(*above, *below)
+    )
 
 
 def _nonzero(expr: Expr) -> bool:

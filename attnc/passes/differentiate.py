@@ -22,6 +22,7 @@ from attnc.errors import NoDerivative
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
+    FALSE,
     Array,
     Expr,
     call,
@@ -36,6 +37,7 @@ from attnc.graph import Graph, GraphOutput
 from attnc.passes.adjoints import Adjoint, Closer, merged, times
 from attnc.passes.coarse import Coarse
 from attnc.passes.contexts import Opened
+from attnc.passes.derivative_folds import infinite_without_keys, read_under
 from attnc.passes.derivative_rules import edges_of, released
 from attnc.passes.edges import Edge, Edges, refuse
 from attnc.passes.factors import ONE, ZERO, Factors, total
@@ -239,7 +241,17 @@ class Pullback:
                 adjoints = merged(self.closer.closed(each, node.free) for each in adjoints)
             for adjoint in adjoints:
                 for edge in self.edges[node.digest]:
-                    self._contribute(edge.child, _through(edge, adjoint))
+                    self._contribute(edge.child, _through(edge, self._met(edge, adjoint)))
+
+    def _met(self, edge: Edge, adjoint: Adjoint) -> Adjoint:
+        """The adjoint asked for only where the folds that it has left are over something, if the
+        edge's slope may be infinite elsewhere and the operand is read there."""
+        if not adjoint.met or edge.bound or read_under(edge.child, self.wide):
+            return adjoint
+        if not infinite_without_keys(edge.factor, self.wide):
+            return adjoint
+        seen = (_any(left.seen for left in one) for one in adjoint.met)
+        return replace(adjoint, guards=_joined(adjoint.guards, seen))
 
     def _kept_with_divisor(self, node: Expr) -> bool:
         """Whether a node is an exponential that is the same for all rows and keys, as that of a
@@ -271,7 +283,7 @@ def _through(edge: Edge, adjoint: Adjoint) -> Adjoint:
         domain = adjoint.domain if edge.seen is None else _joined(adjoint.domain, (edge.seen,))
         guards = _joined(adjoint.guards, edge.guards)
         product = times(adjoint.product, edge.folded)
-        found = Adjoint(adjoint.over, domain, guards, product)
+        found = Adjoint(adjoint.over, domain, guards, product, adjoint.met)
     if edge.pin is None:
         return found
     tie = call("eq", edge.pin.place, position(edge.pin.index))
@@ -290,7 +302,15 @@ def _within_fold(edge: Edge, adjoint: Adjoint) -> Adjoint:
         _joined(domain, edge.conditions),
         _joined(adjoint.guards, edge.guards),
         times(adjoint.product, edge.factor),
+        adjoint.met,
     )
+
+
+def _any(truths: Iterable[Expr]) -> Expr:
+    whole = FALSE
+    for truth in truths:
+        whole = truth if whole == FALSE else make("or", whole, truth)
+    return whole
 
 
 def _joined(first: Iterable[Expr], second: Iterable[Expr]) -> tuple[Expr, ...]:

@@ -112,10 +112,14 @@ class Gradients:
         if not self.roles.folds_keys(node) or not self.roles.is_row(node):
             return False
         if self.values.forward is None:  # its powers need a reference of their own
-            if node.op != "fold" or node.kind != "real" or self.roles.widths((node,)):
+            counted = node.op == "gt" and node.args[0].kind == "int"
+            whole = node.args[0] if counted else node
+            if whole.op != "fold" or not (counted or whole.kind == "real"):
                 return False
-            rows = any(self.roles.of(index.axis) == "row" for index in node.free)
-            return rows and all(self.roles.of(index.axis) == "key" for index in node.bound)
+            if self.roles.widths((whole,)):
+                return False
+            rows = any(self.roles.of(index.axis) == "row" for index in whole.free)
+            return rows and all(self.roles.of(index.axis) == "key" for index in whole.bound)
         return not self.values.is_later(node)
 
     def _renamed(self, node: Expr) -> Expr:
@@ -404,6 +408,8 @@ class Gradients:
         """The array of a sum, made once, read where the sum stood."""
         places = places if places is not None else {new: old for old, new in moves.items()}
         wide = self.roles.widths((inner.body,))
+        if set(self.roles.widths(inner.conditions)) - set(wide):
+            raise refuse("axis_softmax: a mask for each width")
         width = Index(wide[0].axis.name, wide[0].axis, 0) if wide else None
         exchange = _positions(moves)
         if width is not None:
@@ -454,6 +460,8 @@ class Gradients:
         if bound - {"grid"} or pinned:
             raise refuse("bias_tensor: a dense bias that is not read at its own row and key")
         inner = Sum((), inside, whole.body)
+        if self.roles.widths((inner.body,)):
+            raise refuse("pair_embedding: the derivative of a vector for each pair")
         moves = self._canonical(inner.free)
         key = next(i for i in moves if self.roles.of(i.axis) == "key")
         frame = self.roles.frame
