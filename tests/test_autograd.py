@@ -258,3 +258,11 @@ def test_explain_tells_why_there_is_no_gradient() -> None:
     path = Path(__file__).parent.parent / "examples/decay/gla.attn"
     said = attnc.compile(path).explain()
     assert "backward: refused: " in said and "linear_state" in said
+
+
+def test_offsets_in_tensors_are_read_at_every_call() -> None:
+    operator, _ = operators(CAUSAL)
+    q = draw(2, 4, 1, 8).requires_grad_()
+    for offset in (1, 3):
+        given = operator(q, K, V, offset=torch.tensor([offset, offset]))
+        assert torch.equal(given, operator(q, K, V, offset=offset))

@@ -83,7 +83,10 @@ class Derivatives:
         wanted: frozenset[str],
         emits: bool,
     ) -> TrainingPlan | None:
-        """What repeats this call with gradients; None where that is not derived."""
+        """What repeats this call with gradients; None where that is not derived, or where the call
+        holds what the form of a call does not tell (offsets in tensors)."""
+        if any(isinstance(value, torch.Tensor) for value in extras.values()):
+            return None
         variant = "emits" if emits else ""
         training = None if self.operator.name else self._training(variant)
         if training is None:
