@@ -18,6 +18,13 @@ attention windowed(q, k, v):
     score: dot(q[i], k[j]) * scale
     normalize: softmax(j: score)
 """
+STATE = """\
+attention state(q, k, v) for t:
+    state S: real[d, e] = 0
+    update:
+        S = S + outer(k[t], v[t])
+    read: q[t] @ S
+"""
 WRONG = SPEC.replace("i - j < window", "i - j < winow")
 ESCAPE = "\x1b["
 
@@ -144,6 +151,19 @@ def test_verify(spec: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     assert "float32" in done.stdout and "ok" in done.stdout
     assert ESCAPE not in done.stdout and "\r" not in done.stdout
+
+
+def test_verify_gradients(spec: Path, tmp_path: Path) -> None:
+    """On the CPU they are compared; what has none says which feature is missing."""
+    options = ("--cases", "1", "--gradients", "1", "--dtype", "float64", "--backend", "cpu")
+    done = attnc("verify", spec, *options)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert done.stdout.count("float64") == 2 and "gradients" in done.stdout
+    path = tmp_path / "state.attn"
+    path.write_text(STATE)
+    done = attnc("verify", path, *options)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "refused" in done.stdout and "linear_state" in done.stdout
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:
