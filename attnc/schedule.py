@@ -111,11 +111,20 @@ class Carried:
 class Contribution:
     """What a pair adds to a carried value: `term` (over the pair), times `operand` (a read over
     grid, walked and the carried width, plain as in Product; None for a row statistic). Masked pairs
-    contribute the identity of the monoid. A constant term (a count: 1) is free of the pair."""
+    contribute the identity of the monoid. A constant term (a count: 1) is free of the pair.
+
+    An operand that is not over walked alone beside grid and width (`is_pairwise`) is an expression
+    of reads over the pair and the width: a vector for each pair, no product of two tiles."""
 
     carried: str
     term: Expr
     operand: Expr | None = None
+
+
+def is_pairwise(operand: Expr, along: Index, other: Index) -> bool:
+    """Whether an operand is no plain read along `along` (of held and walked), but an expression of
+    the pair and the width."""
+    return along not in operand.free or other in operand.free
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,8 @@ class Deposit:
     rows that it walks (dQ in the loop that holds keys).
 
     `array` is a workspace or output over the grid, `around`, the walked index and `width` (None:
-    one number a row); `operand` a plain read over (grid, held, width), None for one number."""
+    one number a row); `operand` a plain read over (grid, held, width), None for one number, or
+    pairwise as in Contribution."""
 
     array: Array
     term: Expr

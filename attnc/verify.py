@@ -12,7 +12,7 @@ Schedule
     stored        a workspace is written before it is read, by indices of the kernel
     carried       contributions go to carried values, with an operand where these have a width
     reference     only a kernel with an exponent has a reference, or rescaled values
-    plain         operands of products and contributions are plain reads
+    plain         operands of products are plain reads; those of contributions are, or pairwise
     measured      every length that is used can be measured on an input, or is a planner's
 """
 
@@ -41,6 +41,7 @@ from attnc.schedule import (
     Store,
     StreamKernel,
     WalkedLoop,
+    is_pairwise,
 )
 
 TILE_BOUNDS = frozenset(("held_low", "held_high", "walked_low", "walked_high"))
@@ -257,8 +258,13 @@ class _Verifier:
             self.expr(contribution.term, f"{where}: term", lifted, pair)
             if (found[0].width is None) != (contribution.operand is None):
                 raise broken("carried", f"{where}: {contribution.carried} and its operand")
-            if contribution.operand is not None and found[0].width is not None:
-                self.operand(contribution.operand, found[0].width, {loop.walked}, where, grid)
+            operand, width = contribution.operand, found[0].width
+            if operand is None or width is None:
+                continue
+            if is_pairwise(operand, loop.walked, kernel.held):
+                self.expr(operand, f"{where}: operand", {}, pair | {width})
+            else:
+                self.operand(operand, width, {loop.walked}, where, grid)
 
     def running(
         self, kernel: StreamKernel, loop: WalkedLoop, where: str, values: dict[str, Expr]
@@ -310,7 +316,11 @@ class _Verifier:
             raise broken("stored", f"{where}: {name} and its operand")
         if one.operand is not None and one.width is not None:
             along = {kernel.held} if isinstance(one, Deposit) else {kernel.held, loop.walked}
-            self.operand(one.operand, one.width, along, where, grid)
+            deposited = isinstance(one, Deposit)
+            if deposited and is_pairwise(one.operand, kernel.held, loop.walked):
+                self.expr(one.operand, f"{where}: operand", {}, pair | {one.width})
+            else:
+                self.operand(one.operand, one.width, along, where, grid)
         self.written.add(name)
 
     def array(self, name: str, where: str) -> None:

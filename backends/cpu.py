@@ -25,7 +25,7 @@ from attnc.backends.triton_sizes import fits_int32
 from attnc.errors import UnsupportedError
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import MapKernel, ScanKernel, Schedule, StreamKernel
+from attnc.schedule import MapKernel, ScanKernel, Schedule, StreamKernel, is_pairwise
 
 HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "products", "stream", "few",
@@ -57,7 +57,7 @@ def emit(schedule: Schedule) -> str:
             kind = SweepPrinter if sweeps(kernel) else StreamPrinter
             printed = kind(kernel, slots, name, schedule.signature.keys, wanted).print()
             texts.append(_render("stream", printed))
-            runners.append(f"Sweep<{name}>" if sweeps(kernel) else f"Either<{name}>")
+            runners.append(f"{_runner(kernel)}<{name}>")
         elif isinstance(kernel, ScanKernel):
             texts.append(_render("scan", ScanPrinter(kernel, slots, name).print()))
             runners.append(name)
@@ -138,6 +138,19 @@ def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object
     }
 
 
+def _runner(kernel: StreamKernel) -> str:
+    """The class template that runs a stream kernel; the form for few rows has no vectors of
+    pairs."""
+    if sweeps(kernel):
+        return "Sweep"
+    pairwise = any(
+        one.operand is not None and is_pairwise(one.operand, loop.walked, kernel.held)
+        for loop in kernel.loops
+        for one in loop.contributions
+    )
+    return "Stream" if pairwise else "Either"
+
+
 def _operands(schedule: Schedule) -> list[str]:
     """The arrays that matrix products take. Where one of them is not in the query dtype, products
     run in the accumulation type."""
@@ -148,8 +161,18 @@ def _operands(schedule: Schedule) -> list[str]:
         for loop in kernel.loops
         for operand in (
             *(side for product in loop.products for side in (product.left, product.right)),
-            *(one.operand for one in loop.contributions if one.operand is not None),
-            *(one.operand for one in loop.deposits if one.operand is not None),
+            *(
+                one.operand
+                for one in loop.contributions
+                if one.operand is not None
+                and not is_pairwise(one.operand, loop.walked, kernel.held)
+            ),
+            *(
+                one.operand
+                for one in loop.deposits
+                if one.operand is not None
+                and not is_pairwise(one.operand, kernel.held, loop.walked)
+            ),
         )
     ]
     return sorted({read.array.name for read in reads})
@@ -165,6 +188,11 @@ def _reads_integers_of_pairs(schedule: Schedule) -> bool:
             exprs += [e for e in (loop.visible, loop.hidden, loop.exponent) if e is not None]
             exprs += [c.term for c in loop.contributions]
             exprs += [one.term for one in (*loop.deposits, *loop.pair_stores)]
+            exprs += [
+                one.operand
+                for one in (*loop.contributions, *loop.deposits)
+                if one.operand is not None
+            ]
             exprs += [e for s in loop.scatters for e in (s.at, s.term)]
             nodes = (node for expr in exprs for node in postorder(expr))
             if any(

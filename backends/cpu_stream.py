@@ -22,7 +22,14 @@ from attnc.backends.cpu_printer import (
     unwrapped,
 )
 from attnc.backends.cpu_regions import Regions
-from attnc.backends.cpu_texts import KeptText, LoopText, StreamText, SweepLoopText, SweepText
+from attnc.backends.cpu_texts import (
+    KeptText,
+    LoopText,
+    StreamText,
+    SweepLoopText,
+    SweepText,
+    VectorText,
+)
 from attnc.backends.cpu_wanted import Wanted
 
 from attnc.errors import UnsupportedError
@@ -35,6 +42,7 @@ from attnc.schedule import (
     Let,
     StreamKernel,
     WalkedLoop,
+    is_pairwise,
 )
 
 
@@ -233,7 +241,9 @@ class StreamPrinter:
             width = self._carried(term.carried).width
             if term.operand is None or width is None:
                 raise UnsupportedError("a carried vector without an operand", "cpu", INSTEAD)
-            operands.append(self._rows(term.operand, loop.walked, width))
+            pairwise = is_pairwise(term.operand, loop.walked, held)
+            rows = "" if pairwise else self._rows(term.operand, loop.walked, width)
+            operands.append(rows)
         count = self.fields.length(loop.walked.axis)
         if loop.walked.axis is self.keys:
             count = self.fields.key_length(loop.walked.axis)
@@ -254,7 +264,9 @@ class StreamPrinter:
             length=self.fields.length(loop.walked.axis),
             lefts=tuple(self._rows(p.left, held, p.width) for p in loop.products),
             rights=tuple(self._rows(p.right, loop.walked, p.width) for p in loop.products),
+            pairwise=_list([_truth(not rows) for rows in operands], "false"),
             operands=tuple(operands),
+            vectors=tuple(self._vectors(loop, walked_kept)),
             walked=walked,
             possible=regions.print(loop.region, loop.region.possible),
             certain=regions.print(loop.region, loop.region.certain),
@@ -302,6 +314,28 @@ class StreamPrinter:
         if printer.lines:
             return f"[&] {{ {' '.join(printer.lines)} return {rows}; }}()"
         return rows
+
+    def _vectors(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> list[VectorText]:
+        """The operands that are vectors of each pair."""
+        found = []
+        for place, term in enumerate(self._terms(loop)):
+            width = self._carried(term.carried).width
+            assert term.operand is not None and width is not None
+            if is_pairwise(term.operand, loop.walked, self.kernel.held):
+                found.append(self._vector(place, term.operand, width, loop, walked_kept))
+        return found
+
+    def _vector(
+        self, place: int, expr: Expr, width: Index, loop: WalkedLoop, walked_kept: dict[str, str]
+    ) -> VectorText:
+        """An operand over pairs at one column of its width."""
+        scope = self._pair_scope(loop, walked_kept)
+        scope.names.taken |= {"column"}
+        start = Printer(scope).start(width.axis)
+        at = "column" if start == "int64_t(0)" else f"(column + {start})"
+        printer = Printer(scope.extended(positions={width: at}, rows={width: "column"}))
+        text = unwrapped(printer._as("real", printer.text(expr), expr))
+        return VectorText(place, (*printer.lines, f"return spread({text});"))
 
     def _pair_scope(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> Scope:
         """The scope of pairs: values are loaded where they are used."""

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 
 from attnc.backends.cpu_printer import INSTEAD, Printer, unwrapped
 from attnc.backends.cpu_stream import StreamPrinter
-from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText
+from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText, VectorText
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
-from attnc.schedule import Deposit, Kernel, PairStore, Scatter, StreamKernel, WalkedLoop
+from attnc.schedule import (
+    Deposit,
+    Kernel,
+    PairStore,
+    Scatter,
+    StreamKernel,
+    WalkedLoop,
+    is_pairwise,
+)
 
 
 def sweeps(kernel: Kernel) -> bool:
@@ -83,12 +91,24 @@ class SweepPrinter(StreamPrinter):
         for one in self._terms(loop):
             add(one.term, self.wanted.carried(self.kernel, one.carried), "ADDED")
         for deposit in loop.deposits:
-            use = "PLAIN" if deposit.operand is None else "DEPOSITED"
+            plain = deposit.operand is None or self._is_pairwise(loop, deposit)
+            use = "PLAIN" if plain else "DEPOSITED"
             add(deposit.term, self.wanted.array(deposit.array), use)
-        plain: tuple[Scatter | PairStore, ...] = (*loop.scatters, *loop.pair_stores)
-        for other in plain:
+        others: tuple[Scatter | PairStore, ...] = (*loop.scatters, *loop.pair_stores)
+        for other in others:
             add(other.term, self.wanted.array(other.array), "PLAIN")
         return [" | ".join(texts) or "0" for texts in uses]
+
+    def _is_pairwise(self, loop: WalkedLoop, one: Deposit) -> bool:
+        return one.operand is not None and is_pairwise(one.operand, self.kernel.held, loop.walked)
+
+    def _vectors(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> list[VectorText]:
+        """Those of the terms, then those of deposits, counted on."""
+        found = super()._vectors(loop, walked_kept)
+        for place, one in enumerate(loop.deposits, len(self._terms(loop))):
+            if one.operand is not None and one.width is not None and self._is_pairwise(loop, one):
+                found.append(self._vector(place, one.operand, one.width, loop, walked_kept))
+        return found
 
     # --- Loops ------------------------------------------------------------------------------------
 
@@ -171,7 +191,7 @@ class SweepPrinter(StreamPrinter):
     def _deposit(self, loop: WalkedLoop, one: Deposit) -> PanelText:
         rows = self.fields.length(loop.walked.axis)
         operand = ""
-        if one.operand is not None and one.width is not None:
+        if one.operand is not None and one.width is not None and not self._is_pairwise(loop, one):
             operand = self._rows(one.operand, self.kernel.held, one.width)
         place = one.array.indices.index(loop.walked)
         return self._panel(loop, one, place, rows, operand, held=True)
@@ -207,6 +227,7 @@ class SweepPrinter(StreamPrinter):
             turns="true" if any(turning) else "false",
             wanted=self.wanted.array(one.array),
             held="true" if held else "false",
+            pairwise="true" if isinstance(one, Deposit) and one.width and not operand else "false",
             rows=rows,
             target=self._target(one.array, place, one.width),
             operand=operand,

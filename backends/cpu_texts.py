@@ -59,6 +59,7 @@ class PanelText:
     turns: str
     wanted: str
     held: str
+    pairwise: str
     rows: str
     target: str
     operand: str
@@ -90,6 +91,14 @@ class SweepText:
 
 
 @dataclass(frozen=True)
+class VectorText:
+    """An operand that is a vector of each pair, of the term or panel at `place`."""
+
+    place: int
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LoopText:
     """What the template prints of one walked loop."""
 
@@ -109,7 +118,9 @@ class LoopText:
     length: str
     lefts: tuple[str, ...]
     rights: tuple[str, ...]
+    pairwise: str
     operands: tuple[str, ...]
+    vectors: tuple[VectorText, ...]
     walked: KeptText
     possible: tuple[str, ...]
     certain: tuple[str, ...]

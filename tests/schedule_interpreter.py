@@ -33,6 +33,7 @@ from attnc.schedule import (
     Segment,
     StreamKernel,
     WalkedLoop,
+    is_pairwise,
 )
 
 Tensor = Any
@@ -387,8 +388,10 @@ class _StreamRun:
         place = self.order(loop.walked).index(loop.walked)
         with np.errstate(all="ignore"):
             if contribution.operand is not None:
-                at = {k: v for k, v in where.items() if k != self.kernel.held}
-                operand = run._value(contribution.operand, at, values)
+                held, expr = self.kernel.held, contribution.operand
+                plain = not is_pairwise(expr, loop.walked, held)
+                at = {k: v for k, v in where.items() if not (plain and k == held)}
+                operand = run._value(expr, at, values)
                 masked = np.where(visible, masked * operand, 0.0)
             combine = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
             reduced = combine[carried.monoid].reduce(masked, axis=place, keepdims=True)
@@ -403,7 +406,9 @@ class _StreamRun:
         term = np.where(visible, run._value(one.term, pair, values), 0.0)
         width = getattr(one, "width", None)
         if width is not None:
-            other = loop.walked if isinstance(one, Deposit) else None
+            deposited = isinstance(one, Deposit)
+            plain = deposited and not is_pairwise(one.operand, self.kernel.held, loop.walked)
+            other = loop.walked if plain else None
             at = {k: v for k, v in where.items() if k != other}
             operand = run._value(one.operand, at, values)
             with np.errstate(all="ignore"):

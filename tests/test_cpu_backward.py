@@ -10,6 +10,7 @@ import torch
 from cpu_gradients import check, given, outputs_of, run, schedule_of
 from triton_gradients import GRADIENTS
 
+import attnc
 from attnc.runtime.cpu_build import LEVELS, instruction_level
 
 LENGTHS = (0, 1, 2, 127, 129, 257)
@@ -157,3 +158,59 @@ def test_one_sweep_takes_five_products() -> None:
     (sweep,) = [k for k in schedule_of("window", "one").kernels if k.name == "sweep"]
     (loop,) = sweep.loops  # type: ignore[union-attr]
     assert len(loop.products) == 2 and len(loop.contributions) == 2 and len(loop.deposits) == 1
+
+
+# --- vectors of pairs -----------------------------------------------------------------------------
+
+RELATIVE = """
+attention relative(q, k, v):
+    axis near in -7 .. 60
+    input r: real[h, near, d]
+    mask: 0 <= i - j < 40
+    score: dot(q[i], k[j] + (r[i - j] else 0)) * scale
+    normalize: softmax(j: score)
+"""
+ADDITIVE = """
+attention additive(q, k, v):
+    input w: real[h, d]
+    mask: j <= i
+    score: sum(d: w * tanh(q[i] + k[j]))
+    normalize: softmax(j: score)
+"""
+
+
+@pytest.mark.parametrize("text", [RELATIVE, ADDITIVE], ids=["relative", "additive"])
+@pytest.mark.parametrize("dtype", [F64, F32, BF16], ids=["float64", "float32", "bfloat16"])
+def test_vectors_of_pairs(text: str, dtype: torch.dtype) -> None:
+    """What a pair adds to its row, and to its key, is a vector of its own."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"q": (2, 4, 37, 9), "k": (2, 2, 45, 9), "v": (2, 2, 45, 5)}
+    shapes |= {"r": (4, 67, 9)} if text is RELATIVE else {"w": (4, 9)}
+    drawn = {n: torch.randn(s, generator=generator, dtype=F64).to(dtype) for n, s in shapes.items()}
+    cotangent = torch.randn((2, 4, 37, 5), generator=generator, dtype=F64).to(dtype)
+
+    def gradients(backend: str, of: torch.dtype) -> list[torch.Tensor]:
+        leaves = {n: x.to(of).requires_grad_() for n, x in drawn.items()}
+        out = attnc.compile(text, backend=backend)(**leaves, offset=3)
+        found = torch.autograd.grad(out, list(leaves.values()), cotangent.to(of))
+        return [grad.double() for grad in found]
+
+    exact, rivals = gradients("eager", F64), gradients("eager", dtype)
+    unit = 8 * torch.finfo(dtype).eps
+    for ours, theirs, wanted in zip(gradients("cpu", dtype), rivals, exact, strict=True):
+        granted = torch.maximum(2 * (theirs - wanted).norm(), unit * wanted.norm())
+        assert (ours - wanted).norm() <= granted
+
+
+def test_masked_vectors_of_pairs_do_not_leak() -> None:
+    """NaN in a row of the table that masked pairs alone read."""
+    op = attnc.compile(RELATIVE, backend="cpu")
+    tensors = [torch.randn(1, 2, 33, 9, dtype=F64, requires_grad=True) for _ in range(3)]
+    table = torch.randn(2, 67, 9, dtype=F64)
+    found = []
+    for spoiled in (table, table.clone()):
+        if spoiled is not table:
+            spoiled[:, :7] = math.nan  # i < j
+        found.append(torch.autograd.grad(op(*tensors, r=spoiled).sin().sum(), tensors))
+    for clean, other in zip(*found, strict=True):
+        assert torch.equal(clean, other)

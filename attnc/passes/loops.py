@@ -80,6 +80,7 @@ class LoopBuilder:
         self.carried = CarriedNames()
         self.loops: list[WalkedLoop] = []
         self.notes: list[str] = []
+        self.vectors = 0
 
     def build(self) -> None:
         """Fills `carried` and `loops`."""
@@ -231,19 +232,27 @@ class LoopBuilder:
         width = entry.width
         inside, outside = factors_of(term).split(lambda f: width in f.free)
         operand = inside.expr
+        if any(width in condition.free for condition in own):
+            raise refuse("axis_softmax: a mask for each width")
         along = self._along(entry, part, operand)
-        read = self.preparations.operand(operand, self.frame, along, width)
+        if along is None:
+            read = self.preparations.scalars(operand, self.frame, part.walked)
+            self.vectors += 1
+        else:
+            read = self.preparations.operand(operand, self.frame, along, width)
         return _under(own, outside.expr, entry.monoid), read
 
-    def _along(self, entry: Reduction, part: Part, operand: Expr) -> Index:
+    def _along(self, entry: Reduction, part: Part, operand: Expr) -> Index | None:
         """The index that a vector operand is over beside its width: that of the walk, of what is
-        held where it is deposited, either where it is scattered."""
+        held where it is deposited, either where it is scattered; None where it is pairwise."""
         held, walked = self.frame.held in operand.free, part.walked in operand.free
         added = self.added.get(entry.name)
         kind = added.kind if added else "carried"
         if held != walked and (walked or kind != "carried") and (held or kind != "deposit"):
             return self.frame.held if held else part.walked
-        raise refuse("pair_embedding: a value that depends on the pair")
+        if kind == "scatter":
+            raise refuse("pair_embedding: a vector for each pair, added to a table")
+        return None
 
     def _lifted(self, score: Expr | None) -> tuple[Expr | None, Expr | None, list[Let]]:
         """The exponent, the power of two relative to the reference, and the Let that makes it."""
@@ -269,6 +278,10 @@ class LoopBuilder:
         if contraction.loops:
             self.notes.append(
                 "A sum of each pair is no matrix product: it runs as an inner loop over the width."
+            )
+        if self.vectors:
+            self.notes.append(
+                "A vector of each pair is added pair by pair: its sum is no matrix product."
             )
 
 

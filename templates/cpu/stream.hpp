@@ -367,6 +367,12 @@ struct Stream {
             if constexpr (!Loop::term_wanted[t]) return;
             constexpr int width = K::tile_width[Loop::target[t]];
             const Acc* weights = desk.score[Loop::layer[t]];
+            if constexpr (Loop::pairwise[t]) {
+                for (int k = 0; k < desk.run_count; k++)
+                    for (int v = desk.runs[k].v0; v < desk.runs[k].v1; v++)
+                        add_vectors<Loop, t>(grid, desk, desk.runs[k], v * LANES, width, weights, desk.tile[Loop::target[t]]);
+                return;
+            } else {
             const auto rows = Loop::template operand<t>(grid);
             using T = std::remove_const_t<std::remove_pointer_t<decltype(rows.data)>>;
             for (int k = 0; k < desk.run_count; k++) {
@@ -391,7 +397,29 @@ struct Stream {
                 }
                 products_between<true, int(sizeof(Unit)), 0>(run.v0, run.v1, walked, 0, step, weights + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
             }
+            }
         });
+    }
+
+    // A vector of each pair times its weight, into the tile; what is masked (weight -0) is left out.
+    template <class Loop, int T>
+    static __attribute__((noinline)) void add_vectors(const Grid& grid, const Desk& desk, const Run& run, int lane, int width, const Acc* weights, Acc* tile) {
+        const auto& walked = *(const typename Loop::template Walked<BLOCK>*)desk.walked;
+        for (int r = run.at; r < run.at + run.count; r++) {
+            Real weight = load(weights + r / FOLD * TILE + lane);
+            if constexpr (PAIRS)
+                for (int l = 0; l < LANES; l++) {
+                    const uint32_t pair = float_to_bits(float(weight.v[l]));
+                    weight.v[l] = bits_to_float(r & 1 ? pair & 0xffff0000 : pair << 16);
+                }
+            const Truth seen = is_weight(weight);
+            if (!seen.any()) continue;
+            for (int c = 0; c < width; c++) {
+                Acc* at = tile + c * TILE + lane;
+                const Real entry = Loop::template vector<T>(grid, *desk.held, walked, HeldLanes{lane, r}, int64_t(c));
+                store(at, fused(select(seen, weight, Real(0)), select(seen, entry, Real(0)), load(at)));
+            }
+        }
     }
 
     // The product of weights and an operand without the pairs that are masked (weight -0), so that

@@ -122,7 +122,7 @@ struct Sweep {
         });
         for_each<Loop::DEPOSITS>([&](auto place) {
             constexpr int n = Loop::FIRST_DEPOSIT + decltype(place)::value, width = K::panel_width[n];
-            if constexpr (K::panel_wanted[n] && width > 0) {
+            if constexpr (K::panel_wanted[n] && width > 0 && !K::panel_pairwise[n]) {
                 const auto rows = K::template panel_operand<n>(grid);
                 pack_rows(rows, first, desk.seen, width, desk.held_rows[n]);
                 desk.held_finite[n] = all_finite(rows, first, desk.seen, width);
@@ -201,11 +201,12 @@ struct Sweep {
         bool finite = true;
         for_each<Loop::TERMS>([&](auto place) {
             constexpr int t = decltype(place)::value;
-            if constexpr (!Loop::term_wanted[t]) return;
-            const auto rows = Loop::template operand<t>(desk.grid);
-            for (int k = 0; k < desk.run_count; k++)
-                if (desk.runs[k].masked || Loop::HIDDEN)
-                    finite = finite && all_finite(rows, desk.runs[k].first, desk.runs[k].count, K::tile_width[Loop::target[t]]);
+            if constexpr (Loop::term_wanted[t] && !Loop::pairwise[t]) {
+                const auto rows = Loop::template operand<t>(desk.grid);
+                for (int k = 0; k < desk.run_count; k++)
+                    if (desk.runs[k].masked || Loop::HIDDEN)
+                        finite = finite && all_finite(rows, desk.runs[k].first, desk.runs[k].count, K::tile_width[Loop::target[t]]);
+            }
         });
         return finite;
     }
@@ -223,6 +224,8 @@ struct Sweep {
                 for (int l = lane; l < end; l += LANES) sum = sum + load(desk.plain[layer] + (run.at + r) * TILE + l);
                 out[r] += sum_of(sum);
             }
+        } else if constexpr (K::panel_pairwise[N]) {
+            deposit_vectors<Loop, N>(desk, run, width, stride, out);
         } else {
             const Weight* weight = desk.weight[layer] + run.at * TILE + lane;
             const Acc* rows = desk.held_rows[N] + lane / FOLD * stride;
@@ -230,6 +233,22 @@ struct Sweep {
             products_between<true, int(sizeof(Weight)) * TILE, int(sizeof(Unit)), int(stride), int(stride)>(
                 0, int(stride) / LANES, (const char*)weight, 0, 0, rows, (end - lane) / FOLD, out, run.count);
         }
+    }
+    // A vector of each pair times its term, lanes summed column by column; without masked pairs.
+    template <class Loop, int N>
+    static __attribute__((noinline)) void deposit_vectors(const Desk& desk, const Run& run, int width, int64_t stride, Acc* out) {
+        const auto& walked = *(const typename Loop::template Walked<BLOCK>*)desk.walked;
+        for (int r = run.at; r < run.at + run.count; r++, out += stride)
+            for (int v = run.v0; v < run.v1; v++) {
+                const HeldLanes at{v * LANES, r};
+                const Real term = load(desk.plain[K::panel_layer[N]] + r * TILE + at.lane);
+                const Truth seen = is_weight(term);
+                if (!seen.any()) continue;
+                for (int c = 0; c < width; c++) {
+                    const Real entry = Loop::template vector<Loop::TERMS + N - Loop::FIRST_DEPOSIT>(desk.grid, *desk.held, walked, at, int64_t(c));
+                    out[c] += sum_of(select(seen, term * entry, Real(0)));
+                }
+            }
     }
     // The same without masked pairs (weight -0): slow, and only where an operand is not finite.
     static __attribute__((noinline)) void deposit_seen(const Weight* weight, const Acc* rows, int lanes, int count, int64_t stride, Acc* out) {
