@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attnc.build import first_value
+from attnc.divisors import divisor_requirements
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Array, Kind, postorder
 from attnc.graph import Graph
@@ -54,7 +55,10 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         lengths_of(tensor.array for tensor in spec.inputs),
         _shifted(spec, "offset"),
         _shifted(spec, "key_offset"),
-        tuple(Requirement(check.condition, check.message) for check in spec.checks),
+        (
+            *(Requirement(check.condition, check.message) for check in spec.checks),
+            *divisor_requirements(spec),
+        ),
         any(node.op == "random" for node in postorder(*graph.roots)),
         _reads(spec),
     )
