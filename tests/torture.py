@@ -4,7 +4,8 @@
 
 Every round draws an operator (of the gallery, or one that nobody wrote: random_specs), a shape and
 a dtype, and
-compares the CPU kernel, forced to a drawn instruction set, with the oracle. A failure is written to
+compares the CPU kernel, forced to a drawn instruction set, with the oracle; or, in every third
+round, its gradients with autograd of the dense formula. A failure is written to
 tests/regressions/NAME.json, which test_regressions.py repeats from then on, and makes the exit code
 1. Rounds are played in a process of their own, so that a kernel that crashes or never ends is found
 like any other.
@@ -64,6 +65,7 @@ def draw_round(rng: random.Random) -> dict[str, Any]:
         "seed": rng.randrange(2**31),
         "dtype": rng.choice(DTYPES),
         "isa": rng.choice(ISAS),
+        "gradients": rng.random() < 1 / 3,
     }
 
 
@@ -75,20 +77,28 @@ def play(round_: dict[str, Any]) -> str:
     from attnc.cases import Shape, draw_case
     from attnc.errors import CallError
     from attnc.verification import compare
+    from attnc.verification_gradients import compare_gradients, within_reach
 
+    of_gradients = round_.get("gradients", False)
     os.environ["ATTNC_CPU_ISA"] = round_["isa"]
     try:
         operator = attnc.compile(round_["text"], backend="cpu")
     except attnc.UnsupportedError:
         return "none"
     spec = operator.spec
+    shape = Shape(**round_["shape"])
     try:
-        case = draw_case(spec, Shape(**round_["shape"]), round_["seed"])
+        case = draw_case(spec, within_reach(shape) if of_gradients else shape, round_["seed"])
     except attnc.AttncError:
         return "none"
     eager = attnc.compile(round_["text"], backend="eager")
+    asked = compare_gradients if of_gradients else compare
     try:
-        verdict = compare(spec, case, operator, eager, getattr(torch, round_["dtype"]))
+        verdict = asked(spec, case, operator, eager, getattr(torch, round_["dtype"]))
+    except attnc.UnsupportedError:
+        if not of_gradients:
+            raise
+        return "none"
     except CallError:
         if _is_legal(operator, case):
             raise
