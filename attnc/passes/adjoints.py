@@ -110,8 +110,9 @@ def merged(adjoints: Iterable[Adjoint]) -> list[Adjoint]:
 
 
 def _added(a: Adjoint, b: Adjoint) -> Adjoint:
-    shared = tuple(guard for guard in a.guards if guard in b.guards)
-    only_a, only_b = (_all(guard for guard in one.guards if guard not in shared) for one in (a, b))
+    both = frozenset(a.guards) & frozenset(b.guards)
+    shared = tuple(guard for guard in a.guards if guard in both)
+    only_a, only_b = (_all(guard for guard in one.guards if guard not in both) for one in (a, b))
     common, first, second = _common(a.product, b.product)
     left, right = first.expr, second.expr
     guards = shared
