@@ -158,7 +158,8 @@ def carries_of(
     witnesses = {names: witness(groups, reductions, names.split("+")) for names in asked}
     carries = []
     for members in groups:
-        builder = LoopBuilder(lowering.frame, members, lowering.preparations, added)
+        derived = reductions.bounded  # vectors of pairs: in derivatives alone
+        builder = LoopBuilder(lowering.frame, members, lowering.preparations, added, derived)
         builder.build()
         notes = (_reference_note(members), *builder.notes)
         lowering.notes.extend(note for note in notes if note not in lowering.notes)
