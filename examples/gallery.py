@@ -45,6 +45,7 @@ class Row:
     outside: tuple[str, ...]
     outside_what: str
     picture: dict[str, Any] = field(default_factory=dict)
+    gradient: str = ""
 
     @property
     def path(self) -> Path | None:
@@ -65,6 +66,7 @@ def read_rows() -> list[Row]:
             tuple(entry.get("outside", {}).get("needs", ())),
             entry.get("outside", {}).get("what", ""),
             entry.get("picture", {}),
+            entry.get("gradient", ""),
         )
         for name, entry in entries.items()
     ]
@@ -99,6 +101,14 @@ def state_of(row: Row) -> str:
         words = ", ".join(f"`{name}`" for name in missing(row))
         return f"runs on the oracle only; missing: {words or refusal.feature}"
     return "verified"
+
+
+def gradient_of(row: Row, state: str) -> str:
+    """Of an operator with kernels: its gradients verified, refused for a feature, or only derived,
+    as the catalogue has it (tests/test_gallery.py holds it to that)."""
+    if not state.startswith("verified"):
+        return ""
+    return row.gradient or "derived"
 
 
 def has_states(schedule: Schedule) -> bool:
@@ -207,7 +217,13 @@ with the oracle (`tests/test_gallery.py`). Other operators run on the oracle and
 `grammar/features.toml`. Pictures show which keys (to the right) the rows (downwards) of one head
 see, several sources of keys side by side; without one, every row sees every key.
 
-Operators with a state have kernels on the CPU only, and no gradients yet: *verified on the CPU*.
+Operators with a state have kernels on the CPU only: *verified on the CPU*.
+
+A *gradient* is verified when those of every real input that the CPU kernels give are as near to
+autograd of the dense formula in float64 as autograd of that formula in the dtype of the call is,
+within twice its error. What has no derivative yet is *refused* with the feature that it lacks;
+*derived* are those that nobody has compared yet.
+
 The families convolution, sparse, summary, gate, sampling, axis, edit, cache and system come later.
 """
 
@@ -232,11 +248,12 @@ def print_row(row: Row, picture: bool) -> str:
     if row.path is not None:
         spec = f"[spec]({row.path.relative_to(HERE).as_posix()})"
     state = state_of(row)
+    gradient = gradient_of(row, state)
     if row.path is not None and row.outside_what:
         words = ", ".join(f"`{word}`" for word in row.outside)
         state += f"; not part of it: {row.outside_what} ({words})"
     drawn = f"![](pictures/{row.name}.png)" if picture else ""
-    return f"| `{row.name}` | {row.title} | {row.paper} | {spec} | {state} | {drawn} |"
+    return f"| `{row.name}` | {row.title} | {row.paper} | {spec} | {state} | {gradient} | {drawn} |"
 
 
 def print_page(rows: list[Row]) -> str:
@@ -252,9 +269,12 @@ def print_page(rows: list[Row]) -> str:
         f"{kinds.count('runs on the oracle only')} more on the oracle, "
         f"{kinds.count('missing')} to come (`causal` and `causal_softmax` count once).\n"
     )
+    gradients = [gradient_of(row, states[row.name]) for row in rows if row.name != "causal"]
+    lines.append(f"Gradients of {gradients.count('verified')} of them are verified.\n")
     for family in FAMILIES:
-        lines += [f"## {TITLES[family]}\n", "| operator | what | paper | spec | state | mask |"]
-        lines.append("|---|---|---|---|---|---|")
+        lines.append(f"## {TITLES[family]}\n")
+        lines.append("| operator | what | paper | spec | state | gradient | mask |")
+        lines.append("|---|---|---|---|---|---|---|")
         for row in rows:
             if row.family == family:
                 lines.append(print_row(row, (PICTURES / f"{row.name}.png").exists()))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from mutants import checked, mutants_of
 from references import REFERENCES
 
 from attnc.compiler import lower
-from attnc.errors import AttncError
+from attnc.errors import AttncError, UnsupportedError
 from attnc.spec import Spec
 from attnc.stages import Stages
 
@@ -155,6 +157,58 @@ def test_triton_kernels_agree_with_the_oracle(portion: int) -> None:
         [sys.executable, __file__, *paths], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# gradients --------------------------------------------------------------------------------------
+
+# What the catalogue says of gradients is tried on these in every run, on all under -m torture.
+SAMPLE = ("sliding_window", "relative_bias", "box_bias", "linear_attention")
+REFUSED = {
+    row.name: row.gradient.removeprefix("refused: ")
+    for row in gallery.read_rows()
+    if row.gradient.startswith("refused: ")
+}
+
+
+def compare_gradients_of(path: Path, most: int) -> list[str]:
+    """The first calls of an operator whose gradients on the CPU are further from autograd in
+    float64 than allowed. Raises UnsupportedError where it has none."""
+    import torch
+
+    from attnc.operator import Operator
+    from attnc.verification_gradients import compare_gradients
+
+    spec = load(path)
+    run, eager = Operator(spec, "cpu"), Operator(spec, "eager")
+    wrong = []
+    for case, _ in islice(calls(spec, of_one_width(setting_of(path.stem)), seed=11), most):
+        verdict = compare_gradients(spec, case, run, eager, torch.float64)
+        wrong += [f"{path.stem}: {one} in {case}" for one in verdict.comparisons if not one.passed]
+    return wrong
+
+
+def check_gradients(path: Path, most: int) -> None:
+    """They are verified, or refused for what the catalogue says."""
+    if path.stem not in REFUSED:
+        assert not compare_gradients_of(path, most)
+        return
+    with pytest.raises(UnsupportedError, match=re.escape(REFUSED[path.stem])):
+        compare_gradients_of(path, most)
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_gradients_of_a_sample(name: str) -> None:
+    check_gradients(next(path for path in WITH_KERNELS if path.stem == name), 1)
+
+
+@pytest.mark.torture
+@every_kernel
+def test_gradients(path: Path) -> None:
+    check_gradients(path, 3)
+
+
+def test_refused_gradients_are_of_operators_with_kernels() -> None:
+    assert REFUSED.keys() <= {path.stem for path in WITH_KERNELS}
 
 
 # the page ---------------------------------------------------------------------------------------
