@@ -282,6 +282,16 @@ class WalkedLoop:
     scatters: tuple[Scatter, ...] = ()
     pair_stores: tuple[PairStore, ...] = ()
 
+    @property
+    def sums(self) -> tuple[Contribution | Deposit | Scatter, ...]:
+        """What a pair adds to something, carried or in memory."""
+        return (*self.contributions, *self.deposits, *self.scatters)
+
+    @property
+    def writes(self) -> tuple[Deposit | Scatter | PairStore, ...]:
+        """What a pair adds to memory or stores there."""
+        return (*self.deposits, *self.scatters, *self.pair_stores)
+
 
 @dataclass(frozen=True, slots=True)
 class Store:

@@ -186,14 +186,9 @@ def _reads_integers_of_pairs(schedule: Schedule) -> bool:
         for loop in kernel.loops:
             exprs: list[Expr] = [let.expr for let in (*loop.pair_values, *loop.lifted)]
             exprs += [e for e in (loop.visible, loop.hidden, loop.exponent) if e is not None]
-            exprs += [c.term for c in loop.contributions]
-            exprs += [one.term for one in (*loop.deposits, *loop.pair_stores)]
-            exprs += [
-                one.operand
-                for one in (*loop.contributions, *loop.deposits)
-                if one.operand is not None
-            ]
-            exprs += [e for s in loop.scatters for e in (s.at, s.term)]
+            exprs += [store.term for store in loop.pair_stores]
+            exprs += [e for one in loop.sums for e in (one.term, one.operand) if e is not None]
+            exprs += [scatter.at for scatter in loop.scatters]
             nodes = (node for expr in exprs for node in postorder(expr))
             if any(
                 node.op in ("read", "floor", "ceil", "round") and node.kind == "int"

@@ -35,11 +35,6 @@ def sweeps(kernel: Kernel) -> bool:
     )
 
 
-def _added(loop: WalkedLoop) -> tuple[Deposit | Scatter | PairStore, ...]:
-    """What the pairs of a loop add to memory."""
-    return (*loop.deposits, *loop.scatters, *loop.pair_stores)
-
-
 @dataclass
 class SweepPrinter(StreamPrinter):
     """Prints one sweep; `identifier` is the name of its class."""
@@ -62,14 +57,14 @@ class SweepPrinter(StreamPrinter):
     # --- Layers: the terms of a pair --------------------------------------------------------------
 
     def _layers(self, loop: WalkedLoop) -> list[bytes]:
-        terms = [one.term for one in (*self._terms(loop), *_added(loop))]
+        terms = [one.term for one in (*self._terms(loop), *loop.writes)]
         return list(dict.fromkeys(term.digest for term in terms))
 
     def _contribute(self, loop: WalkedLoop, printer: Printer, shown: str, always: bool) -> None:
         super()._contribute(loop, printer, shown, always)
         layers = self._layers(loop)
         done = {term.term.digest for term in self._terms(loop)}
-        for one in _added(loop):
+        for one in loop.writes:
             if one.term.digest in done:
                 continue
             done.add(one.term.digest)

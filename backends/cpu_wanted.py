@@ -51,11 +51,8 @@ class Wanted:
         """The same of each product of a loop, by name."""
         found: dict[str, frozenset[str]] = {product.name: frozenset() for product in loop.products}
         users = [(c.term, self._of_carried(kernel, c.carried)) for c in loop.contributions]
-        for one in (*loop.deposits, *loop.pair_stores):
-            users.append((one.term, self.feeds.get(one.array.name, frozenset())))
-        for scatter in loop.scatters:
-            serves = self.feeds.get(scatter.array.name, frozenset())
-            users += [(scatter.term, serves), (scatter.at, serves)]
+        users += [(w.term, self.feeds.get(w.array.name, frozenset())) for w in loop.writes]
+        users += [(s.at, self.feeds.get(s.array.name, frozenset())) for s in loop.scatters]
         whole = self._of_kernel(kernel)
         users += [(e, whole) for e in (loop.hidden, loop.exponent, loop.visible) if e is not None]
         lets = {let.name: let.expr for let in (*loop.pair_values, *loop.lifted)}
@@ -78,7 +75,7 @@ class Wanted:
     def _of_kernel(self, kernel: StreamKernel) -> frozenset[str]:
         arrays = [store.array for store in kernel.stores]
         for loop in kernel.loops:
-            arrays += [o.array for o in (*loop.deposits, *loop.scatters, *loop.pair_stores)]
+            arrays += [write.array for write in loop.writes]
         return frozenset().union(*(self.feeds.get(array.name, frozenset()) for array in arrays))
 
     def _of_carried(self, kernel: StreamKernel, name: str) -> frozenset[str]:
@@ -115,7 +112,7 @@ def _expressions(kernel: StreamKernel) -> list[Expr]:
         lets += [*loop.walked_values, *loop.pair_values, *loop.lifted]
         found += [side for product in loop.products for side in (product.left, product.right)]
         found += [e for e in (loop.visible, loop.exponent, loop.hidden) if e is not None]
-        for one in (*loop.contributions, *loop.deposits, *loop.scatters):
+        for one in loop.sums:
             found += [one.term] if one.operand is None else [one.term, one.operand]
         found += [scatter.at for scatter in loop.scatters]
         found += [store.term for store in loop.pair_stores]

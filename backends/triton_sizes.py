@@ -83,8 +83,7 @@ def _stream_expressions(kernel: StreamKernel) -> Iterator[Expr]:
     yield from (store.expr for store in kernel.stores)
     for loop in kernel.loops:
         yield from (let.expr for let in (*loop.walked_values, *loop.pair_values, *loop.lifted))
-        yield from (one.term for one in (*loop.contributions, *loop.deposits))
-        yield from (one.term for one in loop.scatters)
+        yield from (one.term for one in loop.sums)
         yield from (one.term for one in loop.pair_stores)
         yield from (scatter.at for scatter in loop.scatters)
         region = loop.region
