@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from attnc.expressions.tree import Array
+from attnc.expressions.tree import Array, number
 from attnc.graph import Graph
 from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
@@ -185,6 +185,12 @@ def _kept(dtype: Dtype) -> Dtype:
     return "query" if dtype == "query" else "accumulate"
 
 
+def _tangent_argument(given: TensorArgument, array: Array) -> TensorArgument:
+    """The tangent of an input; it is 0 where an optional input, and so its tangent, is left out."""
+    default = number(0.0) if given.optional else None
+    return TensorArgument(array, given.dtype, "input", optional=given.optional, default=default)
+
+
 def lower_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
     """The operator's outputs and their tangents, along `<input>_dot` of every real input, in the
     loop that the operator has itself: weights are computed once for both.
@@ -196,9 +202,7 @@ def lower_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
     lowering = stream(moved)
     own = signature_of(spec, graph)
     given = {one.name: one for one in own.inputs}
-    moves = tuple(
-        TensorArgument(array, given[name].dtype, "input") for name, array in tangents(graph).items()
-    )
+    moves = tuple(_tangent_argument(given[name], array) for name, array in tangents(graph).items())
     smooth = [one for one in own.outputs if one.array.kind == "real"]
     made = tuple(
         TensorArgument(output.array, one.dtype, "output")

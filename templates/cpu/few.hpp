@@ -154,14 +154,14 @@ struct Few {
         }
         const Real reference(desk.reference[slot]);
         each([&](int k, const Real* product, Truth inside) __attribute__((always_inline)) {
-            Real peak(-INFINITE), weight[Loop::TERMS + 1], sums[Whole::STATISTICS];
+            Real peak(-INFINITE), weight[Loop::LAYERS + 1], sums[Whole::STATISTICS];
             ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) sums[s] = Real(K::statistic_unit[s]);
             Loop::template lift<MASKED>(grid, *desk.held, walked, WalkedLanes{slot, k}, reference, product, peak, weight, sums);
             ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) {
                 Acc* at = desk.statistic[s] + slot * LANES;
                 store(at, K::combine(s, load(at), select(inside, sums[s], Real(K::statistic_unit[s]))));
             }
-            ATTNC_UNROLL for (int t = 0; t < Loop::TERMS; t++) store(desk.weight[t] + k, select(inside, weight[t], Real(0)));
+            ATTNC_UNROLL for (int t = 0; t < Loop::LAYERS; t++) store(desk.weight[t] + k, select(inside, weight[t], Real(0)));
         });
     }
 
@@ -195,8 +195,8 @@ struct Few {
             constexpr int t = decltype(place)::value, width = K::tile_width[Loop::target[t]];
             const auto rows = Loop::template operand<t>(grid);
             Acc* tile = desk.tile[Loop::target[t]] + slot * padded(width);
-            if (rows.step == 1) weigh<width, 0>(rows, first, count, desk.weight[t], tile);
-            else weigh<width, 0>(stage(rows, first, count, width, desk.staged), first, count, desk.weight[t], tile);
+            if (rows.step == 1) weigh<width, 0>(rows, first, count, desk.weight[Loop::layer[t]], tile);
+            else weigh<width, 0>(stage(rows, first, count, width, desk.staged), first, count, desk.weight[Loop::layer[t]], tile);
         });
     }
 
