@@ -28,7 +28,7 @@ from attnc.backends.triton_tiles import is_dense
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Expr
+from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
 from attnc.schedule import MapKernel, Schedule, Store, StreamKernel, is_pairwise
 
@@ -180,9 +180,18 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
 
 def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
     holes = print_map(kernel, schedule)
-    widths = tuple(s.width.axis.name for s in kernel.stores if s.width is not None)
-    entry = {"kind": "map", **_entry(holes), "over": holes["over"], "across": widths}
+    across = _widths_across(kernel, schedule)
+    entry = {"kind": "map", **_entry(holes), "over": holes["over"], "across": across}
     return [_render("map", holes)], entry | _flow([entry], kernel.stores)
+
+
+def _widths_across(kernel: MapKernel, schedule: Schedule) -> tuple[str, ...]:
+    """The widths that lie across the lanes: those of stores, and those that folds run along."""
+    roots = (*(let.expr for let in kernel.values), *(store.expr for store in kernel.stores))
+    folded = (i.axis for node in postorder(*roots) if node.op == "fold" for i in node.bound)
+    stored = (store.width.axis for store in kernel.stores if store.width is not None)
+    found = (*stored, *(axis for axis in folded if axis in schedule.widths))
+    return tuple(dict.fromkeys(axis.name for axis in found))
 
 
 def _query_arrays(schedule: Schedule) -> frozenset[str]:
