@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -63,13 +64,32 @@ def interleave(runs: Mapping[str, Run], seconds: float = 2.0, most: int = 60) ->
     return {name: Timing(tuple(times)) for name, times in taken.items()}
 
 
-def matmul_ceiling(dtype: torch.dtype, device: str) -> float:
-    """The best rate of a torch matrix product on this machine now, operations a second."""
-    size = 8192 if device == "cuda" else 1536
-    a = torch.randn(size, size, device=device).to(dtype)
-    b = torch.randn(size, size, device=device).to(dtype)
-    timing = interleave({"matmul": lambda: a @ b}, seconds=1.0, most=12)["matmul"]
-    return 2.0 * size**3 / min(timing.seconds)
+def multiply_ceiling(dtype: torch.dtype, device: str) -> float:
+    """The most operations a second that products can reach here and now.
+
+    On the CPU: the instruction that the kernels multiply with, on registers alone
+    (templates/cpu/ceiling.hpp). On a GPU: torch's own product of large matrices."""
+    if device == "cuda":
+        a = torch.randn(8192, 8192, device=device).to(dtype)
+        taken = interleave({"product": lambda: a @ a}, seconds=1.0, most=12)["product"]
+        return 2.0 * 8192**3 / min(taken.seconds)
+    run = _ceiling_library(dtype).attnc_ceiling
+    run.restype, run.argtypes = ctypes.c_double, (ctypes.c_int64, ctypes.c_int64)
+    rates = []
+    for _ in range(12):
+        start = time.perf_counter()
+        operations = run(torch.get_num_threads(), 2**20)
+        rates.append(operations / (time.perf_counter() - start))
+    return max(rates)
+
+
+def _ceiling_library(dtype: torch.dtype) -> ctypes.CDLL:
+    from attnc.backends.cpu import HEADERS, headers
+    from attnc.runtime.cpu_build import ELEMENTS, build_library, instruction_level
+
+    level = instruction_level()
+    macros = {"ATTNC_ELEMENT": ELEMENTS[dtype], "ATTNC_ISA": str(level), "ATTNC_WIDE": "0"}
+    return ctypes.CDLL(str(build_library(headers((*HEADERS, "ceiling")), macros, level)))
 
 
 def read_ceiling(device: str) -> float:

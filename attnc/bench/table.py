@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from attnc.bench.measure import Timing, interleave, matmul_ceiling, read_ceiling
+from attnc.bench.measure import Timing, interleave, read_ceiling
 from attnc.bench.peers import Peer, check_peer, peers_of
 from attnc.bench.suite import BenchCase, Tensors
 
@@ -165,16 +165,14 @@ def run_set(
             yield run_case(case, dtype, device, runs, seconds)
 
 
-def machine_line(device: str, dtypes: tuple[torch.dtype, ...]) -> str:
-    """Processor, threads, versions and the ceilings measured now."""
-    rates = ", ".join(
-        f"{str(d).removeprefix('torch.')} matmul {matmul_ceiling(d, device) / 1e9:.0f} GFLOP/s"
-        for d in dtypes
-    )
+def machine_line(device: str, ceilings: Mapping[str, float]) -> str:
+    """Processor, threads, versions and the ceilings measured now (operations a second by dtype)."""
+    rates = ", ".join(f"{dtype} products {rate / 1e9:.0f}" for dtype, rate in ceilings.items())
     where = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return (
         f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python "
-        f"{platform.python_version()}; {rates}, read {read_ceiling(device) / 1e9:.0f} GB/s"
+        f"{platform.python_version()}; at most {rates} GFLOP/s, read "
+        f"{read_ceiling(device) / 1e9:.0f} GB/s"
     )
 
 

@@ -49,6 +49,7 @@ def command(
 
     from attnc.bench.backward import run_training, training_set
     from attnc.bench.figures import run_figures
+    from attnc.bench.measure import multiply_ceiling
     from attnc.bench.suite import bench_set, quick_set
     from attnc.bench.table import machine_line, run_set
     from attnc.cli import bench_tables
@@ -58,17 +59,18 @@ def command(
     chosen = tuple(getattr(torch, name) for name in dtypes or ("float32", "bfloat16"))
     runs = 1 if quick else runs
     screen = console()
-    screen.print(f"{time.strftime('%Y-%m-%d')}: {machine_line(device, chosen)}")
-    written: dict[str, Any] = {}
+    rates = {str(d).removeprefix("torch."): multiply_ceiling(d, device) for d in chosen}
+    screen.print(f"{time.strftime('%Y-%m-%d')}: {machine_line(device, rates)}")
+    written: dict[str, Any] = {"ceilings": rates}
     if which in ("forward", "all"):
         cases = _chosen(quick_set() if quick else bench_set(), only)
         rows = _followed(screen, run_set(cases, chosen, device, runs, seconds))
-        screen.print(*bench_tables.forward_table(rows), sep="\n")
+        screen.print(*bench_tables.forward_table(rows, rates), sep="\n")
         written["forward"] = [bench_tables.plain_row(row) for row in rows]
     if which in ("backward", "all"):
         cases = _chosen(training_set()[: 1 if quick else None], only)
         trained = _followed(screen, run_training(cases, chosen, device, runs, seconds))
-        screen.print(*bench_tables.training_table(trained), sep="\n")
+        screen.print(*bench_tables.training_table(trained, rates), sep="\n")
         written["backward"] = [bench_tables.plain_training(row) for row in trained]
     if which in ("calls", "all"):
         figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]

@@ -3,6 +3,7 @@ footnotes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,13 @@ from attnc.bench.table import HELD, Row
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+# What every row of a timed case begins with; "of most": the share of the products' ceiling.
+HEADINGS = {
+    **dict.fromkeys(("case", "keys/width", "dtype"), "left"),
+    **dict.fromkeys(("ms", "spread", "GFLOP/s", "of most"), "right"),
+}
 
 
 @dataclass
@@ -41,6 +49,11 @@ def _table(title: str, headings: dict[str, str]) -> Table:
     return table
 
 
+def _rate(found: float, ceiling: float) -> tuple[str, str]:
+    """GFLOP/s, and the share of the most that is possible."""
+    return f"{found / 1e9:.0f}", f"{found / ceiling:.0%}"
+
+
 def _bar(value: float, bar: float | None, holds: bool | None) -> str:
     """`1.52 (1.3)`, with a word where the bar is missed."""
     if bar is None:
@@ -51,12 +64,23 @@ def _bar(value: float, bar: float | None, holds: bool | None) -> str:
 # --- Forward -------------------------------------------------------------------------------------
 
 
-def forward_table(rows: list[Row]) -> list[Any]:
-    """Ratios against SDPA and FlexAttention."""
+def forward_table(rows: list[Row], ceilings: Mapping[str, float]) -> list[Any]:
+    """Ratios against SDPA and FlexAttention; `ceilings`: operations a second at most, by dtype."""
     notes = Footnotes()
     headings = dict.fromkeys(("case", "keys/width", "dtype"), "left")
     headings |= dict.fromkeys(
-        ("ms", "spread", "GFLOP/s", "GB/s least", "error", "SDPA", "Flex", "mask ms", "first s"),
+        (
+            "ms",
+            "spread",
+            "GFLOP/s",
+            "of most",
+            "GB/s least",
+            "error",
+            "SDPA",
+            "Flex",
+            "mask ms",
+            "first s",
+        ),
         "right",
     )
     table = _table("attnc against its peers: ratio (bar)", headings)
@@ -68,7 +92,7 @@ def forward_table(rows: list[Row]) -> list[Any]:
             row.dtype,
             f"{seconds * 1e3:.2f}",
             f"{row.attnc.spread:.0%}",
-            f"{row.operations / seconds / 1e9:.0f}",
+            *_rate(row.operations / seconds, ceilings[row.dtype]),
             f"{row.bytes_least / seconds / 1e9:.1f}",
             f"{row.error:.1e}",
             _ratio(row, "sdpa", notes),
@@ -112,25 +136,22 @@ def plain_row(row: Row) -> dict[str, Any]:
 # --- Training ------------------------------------------------------------------------------------
 
 
-def training_table(rows: list[TrainingRow]) -> list[Any]:
-    """Forward and backward against SDPA's, the tangent in forwards."""
+def training_table(rows: list[TrainingRow], ceilings: Mapping[str, float]) -> list[Any]:
+    """Forward and backward against SDPA's, the tangent in forwards; `ceilings` as above."""
     notes = Footnotes()
-    headings = dict.fromkeys(("case", "keys/width", "dtype"), "left")
-    headings |= dict.fromkeys(
-        ("ms", "spread", "GFLOP/s", "error", "SDPA's error", "SDPA", "jvp / forward"), "right"
-    )
+    headings = HEADINGS | dict.fromkeys(("error", "SDPA's error", "SDPA", "jvp / forward"), "right")
     table = _table("forward + backward against SDPA: ratio (bar)", headings)
     for row in rows:
         cells = [row.case.name, f"{row.case.keys}/{row.case.width}", row.dtype]
         if row.attnc is None or row.ratio is None:
-            table.add_row(*cells, f"- {notes.mark(row.reason)}", *[""] * 6)
+            table.add_row(*cells, f"- {notes.mark(row.reason)}", *[""] * 7)
             continue
         seconds = row.attnc.median
         table.add_row(
             *cells,
             f"{seconds * 1e3:.2f}",
             f"{row.attnc.spread:.0%}",
-            f"{row.operations / seconds / 1e9:.0f}",
+            *_rate(row.operations / seconds, ceilings[row.dtype]),
             f"{row.error:.1e}",
             f"{row.peer_error:.1e}",
             _bar(row.ratio, row.bar, row.ratio >= HELD * row.bar),
