@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from attnc.errors import Diagnostic
 from attnc.mistakes import CLAUSES, HEADS, OPERATORS, strange_token, syntax_diagnostic
+from attnc.range_mistakes import interval
 from attnc.source import Source
 
 MAX_BRACKETS = 200
@@ -26,7 +27,7 @@ TOKEN = re.compile(
     r"""(?P<space>[ \t]+)|(?P<newline>\r?\n)|(?P<comment>\#[^\n]*)
       |(?P<word>[A-Za-z_][A-Za-z0-9_]*)
       |(?P<number>(?:\d+\.\d+(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+|\d+)(?!\w|\.(?!\.)))
-      |(?P<strange>\.(?=\d)[\w.]+|\d(?:[eE][+-]\d|\w|\.(?!\.))*
+      |(?P<strange>\.\.\.+|\.(?=\d)[\w.]+|\d(?:[eE][+-]\d|\w|\.(?!\.))*
           |&&?|\|\||=>|->|=<|:=|<>|!==|===|!(?!=)|(?:\*\*|//|[-+*/@%])=|=!
           |"[^"\n]*"?|'[^'\n]*'?|[^\x00-\x7f]\w*)
       |(?P<open>[(\[])|(?P<close>[)\]])
@@ -196,9 +197,20 @@ class _Scanner:
             self.report_bracket("bracket-not-closed", inner, **words)
             del self.brackets[-2:]
         else:
-            wanted = _CLOSING[opened[-1]]
-            self.report_bracket("bracket-mismatch", start, found=found, wanted=wanted)
-            self.brackets.pop()
+            self.mismatch(found, start)
+
+    def mismatch(self, found: str, start: int) -> None:
+        """A bracket closed by one of another form: a half-open interval, or a slip."""
+        opening = self.brackets.pop()
+        opened, inside = self.text[opening], self.text[opening + 1 : start]
+        if re.search(r"\bin\s*$", self.text[:opening][-20:]):
+            words = [m.group() for m in TOKEN.finditer(inside) if m.group().strip()]
+            better = interval(opened, words, found)
+            if better:
+                self.report_bracket("range-brackets", start, better=better)
+                return
+        wanted = _CLOSING[opened]
+        self.report_bracket("bracket-mismatch", start, found=found, wanted=wanted)
 
     def report_bracket(self, code: str, start: int, **words: str) -> None:
         """Reports a bracket, the first of a line only: one may upset all that follow."""

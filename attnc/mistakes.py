@@ -12,11 +12,13 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from attnc.errors import CATALOGUE, Diagnostic, Entry, did_you_mean
+from attnc.range_mistakes import range_mistake
 from attnc.resources import read_grammar
 from attnc.source import Span
+from attnc.trouble import CLOSING, Mistake, Trouble
 
 CLAUSES = frozenset({"mask", "score", "normalize", "read"})
 DECLARATIONS = frozenset({"input", "param", "static", "state"})
@@ -29,7 +31,6 @@ SYMBOLS = ("+", "-", "*", "/", "//", "%", "@", "**", "..", "|", "=")
 COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 JOINING_WORDS = ("and", "or", "not", "in", "else", "if", "of", "over", "for")
 OPERATORS = frozenset(SYMBOLS + COMPARISONS + JOINING_WORDS)
-CLOSING = frozenset(")]")
 LOOPS = frozenset({"for", "while"})
 CHOICES = frozenset({"if", "elif", "else"})
 
@@ -82,7 +83,7 @@ def strange_token(found: str) -> tuple[str, dict[str, str]]:
     first = found[0]
     if first in "\"'\u201c\u201d\u2018\u2019\u00ab\u00bb":
         return "string", {}
-    if first.isascii() and (first.isdigit() or first == "."):
+    if found != "..." and first.isascii() and (first.isdigit() or first == "."):
         return "number-form", {"found": shortened(found), "better": _better_number(found)}
     hint = load_messages().strange.get(found) or load_messages().strange.get(first)
     if hint is not None and first.isascii():
@@ -120,66 +121,6 @@ def shortened(text: str) -> str:
 
 
 # --- Which mistake it is -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """A token that the parser could not read.
-
-    tokens: the texts of its logical line; index: which of them it is (len(tokens) at the line's
-    end). accepts: the terminals that could have stood there. nested: inside an operator or a def.
-    split: only the end of the token is wrong, as of `==` where `=` could stand.
-    """
-
-    tokens: tuple[str, ...]
-    index: int
-    accepts: frozenset[str]
-    nested: bool
-    split: bool = False
-
-    @property
-    def found(self) -> str:
-        """The token itself; empty at the end of the line."""
-        return self.tokens[self.index] if self.index < len(self.tokens) else ""
-
-    @property
-    def before(self) -> str:
-        """The token before it; empty at the start of the line."""
-        return self.tokens[self.index - 1] if self.index else ""
-
-    @property
-    def first(self) -> str:
-        """The first token of the line."""
-        return self.tokens[0] if self.tokens else ""
-
-    @property
-    def opened(self) -> str:
-        """The innermost bracket open at the token, if any."""
-        stack: list[str] = []
-        for token in self.tokens[: self.index]:
-            if token in ("(", "["):
-                stack.append(token)
-            elif token in CLOSING and stack:
-                stack.pop()
-        return stack[-1] if stack else ""
-
-    @property
-    def wants_operand(self) -> bool:
-        """Whether an expression should begin here."""
-        return "NUMBER" in self.accepts
-
-    def seen(self, word: str) -> bool:
-        """Whether a token stands before the trouble."""
-        return word in self.tokens[: self.index]
-
-
-class Mistake(NamedTuple):
-    """A named mistake: its code, its words, and at which token of the line it is."""
-
-    code: str
-    words: dict[str, str]
-    at: Literal["found", "before", "first"] = "found"
-
 
 Rule = Callable[[Trouble], Mistake | None]
 
@@ -253,12 +194,8 @@ def _unknown(first: str, nested: bool) -> Mistake:
 
 def _equals(at: Trouble) -> Mistake | None:
     """`=` and `==` for each other, `<=` in a binder."""
-    if at.found == "=" and at.before == "<":
-        return Mistake("binder-below", {})
     if at.found == "=" and "COMPARE" in at.accepts:
         return Mistake("single-equal", {})
-    if at.found == "<=" and at.split:
-        return Mistake("binder-below", {})
     if at.found == "==" and at.split:
         return Mistake("double-equal", {})
     if at.index == 1 and at.found in ("=", "[") and at.first in STATEMENTS:
@@ -322,6 +259,7 @@ def _between(at: Trouble) -> Mistake | None:
 
 
 RULES: tuple[Rule, ...] = (
+    range_mistake,
     _python_word,
     _equals,
     _statement_word,

@@ -24,8 +24,9 @@ from attnc.layout import (
     measure_indent,
     read_layout,
 )
-from attnc.mistakes import Trouble, name_mistake, syntax_diagnostic
+from attnc.mistakes import name_mistake, syntax_diagnostic
 from attnc.source import Source
+from attnc.trouble import Trouble
 
 if TYPE_CHECKING:
     from lark import Lark, Token

@@ -29,6 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "attnc.parser",
         "attnc.layout",
         "attnc.mistakes",
+        "attnc.range_mistakes",
+        "attnc.trouble",
         "attnc.treebuilder",
         "attnc.tree_expressions",
         "attnc.formatter",

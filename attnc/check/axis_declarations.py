@@ -46,6 +46,10 @@ def declare_measured(checker: Checker, body: Body) -> None:
     if body.parent is None:
         names += _default_axes(operator)
     for binder in _dimension_binders(body):
+        known = body.entities.get(binder.name.name)
+        if binder.form == "plain" and isinstance(known, NumberEntity):
+            line = known.span.line
+            checker.report(m.number_as_axis(binder.name.span, known.name, known.what, line))
         if binder.form == "plain":
             names.append(binder.name.name)
     for name in names:

@@ -20,7 +20,7 @@ from attnc.check.linear import Form, Monomial, is_refuted, project, tightened
 from attnc.check.values import Facts, Need, conjuncts
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
-from attnc.expressions.tree import FALSE, TRUE, Expr, call, number
+from attnc.expressions.tree import FALSE, TRUE, Expr, call, number, postorder
 from attnc.spec import Check, ReadCheck
 
 ROUNDS = 6  # atoms of axioms of atoms
@@ -321,7 +321,17 @@ def _report(checker: Checker, need: Need, demand: Demand | None) -> None:
         witness = None if told else find_witness(checker, demand)
         if witness is not None:
             position, place = str(witness.value), witness.place
-    checker.report(m.read_outside(need.span, need.span.text, position, place, True))
+    last = _declared_end(theory, need)
+    passed = last if last == position else ""
+    checker.report(m.read_outside(need.span, need.span.text, position, place, passed))
+
+
+def _declared_end(theory: Theory, need: Need) -> str:
+    """The end of a declared axis that a read must stay before; empty for what a tensor measures."""
+    if not need.native or need.condition.op != "lt":
+        return ""
+    measured = any(node.op == "length" for node in postorder(need.condition.args[1]))
+    return "" if measured else _simple(theory, theory.form(need.condition.args[1]))
 
 
 def _ends(theory: Theory, atom: Expr) -> tuple[Form, Form] | None:

@@ -54,6 +54,14 @@ def reserved_name(name: str) -> Wording:
     )
 
 
+@message("axis")
+def number_as_axis(name: str, what: str, line: int) -> Wording:
+    return Wording(
+        f"`{name}` is a {what} (line {line}); here stand the names of axes.",
+        f"Introduce an axis of that length, `c < {name}`, or take another name.",
+    )
+
+
 @message("name")
 def bound_twice(name: str) -> Wording:
     return Wording(f"`{name}` is bound twice here.", "A second index of its axis: `l in j`.")

@@ -243,11 +243,13 @@ def solve_without_unknown(name: str) -> Wording:
 
 
 @message("domain")
-def read_outside(text: str, position: str, place: str, mask: bool) -> Wording:
-    hide = "; or hide those keys in mask" if mask else ""
-    return Wording(
-        f"{text} reads {position} at {place}.", f"Say what stands there: `{text} else 0`{hide}."
-    )
+def read_outside(text: str, position: str, place: str, end: str) -> Wording:
+    told = f"{text} reads {position} at {place}."
+    instead = f"`{text} else 0`; or hide those keys in mask."
+    if end:
+        later = f"Its axis ends before {end}, as LOW .. HIGH does before HIGH: end it one later"
+        return Wording(told, f"{later}, or say what stands there: {instead}")
+    return Wording(told, f"Say what stands there: {instead}")
 
 
 @message("legality", "warning")
