@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from attnc.backends.eager.head import HeadPrinter, quoted, short
 from attnc.backends.eager.prepare import all_blocks, all_definitions, clauses
 from attnc.backends.eager.printer import Text
+from attnc.backends.eager.titles import listed
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, postorder
@@ -101,7 +102,7 @@ class FunctionPrinter(HeadPrinter):
         text = p.expression(expr, array.indices)
         name = p.arrays.get(array.name) or self.names.fresh(array.name)
         code = self._whole(text, array, definition)
-        shown = ", ".join(str(index) for index in array.indices)
+        shown = listed(array.indices)
         p.line(f"{name} = {code}" + (f"  # [{shown}]" if shown else ""))
         p.arrays[array.name] = name
         return name

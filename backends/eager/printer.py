@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from attnc.backends.eager.titles import title
+
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr
@@ -59,6 +61,7 @@ class Names:
     underscores, no keyword, none that the function uses itself."""
 
     taken: set[str] = field(default_factory=lambda: set(RESERVED))
+    counts: dict[str, int] = field(default_factory=dict)
 
     def fresh(self, wanted: str) -> str:
         name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in wanted)
@@ -67,6 +70,11 @@ class Names:
             name += "_"
         self.taken.add(name)
         return name
+
+    def numbered(self, word: str) -> str:
+        """A word, with a number from its second use on."""
+        self.counts[word] = count = self.counts.get(word, 0) + 1
+        return self.fresh(word if count == 1 else f"{word}{count}")
 
 
 class Printer:
@@ -92,7 +100,6 @@ class Printer:
         self.fixed: dict[Index, str] = {}
         self.rowless: dict[str, int] = {}
         self.order: dict[Index, int] = {}
-        self.temporaries = 0
         self.scopes: list[dict[bytes, Text]] = []
         self.product_type = "narrow"
 
@@ -156,8 +163,7 @@ class Printer:
             text = self._node(node, [self._text(arg) for arg in operands(node)])
             shared = uses.get(node.digest, 0) > 1 and not text.code.isidentifier()
             if (shared and not _short(node)) or (len(text.code) > LONG and node is not root):
-                self.temporaries += 1
-                name = self.names.fresh(f"x{self.temporaries}")
+                name = self.names.numbered(title(node))
                 self.line(f"{name} = {text.code}")
                 text = Text(name, text.dims)
             done[node.digest] = text
