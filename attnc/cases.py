@@ -67,6 +67,7 @@ def draw_case(spec: Spec, shape: Shape, seed: int, given: Mapping[str, Any] | No
     legal."""
     moves = any(index.axis.shifted == "offset" for index in spec.root.rows)
     offset = shape.offset if moves else 0
+    why = ""
     for attempt in range(40):
         rng = np.random.default_rng((seed, attempt))
         numbers = _draw_numbers(spec, shape, rng, attempt, given or {})
@@ -78,7 +79,10 @@ def draw_case(spec: Spec, shape: Shape, seed: int, given: Mapping[str, Any] | No
             tensors = _draw_tensors(spec, shape, rng, environment)
             extras = {"offset": offset} if offset else {}
             return Case(tensors, numbers, shape, extras)
-    raise AttncError(f"{spec.name}: no legal call of shape {shape} was found")
+        broken = next(c for c in spec.checks if not bool(evaluate(c.condition, environment)))
+        why = f": {broken.message}"
+    sizes = f"{shape.rows} rows and {shape.keys} keys"
+    raise AttncError(f"{spec.name}: no legal call with {sizes} was found{why}")
 
 
 def _draw_numbers(

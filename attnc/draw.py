@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SKIPPED, MIXED, FULL = 0, 1, 2
-# Background of a tile by state, and a visible pair on it.
+# Background of a tile by state, and a visible pair on it. Full tiles hide nothing, and skipped ones
+# show nothing: black, or the paler blue, would be a mistake of the regions.
 TILES = {SKIPPED: "#f4f4f2", MIXED: "#fbe3c0", FULL: "#c9ddf0"}
 PAIRS = {SKIPPED: "#000000", MIXED: "#d55e00", FULL: "#0072b2"}
 LEGEND = {SKIPPED: "skipped tile", MIXED: "mixed tile", FULL: "full tile"}
@@ -32,21 +33,35 @@ def draw_mask(
     where: Path | Console,
     tile: int = 16,
     title: str = "",
+    details: str = "",
 ) -> None:
     """Draws a mask (rows, keys) over its tiles (0 skipped, 1 mixed, 2 full) to a file or a
-    console."""
+    console, under a title and a line of details (the numbers of the call)."""
     if isinstance(where, Path):
-        _mask_picture(visible, states, where, tile, title)
+        _mask_picture(visible, states, where, tile, title, details)
     else:
-        _mask_text(visible, states, where, tile, title)
+        _mask_text(visible, states, where, tile, title, details)
+
+
+def _tally(visible: NDArray[Any], states: NDArray[Any], tile: int) -> str:
+    """Lengths and numbers of tiles, in words."""
+    rows, keys = visible.shape
+    counts = ", ".join(f"{int((states == kind).sum())} {LEGEND[kind]}s" for kind in LEGEND)
+    return f"{rows} rows, {keys} keys, tiles of {tile}: {counts}"
 
 
 def _mask_picture(
-    visible: NDArray[Any], states: NDArray[Any], path: Path, tile: int, title: str
+    visible: NDArray[Any],
+    states: NDArray[Any],
+    path: Path,
+    tile: int,
+    title: str,
+    details: str,
 ) -> None:
     plt = _pyplot()
+    from textwrap import fill
+
     from matplotlib.colors import to_rgb
-    from matplotlib.patches import Patch
 
     rows, keys = visible.shape
     state = np.kron(states, np.ones((tile, tile), np.int64))[:rows, :keys]
@@ -54,7 +69,11 @@ def _mask_picture(
     for kind in (SKIPPED, MIXED, FULL):
         image[(state == kind) & ~visible] = to_rgb(TILES[kind])
         image[(state == kind) & visible] = to_rgb(PAIRS[kind])
-    figure, axes = plt.subplots(figsize=(4.2 * max(keys / max(rows, 1), 0.4) + 0.8, 4.6), dpi=110)
+    wide = max(4.2 * max(keys / max(rows, 1), 0.4) + 0.8, 5.4)  # inches: the legend needs as much
+    lines = [line for line in (details, _tally(visible, states, tile)) if line]
+    words = "\n".join(fill(line, int(wide * 16)) for line in lines)
+    height = 5.0 + 0.16 * words.count("\n")
+    figure, axes = plt.subplots(figsize=(wide, height), dpi=130, layout="constrained")
     axes.imshow(image, interpolation="nearest", extent=(0, keys, rows, 0))
     axes.set_xticks(range(0, keys + 1, tile), minor=True)
     axes.set_yticks(range(0, rows + 1, tile), minor=True)
@@ -62,35 +81,48 @@ def _mask_picture(
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("key position j")
     axes.set_ylabel("query position i")
-    if title:
-        axes.set_title(title.partition(":")[0], fontsize=10)
-    handles = [Patch(color=TILES[kind], label=LEGEND[kind]) for kind in LEGEND]
-    handles.append(Patch(color=PAIRS[FULL], label="visible pair"))
-    figure.legend(handles=handles, ncol=4, loc="lower center", fontsize=7, frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    axes.set_title(words, fontsize=8, loc="left")
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+    figure.legend(handles=_legend(), ncol=4, loc="outside lower center", fontsize=8, frameon=False)
     figure.savefig(path)
     plt.close(figure)
 
 
+def _legend() -> list[Any]:
+    from matplotlib.patches import Patch
+
+    said = {
+        TILES[SKIPPED]: LEGEND[SKIPPED],
+        TILES[MIXED]: "mixed tile: hidden",
+        PAIRS[MIXED]: "mixed tile: visible",
+        PAIRS[FULL]: LEGEND[FULL],
+    }
+    return [Patch(facecolor=c, edgecolor="#999999", linewidth=0.4, label=said[c]) for c in said]
+
+
 def _mask_text(
-    visible: NDArray[Any], states: NDArray[Any], console: Console, tile: int, title: str
+    visible: NDArray[Any],
+    states: NDArray[Any],
+    console: Console,
+    tile: int,
+    title: str,
+    details: str,
 ) -> None:
     """Two rows a line in half blocks, then the tiles in words."""
     from rich.markup import escape
 
     if title:
         console.print(escape(title), style="bold")
-    rows, keys = visible.shape
-    step = max(1, -(-keys // max(console.width - 2, 16)))
+    if details:
+        console.print(escape(details), highlight=False)
+    step = max(1, -(-visible.shape[1] // max(console.width - 2, 16)))
     shown = visible[::step, ::step]
     for top in range(0, len(shown), 2):
         upper = shown[top]
         lower = shown[top + 1] if top + 1 < len(shown) else np.zeros_like(upper)
         blocks = (" ▀▄█"[int(a) + 2 * int(b)] for a, b in zip(upper, lower, strict=True))
         console.print("".join(blocks).rstrip(), highlight=False, markup=False)
-    counts = {kind: int((states == kind).sum()) for kind in LEGEND}
-    words = ", ".join(f"{counts[kind]} {LEGEND[kind]}s" for kind in LEGEND)
-    console.print(f"{rows} rows, {keys} keys, tiles of {tile}: {words}")
+    console.print(_tally(visible, states, tile))
 
 
 COLOURS = {

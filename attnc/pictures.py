@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from attnc.errors import AttncError
 from attnc.expressions.evaluate import Environment, evaluate
-from attnc.expressions.tree import postorder
+from attnc.expressions.tree import Expr, postorder
 from attnc.schedule import Let, Region, Summary, WalkedLoop
 from attnc.spec import Spec
 
@@ -32,15 +32,16 @@ def draw_spec_mask(
     """Draws the mask of the first head for random inputs: PNG to `output`, or in the terminal."""
     from attnc.draw import draw_mask
 
-    visible, states, title = mask_and_tiles(spec, params, rows, keys, tile, seed)
-    draw_mask(visible, states, output if output is not None else console, tile=tile, title=title)
+    visible, states, details = mask_and_tiles(spec, params, rows, keys, tile, seed)
+    where = output if output is not None else console
+    draw_mask(visible, states, where, tile=tile, title=spec.name, details=details)
 
 
 def mask_and_tiles(
     spec: Spec, params: Mapping[str, Any], rows: int, keys: int, tile: int, seed: int
 ) -> tuple[NDArray[Any], NDArray[Any], str]:
-    """The visible set (rows, keys), the state of each tile (0 skipped, 1 mixed, 2 full), a
-    title."""
+    """The visible set (rows, keys), the state of each tile (0 skipped, 1 mixed, 2 full), and what
+    the mask reads in words."""
     from attnc.cases import Shape, draw_case
     from attnc.compiler import lower
 
@@ -59,14 +60,42 @@ def mask_and_tiles(
     indices = {index: 0 for index in kernel.grid}  # type: ignore[union-attr]
     spans = environment.length(held.axis), environment.length(loop.walked.axis)
     visible = np.ones(spans, bool)
+    lets = (*kernel.grid_values, *kernel.held_values, *loop.walked_values)  # type: ignore[union-attr]
     if loop.visible is not None:
         pairs = {held: np.arange(spans[0])[:, None], loop.walked: np.arange(spans[1])[None, :]}
-        lets = (*kernel.grid_values, *kernel.held_values, *loop.walked_values)  # type: ignore[union-attr]
         seen = evaluate(loop.visible, _after(lets, _with(environment, indices=indices | pairs)))
         visible = np.broadcast_to(seen, spans).copy()
     heads = _after(kernel.grid_values, _with(environment, indices=indices))  # type: ignore[union-attr]
     states = tile_states(loop.region, held, heads, spans, tile)
-    return visible, states, f"{spec.name}: {case}"
+    return visible, states, _numbers_and_inputs(spec, environment, _mask_nodes(loop, lets), seed)
+
+
+def _mask_nodes(loop: WalkedLoop, lets: tuple[Let, ...]) -> list[Expr]:
+    """The nodes of a loop's mask and of the values that it uses."""
+    if loop.visible is None:
+        return []
+    nodes = list(postorder(loop.visible))
+    for let in reversed(lets):
+        if any(node.op == "value" and node.attr == let.name for node in nodes):
+            nodes += postorder(let.expr)
+    return nodes
+
+
+def _numbers_and_inputs(
+    spec: Spec, environment: Environment, nodes: Sequence[Expr], seed: int
+) -> str:
+    """The numbers that nodes of a drawn call read, and which inputs were drawn for them."""
+    params = {node.attr for node in nodes if node.op == "param"}
+    arrays = {node.array.name for node in nodes if node.op == "read"}
+    said = [
+        f"{number.name} = {environment.params[number.name]}"
+        for number in spec.numbers
+        if number.name in params and number.name in environment.params
+    ]
+    drawn = [given.name for given in spec.inputs if given.array.name in arrays]
+    if drawn:
+        said.append(f"{', '.join(drawn)} drawn with seed {seed}")
+    return ", ".join(said)
 
 
 def case_environment(

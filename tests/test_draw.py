@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from rich.console import Console
@@ -31,6 +32,15 @@ def test_a_file_is_drawn(tmp_path: Path, suffix: str) -> None:
     draw_mask(VISIBLE, STATES, path, tile=16, title="causal")
     head = path.read_bytes()[:200]
     assert head.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in head
+
+
+def test_the_picture_says_its_numbers_and_tiles(tmp_path: Path) -> None:
+    path = tmp_path / "mask.svg"
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw_mask(VISIBLE, STATES, path, tile=16, title="band", details="window = 24")
+    said = path.read_text()
+    for words in ("band", "window = 24", "tiles of 16", LEGEND[FULL], "mixed tile: visible"):
+        assert words in said
 
 
 def test_partial_tiles_and_a_single_pair_are_drawn(tmp_path: Path) -> None:

@@ -73,6 +73,8 @@ def command(
         from attnc.pictures import draw_spec_mask
 
         draw_spec_mask(spec, params, rows, keys or rows, tile, seed, output, console())
+        if output is not None:
+            click.echo(f"wrote {output}")
         return
     if graph:
         from attnc.pictures import draw_graph
