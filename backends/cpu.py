@@ -28,8 +28,8 @@ from attnc.resources import read_template, template_environment
 from attnc.schedule import MapKernel, ScanKernel, Schedule, StreamKernel, is_pairwise
 
 HEADERS = (
-    "call", "integers", "lanes", "functions", "reads", "random", "products", "walks",
-    "carried", "stream", "few",
+    "call", "integers", "lanes", "functions", "reads", "random", "amx_emulated", "amx",
+    "products", "walks", "carried", "stream", "few",
 )  # fmt: skip
 
 

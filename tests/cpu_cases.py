@@ -11,7 +11,7 @@ from attnc.backends.cpu import emit
 from triton_cases import bind
 from triton_shelf import CASES, Shelf, column
 
-from attnc.runtime.cpu_build import CpuBackend
+from attnc.runtime.cpu_calls import CpuBackend
 
 WANTED = frozenset(("out", "lse"))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -27,7 +27,7 @@ from triton_gradients import (
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, call, fold, position, read, value
-from attnc.runtime.cpu_build import CpuBackend
+from attnc.runtime.cpu_calls import CpuBackend
 from attnc.schedule import (
     Carried,
     Contribution,

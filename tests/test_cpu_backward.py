@@ -11,10 +11,10 @@ from cpu_gradients import check, given, outputs_of, run, schedule_of
 from triton_gradients import GRADIENTS
 
 import attnc
-from attnc.runtime.cpu_build import LEVELS, instruction_level
+from attnc.runtime.cpu_build import levels_here
 
 LENGTHS = (0, 1, 2, 127, 129, 257)
-ISAS = [name for level, (name, _) in LEVELS.items() if level < instruction_level()]
+ISAS = levels_here()
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
 
@@ -64,7 +64,7 @@ def test_widths(dtype: torch.dtype, width: int, across: int) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTNC_CPU_ISA", isa)
-    dtype = BF16 if isa.startswith("avx512") else F32
+    dtype = BF16 if isa.startswith(("avx512", "amx")) else F32
     check("window", "one", GRADIENTS["window"].tensors(dtype, 140, 140, 16, 24))
 
 

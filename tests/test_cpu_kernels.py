@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import math
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
-from cpu_cases import CASES, DTYPES, check, run
+from cpu_cases import CASES, DTYPES, check, cpu_backend, run
+from triton_cases import bind
 
-from attnc.runtime.cpu_build import LEVELS, instruction_level
+from attnc.errors import UnsupportedError
+from attnc.runtime import cpu_build
+from attnc.runtime.cpu_build import (
+    AVX512_BF16,
+    TILES,
+    build_library,
+    instruction_level,
+    levels_here,
+)
 
-BEST = instruction_level()
-ISAS = [name for level, (name, _) in LEVELS.items() if level <= BEST]
+ISAS = levels_here()
+EMULATED = "amx_emulated"
 LENGTHS = (0, 1, 2, 127, 128, 129, 257)
 WIDTHS = (1, 3, 8, 15, 31, 64, 72, 80, 96, 121, 128, 192, 256, 576)
 
@@ -24,6 +35,55 @@ def test_instruction_sets(isa: str, dtype: torch.dtype, monkeypatch: pytest.Monk
     case = CASES["window"]
     for rows, keys, offset in ((70, 133, 63), (200, 200, 0), (3, 1300, 1297), (1, 40, 39)):
         check("window", case.tensors(dtype, rows, keys, 20, 24), offset=offset)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "across"), [("window", 33, 65), ("dense", 72, 80), ("causal", 576, 16)]
+)
+def test_tiles(name: str, width: int, across: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products through tile registers, emulated: filled tiles and what is left beside them."""
+    if EMULATED not in ISAS:
+        return  # the code around tiles is that of avx512_bf16
+    monkeypatch.setenv("ATTNC_CPU_ISA", EMULATED)
+    for rows, keys in ((64, 64), (70, 133), (200, 48), (17, 31)):
+        tensors = CASES[name].tensors(torch.bfloat16, rows, keys, width, across)
+        check(name, tensors, offset=keys - rows)
+    clean, _ = run(name, tensors, CASES[name].numbers, offset=14)
+    monkeypatch.setenv("ATTNC_CPU_ISA", "avx512_bf16")
+    other, _ = run(name, tensors, CASES[name].numbers, offset=14)
+    torch.testing.assert_close(clean, other, rtol=2**-6, atol=2**-6)
+
+
+def test_tile_instructions_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The code for machines with AMX is built by this compiler and holds its instructions."""
+    monkeypatch.setenv("ATTNC_CACHE", str(tmp_path))
+    case = CASES["window"]
+    call = bind(case.schedule, case.tensors(torch.bfloat16, 4, 4, 72, 80), case.numbers)
+    backend = cpu_backend("window")
+    library = build_library(backend.source, backend._own_macros(call, False, None), TILES)
+    listing = subprocess.run(
+        ["objdump", "-d", library], capture_output=True, text=True, check=True
+    ).stdout
+    for instruction in ("ldtilecfg", "tileloadd", "tdpbf16ps", "tilestored", "tilerelease"):
+        assert instruction in listing
+
+
+def test_tiles_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name, a missing instruction set is an error that says what is missing."""
+    monkeypatch.setenv("ATTNC_CPU_ISA", "amx")
+    monkeypatch.setattr(cpu_build.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu_build, "processor_features", lambda: frozenset(AVX512_BF16))
+    with pytest.raises(UnsupportedError, match="lacks amxbf16, amxtile"):
+        instruction_level()
+    both = frozenset((*AVX512_BF16, "amxbf16", "amxtile"))
+    monkeypatch.setattr(cpu_build, "processor_features", lambda: both)
+    monkeypatch.setattr(cpu_build, "tiles_permitted", lambda: False)
+    with pytest.raises(UnsupportedError, match="refuses"):
+        instruction_level()
+    monkeypatch.setattr(cpu_build, "tiles_permitted", lambda: True)
+    assert instruction_level() == TILES
+    monkeypatch.delenv("ATTNC_CPU_ISA")
+    assert instruction_level() == TILES
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -15,6 +15,7 @@ import torch
 from cpu_cases import CASES, check, cpu_backend, run
 
 import attnc.runtime.cpu_build as cpu_build
+import attnc.runtime.cpu_calls as cpu_calls
 from attnc.runtime.failures import AttncError, CacheError, CompilerNotFound
 
 NUMBERS = {"scale": 0.3}
@@ -60,7 +61,7 @@ def test_negative_strides(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = CASES["causal"].tensors(torch.float32, rows, 75, 16, 24)
     plain, _ = run("causal", tensors, NUMBERS, offset=75 - rows)
     flipped = {name: x if name == "q" else x.flip(2) for name, x in tensors.items()}
-    describe = cpu_build._describe
+    describe = cpu_calls._describe
 
     def backwards(entry: Any, tensor: torch.Tensor) -> None:
         describe(entry, tensor)
@@ -68,7 +69,7 @@ def test_negative_strides(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
             entry.data += 74 * tensor.stride(2) * tensor.element_size()
             entry.stride[2] = -tensor.stride(2)
 
-    monkeypatch.setattr(cpu_build, "_describe", backwards)
+    monkeypatch.setattr(cpu_calls, "_describe", backwards)
     out, _ = run("causal", flipped, NUMBERS, offset=75 - rows)
     assert torch.equal(out, plain)
 

@@ -22,7 +22,8 @@ from triton_cases import backend, bind
 from attnc import philox
 from attnc.compiler import lower
 from attnc.front import load_source, read_spec
-from attnc.runtime.cpu_build import LEVELS, CpuBackend, instruction_level
+from attnc.runtime.cpu_build import LEVELS, instruction_level
+from attnc.runtime.cpu_calls import CpuBackend
 
 WEIGHTS = """
 attention drawn(q, k, v):

@@ -97,7 +97,7 @@ def bare_kernel(operator: Any, inputs: tuple[torch.Tensor, ...]) -> Callable[[],
     """The C function of a call with nothing around it but ctypes."""
     from attnc.backends.cpu import emit
     from attnc.runtime.call import check_call
-    from attnc.runtime.cpu_build import CpuBackend
+    from attnc.runtime.cpu_calls import CpuBackend
 
     backend = CpuBackend(emit(operator.stages.schedule))
     signature = operator.module.operator.signature

@@ -49,6 +49,7 @@ SUPPORT = (
     "registration",
     "operator",
     "cpu_build",
+    "cpu_calls",
     "triton_plan",
     "triton_sources",
     "triton_lists",

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from attnc.runtime.cpu_build import CpuBackend
+from attnc.runtime.cpu_calls import CpuBackend
 from attnc.runtime.family import Family, KernelSet
 from attnc.runtime.operator import KernelOperator
 from attnc.runtime.triton_launch import TritonBackend

@@ -2,7 +2,8 @@
 //
 // Compile time (macros)
 //   ATTNC_ELEMENT     element type of queries, keys, values and results: float, double, bf16, f16
-//   ATTNC_ISA         0 generic, 2 AVX2 (FMA, F16C), 3 AVX-512, 4 AVX-512 with bf16 products, 5 with AMX
+//   ATTNC_ISA         0 generic, 2 AVX2 (FMA, F16C), 3 AVX-512, 4 AVX-512 with bf16 products, 5 with
+//                     AMX, 6 with AMX emulated (amx_emulated.hpp)
 //   ATTNC_WIDE        1: integers of pairs in 64 bits; 0: in 32, where the call's bounds prove it
 //   ATTNC_WIDTH_<x>   length of axis x (a width);  ATTNC_TYPE_<t>  element type of tensor t
 #pragma once

@@ -2,6 +2,7 @@
 // walked operand is broadcast number by number. So neither needs packing, and what follows along a
 // walked position needs no sum over lanes.
 #pragma once
+#include "amx.hpp"
 #include "lanes.hpp"
 
 namespace attnc {
@@ -81,8 +82,8 @@ __attribute__((noinline)) void products(const char* walked, int64_t row, int64_t
 }
 
 // The same over the vectors first .. last of the tile.
-template <bool ADD, int ROW, int STEP, int HELD = TILE, int OUT = TILE>
-void products_between(int first, int last, const char* walked, int64_t row, int64_t step,
+template <bool ADD, int ROW, int STEP, int HELD, int OUT>
+void products_of_vectors(int first, int last, const char* walked, int64_t row, int64_t step,
                       const Acc* held, int depth, Acc* out, int rows) {
     while (first < last) {
         const int now = last - first < GROUP ? last - first : GROUP;
@@ -100,6 +101,33 @@ void products_between(int first, int last, const char* walked, int64_t row, int6
         }
         first += now;
     }
+}
+
+// The same; through tile registers as far as they are filled, where the depth of a walked operand
+// lies together.
+template <bool ADD, int ROW, int STEP, int HELD = TILE, int OUT = TILE>
+void products_between(int first, int last, const char* walked, int64_t row, int64_t step,
+                      const Acc* held, int depth, Acc* out, int rows) {
+    const auto rest = [&](auto add, int i, int d, int count) {
+        const char* at = walked + i * (ROW ? ROW : row) + d * (STEP ? STEP : step);
+        if (count && (!decltype(add)::value || d < depth))
+            products_of_vectors<decltype(add)::value, ROW, STEP, HELD, OUT>(
+                first, last, at, row, step, held + int64_t(d) * HELD, depth - d,
+                out + int64_t(i) * OUT, count);
+    };
+    int tall = 0;
+#if ATTNC_ISA >= 5
+    if constexpr (TILED && STEP == int(sizeof(Unit))) {
+        const int deep = depth / TILE_ROWS * TILE_ROWS;
+        tall = deep ? rows / TILE_ROWS * TILE_ROWS : 0;
+        if (tall) {
+            tile_products<ADD>(first, last, walked, ROW ? ROW : row, (const char*)held,
+                               HELD * sizeof(Acc), deep, (char*)out, OUT * sizeof(Acc), tall);
+            rest(std::true_type{}, 0, deep, tall);
+        }
+    }
+#endif
+    rest(std::bool_constant<ADD>{}, tall, 0, rows - tall);
 }
 
 // The same for a sum of DEPTH terms that is known beforehand: out = products. The rounding of a sum

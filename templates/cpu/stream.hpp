@@ -202,6 +202,13 @@ struct Stream : Carried<K>, Summaries<K> {
                     for (int r = 0; r < run.count; r++)
                         stage_row(rows.row(run.first + r), rows.step, width, desk.staged + r * width);
                 }
+                if (TILED && depth >= TILE_ROWS) {  // columns become rows, which tile registers take
+                    constexpr int long_row = BLOCK / FOLD;
+                    Unit* turned = (Unit*)desk.staged + long_row * width;
+                    transpose((const Unit*)desk.staged, width, turned, long_row, depth, width);
+                    products_between<true, long_row * int(sizeof(Unit)), int(sizeof(Unit))>(run.v0, run.v1, (const char*)turned, 0, 0, weights + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
+                    continue;
+                }
                 if (PAIRS || !std::is_same_v<T, Acc> || rows.step != 1) {
                     walked = (const char*)desk.staged;
                     step = width * int64_t(sizeof(Unit));
@@ -318,6 +325,7 @@ struct Stream : Carried<K>, Summaries<K> {
     }
 
     static __attribute__((noinline)) void tile(const Grid& grid, Desk& desk, int64_t first, int rows) {
+        const TileSession session;
         desk.vectors = (rows + LANES - 1) / LANES;
         for (int l = 0; l < TILE; l++)  // spare lanes repeat the last row
             K::fill(grid, *desk.held, l, first + (l < rows ? l : rows - 1));

@@ -365,6 +365,7 @@ struct Sweep {
         (walk<Loops>(desk, first, rows), ...);
     }
     static __attribute__((noinline)) void tile(Desk& desk, int64_t first, int rows) {
+        const TileSession session;
         desk.run_count = desk.used = 0;
         desk.fresh = true;
         desk.careful = desk.moving = false;
