@@ -7,6 +7,12 @@ torch makes with the same formula in the same dtype; 2 is the most that is allow
 probe stands beside it:
 where the values are one-hot over key blocks, a row's result is zero exactly where no key of the
 block is visible.
+
+The error of one sum is a draw of its roundings, so torch may be near the truth by luck in the very
+row that is hardest (scores that cancel under a ratio of two keys). Where a ratio is too large,
+torch's error is therefore the largest over a few neighbouring calls, whose inputs are moved by
+single roundings, each beside the oracle's answer to that call. With many rows of one hardness this
+changes nothing; it never grants more than torch itself is seen to need.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from attnc.errors import AttncError
 from attnc.spec import Spec
 
 LARGEST_RATIO = 2.0
+NEIGHBOURS = 16
 # The smallest errors that ratios are taken to, overall and for the worst row: one rounding of the
 # result and a few of the sums in it. Below them torch is exact by luck (one key, a short row), and
 # a
@@ -34,6 +41,9 @@ FLOOR = {
     torch.float16: (2.0**-12, 2.0**-11),
     torch.float64: (2.0**-46, 2.0**-45),  # the oracle's own rounding, at scores of some hundreds
 }
+
+
+Errors = dict[str, tuple[float, float]]  # by output: relative Frobenius, the worst row's
 
 
 @dataclass(frozen=True)
@@ -124,24 +134,63 @@ def compare(
     from attnc.backends.numpy_oracle import evaluate
 
     tensors = to_torch(case, spec, dtype, device)
-    exact = {name: _exact(tensor) for name, tensor in tensors.items()}
-    truth = evaluate(spec, exact, case.numbers, emit=emit, **case.extras)
     keywords = {**case.numbers, **case.extras, **({"emit": emit} if emit else {})}
-    results = _named(run(**tensors, **keywords), emit)
-    yardstick = _named(eager(**tensors, **keywords), emit)
+
     rows = len(spec.root.result.array.indices) - 1
+
+    def errors(tensors: dict[str, torch.Tensor], *forms: Callable[..., Any]) -> list[Errors]:
+        exact = {name: _exact(tensor) for name, tensor in tensors.items()}
+        truth = evaluate(spec, exact, case.numbers, emit=emit, **case.extras)
+        results = [_named(form(**tensors, **keywords), emit) for form in forms]
+        return [
+            {name: relative_errors(one[name], truth[name], rows) for name in ("out", *emit)}
+            for one in results
+        ]
+
+    found, own = errors(tensors, run, eager)
+    comparisons = _comparisons(found, own, dtype)
+    if not all(one.passed for one in comparisons) and np.isfinite([*found.values()]).all():
+        for near in neighbours(tensors, spec, NEIGHBOURS):
+            (there,) = errors(near, eager)
+            own = {name: _larger(own[name], there[name]) for name in own}
+        comparisons = _comparisons(found, own, dtype)
+    return Verdict(backend, dtype, case, comparisons)
+
+
+def neighbours(
+    tensors: dict[str, torch.Tensor], spec: Spec, count: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Calls near this one: each number of an input given by place is moved by a rounding up, down
+    or not at all. Other inputs stay, so that masks do."""
+    positional = {given.name for given in spec.inputs if given.positional}
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        near = dict(tensors)
+        for name in sorted(positional & tensors.keys()):
+            tensor = tensors[name]
+            if tensor.is_floating_point():
+                steps = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor)
+                near[name] = tensor + tensor * (steps * torch.finfo(tensor.dtype).eps)
+        yield near
+
+
+def _comparisons(found: Errors, own: Errors, dtype: torch.dtype) -> tuple[Comparison, ...]:
     comparisons = []
-    for name in ("out", *emit):
-        error = relative_errors(results[name], truth[name], rows)
-        own = relative_errors(yardstick[name], truth[name], rows)
+    for name, error in found.items():
         single = name != "out" and dtype is not torch.float64  # emits: the accumulation type
         floors = FLOOR[torch.float32 if single else dtype]
         ratios = [
             e / max(o, floor) if np.isfinite(e) else e
-            for e, o, floor in zip(error, own, floors, strict=True)
+            for e, o, floor in zip(error, own[name], floors, strict=True)
         ]
         comparisons.append(Comparison(name, *error, *ratios))
-    return Verdict(backend, dtype, case, tuple(comparisons))
+    return tuple(comparisons)
+
+
+def _larger(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    """Of two pairs of errors; what is not finite in a neighbouring call counts for nothing."""
+    a, b = (max(x, y) if np.isfinite(y) else x for x, y in zip(one, other, strict=True))
+    return a, b
 
 
 def _exact(tensor: torch.Tensor) -> NDArray[Any]:

@@ -37,6 +37,31 @@ ATTNC_INLINE Real multiply_add(const void* one, Real lanes, Real sum) {
     return fused(Real(x), lanes, sum);
 }
 
+// One walked position: units would wait for one chain of sums, so there are four, whose ends are
+// added up. (Shorter chains round less, as eager PyTorch's do where there are few keys.)
+template <int N, bool ADD>
+ATTNC_INLINE void single(const char* walked, int64_t step, const Acc* held, int64_t by_depth,
+                         int depth, Acc* out) {
+    constexpr int CHAINS = 4;
+    Real sum[CHAINS][N];
+    ATTNC_UNROLL for (int c = 0; c < CHAINS; c++)
+        ATTNC_UNROLL for (int v = 0; v < N; v++) sum[c][v] = Real(Acc(0));
+    const auto add = [&](int c, int d) __attribute__((always_inline)) {
+        ATTNC_UNROLL for (int v = 0; v < N; v++)
+            sum[c][v] = multiply_add(walked + d * step, load(held + d * by_depth + v * LANES),
+                                     sum[c][v]);
+    };
+    int d = 0;
+    for (; d + CHAINS <= depth; d += CHAINS)
+        ATTNC_UNROLL for (int c = 0; c < CHAINS; c++) add(c, d + c);
+    for (; d < depth; d++) add(0, d);
+    ATTNC_UNROLL for (int v = 0; v < N; v++) {
+        const Real all = (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]);
+        Acc* at = out + v * LANES;
+        store(at, ADD ? load(at) + all : all);
+    }
+}
+
 // out[i][v] (+)= sum over d < depth of walked(i, d) * held[d][v], for i < M and v < N.
 // walked(i, d) stands at `walked + i * row + d * step` (bytes); STEP is `step` where it is known.
 // HELD and OUT: numbers from one d, and from one i, to the next.
@@ -44,6 +69,10 @@ template <int M, int N, bool ADD, int ROW, int STEP, int HELD, int OUT>
 ATTNC_INLINE void product(const char* walked, int64_t row, int64_t step, const Acc* held, int depth,
                           Acc* out) {
     const int64_t by_row = ROW ? ROW : row, by_step = STEP ? STEP : step;
+    if constexpr (M == 1) {
+        single<N, ADD>(walked, by_step, held, HELD, depth, out);
+        return;
+    }
     Real sum[M][N];
     ATTNC_UNROLL for (int i = 0; i < M; i++)
         ATTNC_UNROLL for (int v = 0; v < N; v++) sum[i][v] = Real(Acc(0));
