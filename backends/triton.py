@@ -5,7 +5,8 @@ device enter as constexprs, chosen by attnc/runtime/triton_plan at the call. Wha
 stands once, as the arguments of its entry in the table TRITON_KERNELS, which the launch and the
 ahead-of-time compilation read.
 
-Does not print scans, steps, selections, complex numbers, packed or paged access: UnsupportedError.
+Does not print scans in chunks, steps, selections, complex numbers, packed or paged access:
+UnsupportedError.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
 from attnc.backends.triton_region import print_region, print_summary
+from attnc.backends.triton_scan import print_scan
 from attnc.backends.triton_sizes import fits_int32
 from attnc.backends.triton_stream import (
     added_arrays,
@@ -30,12 +32,12 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import MapKernel, Schedule, Store, StreamKernel, is_pairwise
+from attnc.schedule import MapKernel, ScanKernel, Schedule, Store, StreamKernel, is_pairwise
 
 HOLES = (
     "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",
     "candidates", "predicate", "value", "stores", "held_operands", "tiles", "mixed_tile",
-    "full_tile", "score", "mask", "hidden", "reference", "rounds",
+    "full_tile", "score", "mask", "hidden", "reference", "rounds", "begin", "rows", "end",
 )  # fmt: skip
 
 
@@ -65,6 +67,8 @@ def emit(schedule: Schedule) -> str:
             kernel_texts, entry = _emit_stream(kernel, schedule)
         elif isinstance(kernel, MapKernel):
             kernel_texts, entry = _emit_map(kernel, schedule)
+        elif isinstance(kernel, ScanKernel):
+            kernel_texts, entry = _emit_scan(kernel, schedule)
         else:
             kind = type(kernel).__name__.removesuffix("Kernel").removesuffix("Kernels").lower()
             raise UnsupportedError(f"a {kind} kernel", "triton", ("eager", "numpy"))
@@ -96,6 +100,8 @@ def _lengths(schedule: Schedule) -> tuple[tuple[str, Any], ...]:
             axes += [index.axis for loop in kernel.loops for index in loop.around]
         elif isinstance(kernel, MapKernel):
             axes += [index.axis for index in kernel.over]
+        elif isinstance(kernel, ScanKernel):
+            axes += [*(index.axis for index in kernel.grid), *schedule.widths]
     found = {axis.name: axis.length for axis in axes if axis.length is not None}
     return tuple((name, _length_data(length)) for name, length in found.items())
 
@@ -183,6 +189,13 @@ def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[st
     across = _widths_across(kernel, schedule)
     entry = {"kind": "map", **_entry(holes), "over": holes["over"], "across": across}
     return [_render("map", holes)], entry | _flow([entry], kernel.stores)
+
+
+def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
+    holes = print_scan(kernel, schedule)
+    entry = {"kind": "scan", **_entry(holes), **holes["facts"]}
+    finals = tuple(final.array.name for final in kernel.finals)
+    return [_render("scan", holes)], entry | _flow([entry], kernel.stores, finals)
 
 
 def _widths_across(kernel: MapKernel, schedule: Schedule) -> tuple[str, ...]:

@@ -447,7 +447,7 @@ class Printer:
                 positions={index: self._positioned(index, leaf)}, rows={index: leaf}
             )
         inner_lines: list[str] = []
-        inner = Printer(scope, self.layout, inner_lines, self.stem, dict(self._done))
+        inner = replace(self, scope=scope, lines=inner_lines, _done=dict(self._done))
         text = inner.text(body)
         text = inner.real(text, body) if node.kind == "real" else text
         if not is_true(condition):

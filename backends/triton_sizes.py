@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel
+from attnc.schedule import Kernel, Let, MapKernel, ScanKernel, Schedule, StreamKernel
 
 LARGEST = 2**20
 LIMIT = 2**31 - 1
@@ -75,6 +75,11 @@ def _expressions(kernel: Kernel) -> Iterator[Expr]:
         yield from (store.expr for store in kernel.stores)
     elif isinstance(kernel, StreamKernel):
         yield from _stream_expressions(kernel)
+    elif isinstance(kernel, ScanKernel):
+        lets = (*kernel.grid_values, *kernel.loop.inside, *kernel.loop.after)
+        yield from (let.expr for let in lets if isinstance(let, Let))
+        yield from (*kernel.loop.initial, *kernel.loop.advance)
+        yield from (store.expr for store in kernel.stores)
 
 
 def _stream_expressions(kernel: StreamKernel) -> Iterator[Expr]:

@@ -20,7 +20,6 @@ from attnc.cases import Shape, draw_case
 from attnc.compiler import lower
 from attnc.errors import AttncError
 from attnc.front import load_source, read_spec
-from attnc.schedule import ScanKernel, Schedule
 from attnc.spec import Spec
 
 HERE = Path(__file__).resolve().parent
@@ -95,8 +94,6 @@ def state_of(row: Row) -> str:
         return "missing: " + ", ".join(f"`{name}`" for name in missing(row))
     stages = lower(read_row_spec(row))
     refusal = stages.refusal
-    if stages.schedule is not None and has_states(stages.schedule):
-        return "verified on the CPU"
     if refusal is not None:
         words = ", ".join(f"`{name}`" for name in missing(row))
         return f"runs on the oracle only; missing: {words or refusal.feature}"
@@ -109,11 +106,6 @@ def gradient_of(row: Row, state: str) -> str:
     if not state.startswith("verified"):
         return ""
     return row.gradient or "derived"
-
-
-def has_states(schedule: Schedule) -> bool:
-    """Whether a kernel carries states along the rows."""
-    return any(isinstance(kernel, ScanKernel) for kernel in schedule.kernels)
 
 
 # pictures ---------------------------------------------------------------------------------------
@@ -217,8 +209,6 @@ with the oracle (`tests/test_gallery.py`). Other operators run on the oracle and
 `grammar/features.toml`. Pictures show which keys (to the right) the rows (downwards) of one head
 see, several sources of keys side by side; without one, every row sees every key.
 
-Operators with a state have kernels on the CPU only: *verified on the CPU*.
-
 A *gradient* is verified when those of every real input that the CPU kernels give are as near to
 autograd of the dense formula in float64 as autograd of that formula in the dtype of the call is,
 within twice its error. What has no derivative yet is *refused* with the feature that it lacks;
@@ -265,7 +255,6 @@ def print_page(rows: list[Row]) -> str:
     ]
     lines.append(
         f"{kinds.count('verified')} operators verified, "
-        f"{kinds.count('verified on the CPU')} on the CPU, "
         f"{kinds.count('runs on the oracle only')} more on the oracle, "
         f"{kinds.count('missing')} to come (`causal` and `causal_softmax` count once).\n"
     )

@@ -142,16 +142,13 @@ def test_cpu_kernels_agree_with_the_oracle(path: Path) -> None:
     assert not compare_kernels(path, "cpu")
 
 
-# States have kernels on the CPU only.
-ON_BOTH = [path for path in WITH_KERNELS if not gallery.has_states(lowered(path).schedule)]
-
 # Triton reads TRITON_INTERPRET when it is imported, so its kernels run in processes of their own.
 PORTIONS = 6
 
 
 @pytest.mark.parametrize("portion", range(PORTIONS))
 def test_triton_kernels_agree_with_the_oracle(portion: int) -> None:
-    paths = [str(path) for path in ON_BOTH[portion::PORTIONS]]
+    paths = [str(path) for path in WITH_KERNELS[portion::PORTIONS]]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(
         [sys.executable, __file__, *paths], env=environment, capture_output=True, text=True

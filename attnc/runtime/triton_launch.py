@@ -85,7 +85,9 @@ class TritonBackend:
             output.name: call.new_output(output) if output.name in wanted else None
             for output in call.signature.outputs
         }
-        tensors: dict[str, Any] = {**call.tensors, **outputs}
+        tensors: dict[str, Any] = dict(call.tensors)
+        for name, output in outputs.items():  # a last state has the name of the first one
+            tensors[f"{name}.last" if name in call.tensors else name] = output
         for name, axes, dtype in self.table["workspaces"]:
             sizes = {**call.known, **{f"len_{axis}": size for axis, size in lengths.items()}}
             shape = tuple(sizes[f"len_{axis}"] for axis in axes)
@@ -98,7 +100,7 @@ class TritonBackend:
         with guard:
             for kernel in kernels:
                 run = KernelRun(self, kernel, call, tensors, lengths)
-                run.map() if kernel["kind"] == "map" else run.stream()
+                {"map": run.map, "stream": run.stream, "scan": run.scan}[kernel["kind"]]()
         return tuple(outputs[output.name] for output in call.signature.outputs)
 
     def needed_kernels(

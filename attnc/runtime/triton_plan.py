@@ -8,7 +8,8 @@ no GPU was at hand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,9 @@ CROWDED_32_BIT = (
 )
 CROWDED_64_BIT = ((16, 16, 8, 1, (ANY, ANY, ANY)),)
 TILES_64_BIT = ((32, 16, 8, 1, (384, 384, 384)), (16, 16, 8, 1, (ANY, ANY, ANY)))
+# Of scans: entries of states that one warp holds, the least part of a split width, and how many
+# programs are enough.
+SCAN_ENTRIES, SCAN_PART, SCAN_PROGRAMS = 1024, 8, 256
 SHARED = {75: 65536, 80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448}
 
 
@@ -177,6 +181,32 @@ def shared_bytes(
         pipeline += held * depth * bytes_ + 2048
         return pipeline + (held * walked * bytes_ if device.capability >= 100 else 0)
     return pipeline + held * max(walked, depth) * bytes_
+
+
+def scan_parts(
+    widths: Mapping[str, int],
+    states: Sequence[Sequence[str]],
+    split: Sequence[str],
+    outer: int,
+) -> tuple[dict[str, int], int]:
+    """The part of each width that a program of a scan holds, and its warps.
+
+    Entries of states stay in registers, 32 of a thread: where widths can be split one warp has
+    them, and fewer as long as programs are few."""
+    blocks = {axis: power_of_two(width) for axis, width in widths.items()}
+
+    def held() -> int:
+        return sum(math.prod(blocks[axis] for axis in state) for state in states)
+
+    def programs() -> int:
+        return outer * math.prod(-(-widths[axis] // blocks[axis]) for axis in split)
+
+    while held() > SCAN_ENTRIES or (held() > 4 * SCAN_PART and programs() < SCAN_PROGRAMS):
+        divisible = [axis for axis in split if blocks[axis] > SCAN_PART]
+        if not divisible:
+            break
+        blocks[max(divisible, key=blocks.__getitem__)] //= 2
+    return blocks, min(16, max(1, power_of_two(-(-held() // SCAN_ENTRIES))))
 
 
 def merge_warps(held: int, across: int) -> int:

@@ -14,6 +14,7 @@ from attnc.runtime.triton_plan import (
     block_of_width,
     merge_warps,
     padded_width,
+    scan_parts,
     splits_of,
     stream_tiles,
 )
@@ -25,7 +26,7 @@ MAP_ROWS = 16
 
 
 class KernelRun(KernelArguments):
-    """Launches one kernel: `map()` or `stream()`."""
+    """Launches one kernel: `map()`, `scan()` or `stream()`."""
 
     # --- Map --------------------------------------------------------------------------------------
 
@@ -38,6 +39,31 @@ class KernelRun(KernelArguments):
         self.set_types({"BLOCK_ROWS": min(rows, 256)})
         if entries:
             self.launch(self.kernel, -(-entries // self.options["BLOCK_ROWS"]), TritonTile())
+
+    # --- Scan -------------------------------------------------------------------------------------
+
+    def scan(self) -> None:
+        """A recurrence row by row: a program for each part of an instance."""
+        kernel, forced = self.kernel, self.backend.forced
+        widths = {axis: self.length(axis) for axis in kernel["axes"]}
+        blocks, warps = scan_parts(widths, kernel["states"], kernel["split"], self.outer())
+        self.blocks = {axis: forced.get(f"BLOCK_{axis.upper()}", blocks[axis]) for axis in widths}
+        self.set_types({})
+        programs = self.outer()
+        for axis in kernel["split"]:
+            programs *= -(-widths[axis] // self.blocks[axis])
+        if programs and not self.try_launch(programs, TritonTile({}, forced.get("warps", warps))):
+            raise UnsupportedError(f"states of widths {widths}", "triton", ("eager", "numpy"))
+
+    def try_launch(self, programs: int, tile: TritonTile) -> bool:
+        """Launches the kernel; False if it does not fit the device."""
+        try:
+            self.launch(self.kernel, programs, tile)
+        except Exception as error:
+            if type(error).__name__ != "OutOfResources":
+                raise
+            return False
+        return True
 
     # --- Stream -----------------------------------------------------------------------------------
 
@@ -108,11 +134,7 @@ class KernelRun(KernelArguments):
         if split:
             self.reserve_shares(cells * splits * blocks * held)
         programs = cells * splits if not self.kernel["ordered"] else self.outer() * splits
-        try:
-            self.launch(self.kernel, programs * blocks, tile)
-        except Exception as error:
-            if type(error).__name__ != "OutOfResources":
-                raise
+        if not self.try_launch(programs * blocks, tile):
             return False
         if split:
             across = sum(self.blocks.get(axis, 1) for _, axis in self.kernel["carried"])

@@ -1,0 +1,74 @@
+"""Recurrences on Triton: calls of the shelf's specs, and what the compiler makes of their kernels.
+
+Run as a program, it compiles ahead of time (triton_aot), one JSON line for each case:
+
+    python triton_scans.py 90 gated_delta:bfloat16:128 mamba:float32:64
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from recurrences import SPECS
+
+from attnc.cases import Shape, draw_case
+from attnc.front import load_source, read_spec
+from attnc.operator import Operator
+from attnc.runtime.call import Call, check_call
+from attnc.runtime.triton_launch import TritonBackend
+from attnc.spec import Spec
+
+
+@cache
+def spec_of(name: str) -> Spec:
+    return read_spec(load_source(SPECS[name][1].lstrip()))
+
+
+@cache
+def kernels_of(name: str) -> Any:
+    """The module of an operator."""
+    return Operator(spec_of(name)).module
+
+
+def tensors_of(case: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    given = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in case.tensors.items()}
+    return {n: t.to(dtype) if t.is_floating_point() else t for n, t in given.items()}
+
+
+def call_of(name: str, shape: Shape, dtype: torch.dtype, seed: int = 1, **given: Any) -> Call:
+    """A call as a backend gets it; `given`: tensors beside those that are drawn."""
+    case = draw_case(spec_of(name), shape, seed)
+    tensors = {**tensors_of(case, dtype), **given}
+    signature = kernels_of(name).SETS[""].signature
+    return check_call(signature, tensors, dict(case.numbers), dict(case.extras))
+
+
+def run(name: str, call: Call, wanted: frozenset[str], **forced: Any) -> dict[str, Any]:
+    """The results of a call with constexprs that stand above the model's choice."""
+    module = kernels_of(name)
+    backend = TritonBackend(module.SETS[""].cuda, vars(module))
+    backend.forced = forced
+    results = backend(call, wanted)
+    return dict(zip((o.name for o in call.signature.outputs), results, strict=True))
+
+
+def report(capability: int, wanted: str) -> dict[str, Any]:
+    """What the compiler made of `name:dtype:width`."""
+    from triton_aot import AheadOfTime
+
+    name, dtype, width = wanted.split(":")
+    call = call_of(name, Shape(8, 8, int(width), int(width), 2, 2, 2), getattr(torch, dtype))
+    module = kernels_of(name)
+    backend = AheadOfTime(module.SETS[""].cuda, vars(module), capability)
+    backend(call, frozenset(o.name for o in call.signature.outputs))
+    return {"wanted": wanted, "capability": capability, "kernels": backend.reports}
+
+
+if __name__ == "__main__":
+    for each in sys.argv[2:]:
+        print(json.dumps(report(int(sys.argv[1]), each)), flush=True)
