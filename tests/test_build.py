@@ -14,6 +14,7 @@ from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, postorder
 from attnc.graph import NodeKind, node_kind
+from attnc.graph_text import graph_text
 from attnc.spec import Definition
 from attnc.verify import verify_graph
 
@@ -125,3 +126,9 @@ def test_a_written_emit() -> None:
     emit = Definition(Array("twice", row, "real", "output"), lift(op("to_real", row[2]) * 2.0))
     spec = dataclasses.replace(spec, root=dataclasses.replace(spec.root, emits=(emit,)))
     assert [o.array.name for o in build(spec, ("twice",)).outputs] == ["causal", "twice"]
+
+
+def test_a_formula_is_printed_once() -> None:
+    """Scores that differ in the number of their key are one line of the printed graph."""
+    lines = graph_text(build(causal())).splitlines()
+    assert sum("q[" in line for line in lines) == 1

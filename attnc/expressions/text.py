@@ -34,7 +34,7 @@ def expression_text(expr: Expr, limit: int = 4000, outer: bool = True) -> str:
     outer: whether positions on the axes b, h and hk are written, which the language fills by name.
     Indices of one name are told apart by their number where the tree has several.
     """
-    names = _index_names(expr)
+    names = index_names(expr)
     pieces: list[str] = []
     size = 0
     stack: list[Piece] = [(expr, ELSE)]
@@ -93,7 +93,7 @@ def _pieces(node: Expr, outer: bool, names: dict[Index, str]) -> tuple[list[Piec
     return [f"{op}(", *_joined(args), ")"], PRIMARY
 
 
-def _index_names(expr: Expr) -> dict[Index, str]:
+def index_names(expr: Expr) -> dict[Index, str]:
     """How each index of the tree is written: its bare name, where no other has it."""
     found: dict[str, set[Index]] = {}
     for node in postorder(expr):
