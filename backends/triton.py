@@ -32,7 +32,7 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import MapKernel, ScanKernel, Schedule, Store, StreamKernel, is_pairwise
+from attnc.schedule import MapKernel, ScanKernel, Schedule, Store, StreamKernel
 
 HOLES = (
     "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",
@@ -63,7 +63,6 @@ def emit(schedule: Schedule) -> str:
     texts, entries = [read_template("triton/prelude.py.jinja")], []
     for kernel in schedule.kernels:
         if isinstance(kernel, StreamKernel):
-            _refuse_vectors(kernel)
             kernel_texts, entry = _emit_stream(kernel, schedule)
         elif isinstance(kernel, MapKernel):
             kernel_texts, entry = _emit_map(kernel, schedule)
@@ -118,14 +117,6 @@ def _length_data(length: Expr) -> Any:
     if length.op not in ("add", "sub", "mul", "floordiv", "mod", "min", "max"):
         raise UnsupportedError(f"a length with `{length.op}`", "triton", ("eager", "numpy"))
     return (length.op, *map(_length_data, length.args))
-
-
-def _refuse_vectors(kernel: StreamKernel) -> None:
-    """Raises UnsupportedError for a vector of each pair: no product of two tiles."""
-    for loop in kernel.loops:
-        operands = [one.operand for one in loop.contributions if one.operand is not None]
-        if any(is_pairwise(operand, loop.walked, kernel.held) for operand in operands):
-            raise UnsupportedError("sums of a vector for each pair", "triton", ("cpu", "eager"))
 
 
 def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:

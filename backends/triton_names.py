@@ -51,6 +51,7 @@ RESERVED = frozenset(
         "step",
         "count",
         "row",
+        "b_row",
         "held_tile",
         "held_first",
         "held_stop",
@@ -197,6 +198,14 @@ class Arguments:
         load = f"if {table} is not None:\n    {name} = tl.load({table} + b_row * {step})"
         self.shifted.setdefault(f"{what}.{axis}", f"{load}\n{name} = {name}.to(INDEX)")
         return name
+
+    def reload(self, what: str, axis: str, name: str, batch: str) -> list[str]:
+        """Lines that give `name` the first position or count of another row of the batch, where
+        each has its own."""
+        table = self.add(f"{what}_{axis}_ptr", "pointer", f"{what}s", axis)
+        step = self.add(f"{what}_{axis}_step", "i64", f"{what}s_step", axis)
+        load = f"    {name} = tl.load({table} + {batch} * {step}).to(INDEX)"
+        return [f"if {table} is not None:", load]
 
     def number(self, name: str, kind: str) -> str:
         argument = self.add(name, "fp64" if kind == "real" else "i64", "number", name)

@@ -415,10 +415,23 @@ class Printer:
 
     def _positioned(self, index: Index, row: Leaf) -> Leaf:
         """The position of a bound index from its row."""
-        start = self.start(index.axis)
+        start = self._start_of_row(index.axis)
         if start == "0":
             return row
         return Leaf(self.bind(f"{index.name}_at", f"{row.text} + {start}"), row.over)
+
+    def _start_of_row(self, axis: Axis) -> str:
+        """The first position of an axis, that of the row of the batch which a fold stands at."""
+        start = self.start(axis)
+        batches = [leaf.text for index, leaf in self.scope.rows.items() if index.axis.name == "b"]
+        if start == "0" or not axis.shifted or batches[-1:] in ([], ["b_row"]):
+            return start
+        name = self.scope.names.fresh(start)
+        self.lines += [
+            f"{name} = {start}",
+            *self.scope.arguments.reload("start", axis.name, name, batches[-1]),
+        ]
+        return name
 
     def _reduced(self, node: Expr, inner: Printer, inside: str, keep: bool) -> str:
         condition, body = node.args
@@ -443,9 +456,11 @@ class Printer:
             lines.append(f"{indent}for {counter} in range(0, {self.length(index.axis)}):")
             indent += "    "
             leaf = Leaf(counter)
-            scope = scope.extended(
-                positions={index: self._positioned(index, leaf)}, rows={index: leaf}
-            )
+            scope = scope.extended(positions={index: leaf}, rows={index: leaf})
+            place = replace(self, scope=scope, lines=list[str](), _done={})
+            at = place._positioned(index, leaf)
+            scope = scope.extended(positions={index: at})
+            lines += [f"{indent}{line}" for text in place.lines for line in text.split("\n")]
         inner_lines: list[str] = []
         inner = replace(self, scope=scope, lines=inner_lines, _done=dict(self._done))
         text = inner.text(body)

@@ -41,9 +41,6 @@ def print_scatter(
     printer = _Scatter(stream, loop, scatter, operands, held, body)
     if difference is not None:
         printer.add_diagonals(term, *difference)
-    elif scatter.width is not None:
-        feature = f"rows of `{scatter.array.name}` chosen by more than a difference of positions"
-        raise UnsupportedError(feature, "triton", ("eager",))
     else:
         printer.add_pairs(term)
     lines += [f"if {stream.arguments.pointer(scatter.array)} is not None:", *indented(body)]
@@ -94,22 +91,32 @@ class _Scatter:
 
     def diagonal_rows(self, term: str) -> str:
         """[LAGS, width]: the sum over each diagonal of the term times the operand's row."""
+        operand, block = self.rows()
+        skewed = f"gpu_skewed_rows({term}, BLOCK_HELD, BLOCK_WALKED, LAGS)"
+        if not self.by_walked:
+            skewed = f"tl.trans(gpu_skewed({term}, BLOCK_HELD, BLOCK_WALKED, LAGS))"
+        dot = f"{skewed}.to(QUERY), {operand}, tl.zeros([LAGS, {block}], ACC)"
+        return self.bound("sums", f"tl.dot({dot}, input_precision=PRECISION, out_dtype=ACC)")
+
+    @property
+    def by_walked(self) -> bool:
+        """Whether the operand's rows are the walked ones, not the held."""
+        assert self.scatter.operand is not None
+        return self.loop.walked in self.scatter.operand.free
+
+    def rows(self) -> tuple[str, str]:
+        """The operand as a tile of (held or walked, width), and the constexpr of its width."""
         scatter, stream = self.scatter, self.stream
         assert scatter.width is not None and scatter.operand is not None
         block = stream.width_lanes(scatter.width, self.held)
-        if self.loop.walked in scatter.operand.free:
-            skewed = f"gpu_skewed_rows({term}, BLOCK_HELD, BLOCK_WALKED, LAGS)"
-            operand = self.operands.carried_tile(scatter.operand, scatter.width, self.lines)
-        else:
-            skewed = f"tl.trans(gpu_skewed({term}, BLOCK_HELD, BLOCK_WALKED, LAGS))"
-            around = scatter.operand.free & frozenset(self.loop.around)
-            lines = self.operands.rounds if around else self.held
-            held = stream.kernel.held
-            operand = self.fresh(f"{scatter.operand.array.name}_rows")
-            text = self.operands.plain(scatter.operand, stream.scope, held, scatter.width, lines)
-            lines.append(f"{operand} = {text}")
-        dot = f"{skewed}.to(QUERY), {operand}, tl.zeros([LAGS, {block}], ACC)"
-        return self.bound("sums", f"tl.dot({dot}, input_precision=PRECISION, out_dtype=ACC)")
+        if self.by_walked:
+            return self.operands.carried_tile(scatter.operand, scatter.width, self.lines), block
+        around = scatter.operand.free & frozenset(self.loop.around)
+        lines, held = self.operands.rounds if around else self.held, stream.kernel.held
+        operand = self.fresh(f"{scatter.operand.array.name}_rows")
+        text = self.operands.plain(scatter.operand, stream.scope, held, scatter.width, lines)
+        lines.append(f"{operand} = {text}")
+        return operand, block
 
     def add_buckets(self, sums: str, places: str) -> None:
         """Several differences share a place: each place that the tile touches takes its own."""
@@ -139,7 +146,9 @@ class _Scatter:
     # --- Pair by pair -----------------------------------------------------------------------------
 
     def add_pairs(self, term: str) -> None:
-        """The sum of the pairs at each place that the tile touches, one place after the other."""
+        """The sum of the pairs at each place that the tile touches, one place after the other; of
+        the rows of the operand, each times what its pairs there have."""
+        operand = self.rows()[0] if self.scatter.width is not None else ""
         over = (self.stream.kernel.held, self.loop.walked)
         length, start = self.extent(self.scatter.array.axes[self.at_place])
         printer = Printer(self.stream.scope, over, self.lines, "place")
@@ -152,10 +161,14 @@ class _Scatter:
         low = self.bound("place_low", f"tl.min(tl.where({used}, {places}, {start} + {length}))")
         high = self.bound("place_high", f"tl.max(tl.where({used}, {places}, {start} - 1))")
         entry, at, found = self.fresh("entry"), self.fresh("entry_at"), self.fresh("found")
-        body = [
-            f"{at} = tl.full([], 0, tl.int64) + {entry}",
-            f"{found} = tl.sum(tl.where(({places} == {at}) & {used}, {term}, 0.0))",
-        ]
+        hit = f"tl.where(({places} == {at}) & {used}, {term}, 0.0)"
+        body = [f"{at} = tl.full([], 0, tl.int64) + {entry}"]
+        if not operand:
+            body.append(f"{found} = tl.sum({hit})")
+        else:
+            row = self.fresh("row_sums")
+            body.append(f"{row} = tl.sum({hit}, {int(not self.by_walked)})")
+            body.append(f"{found} = tl.sum({row}[:, None] * {operand}.to(ACC), 0)")
         self.add(found, at, None, body)
         self.lines.append(f"for {entry} in range({low}, {high} + 1):")
         self.lines += indented(body)

@@ -15,7 +15,7 @@ from attnc.backends.triton_printer import Scope
 from attnc.backends.triton_walk import print_walk
 
 from attnc.expressions.tree import postorder
-from attnc.schedule import Schedule, StreamKernel, WalkedLoop
+from attnc.schedule import Schedule, StreamKernel, WalkedLoop, is_pairwise
 
 
 def print_stream(
@@ -89,7 +89,8 @@ def walked_arrays(kernel: StreamKernel) -> tuple[tuple[str, int], ...]:
     found: dict[tuple[str, int], None] = {}
     for loop in kernel.loops:
         reads = [p.right for p in loop.products]
-        reads += [c.operand for c in loop.contributions if c.operand is not None]
+        operands = (c.operand for c in loop.contributions if c.operand is not None)
+        reads += [one for one in operands if not is_pairwise(one, loop.walked, kernel.held)]
         for read in reads:
             places = [n for n, arg in enumerate(read.args) if arg.attr == loop.walked]
             found.update({(read.array.name, place): None for place in places})

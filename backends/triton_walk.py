@@ -17,6 +17,7 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.backends.triton_scatter import print_scatter
 from attnc.backends.triton_texts import is_true, unwrapped
 from attnc.backends.triton_tiles import Tiles
+from attnc.backends.triton_vectors import print_vectors
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
@@ -29,6 +30,7 @@ from attnc.schedule import (
     Scatter,
     Strided,
     WalkedLoop,
+    is_pairwise,
 )
 
 PAIR = "[BLOCK_HELD, BLOCK_WALKED]"
@@ -329,10 +331,23 @@ class _Walk:
         if carried.monoid != "sum" or contribution.operand is None:
             raise UnsupportedError(f"a `{carried.monoid}` of tiles", "triton", ("eager", "numpy"))
         name = self.stream.scope.values[carried.name].text
+        if is_pairwise(contribution.operand, self.loop.walked, kernel.held):
+            self.add_vectors(contribution.operand, carried, term, operands.count)
+            return
         tile = operands.carried_tile(contribution.operand, carried.width, lines)
         before = f"{name} * rescale[:, None]" if self.rescales(carried) else name
         dot = f"{term}.to(QUERY), {tile}, {before}"
         lines.append(f"{name} = tl.dot({dot}, input_precision=PRECISION, out_dtype=ACC)")
+
+    def add_vectors(self, vector: Expr, carried: Carried, term: str, count: str) -> None:
+        """Adds the term times a vector of the pair."""
+        assert carried.width is not None
+        stream, name = self.stream, self.stream.scope.values[carried.name].text
+        if self.rescales(carried):
+            self.combine.append(f"{name} = {name} * rescale[:, None]")
+        self.combine += print_vectors(
+            stream, self.loop, vector, carried.width, term, name, count, self.hidden
+        )
 
     def reduce_rows(self, carried: Carried, term: str) -> None:
         """Adds to a row statistic."""

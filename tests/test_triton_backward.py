@@ -14,14 +14,14 @@ import pytest
 import torch
 from attnc.backends.triton import emit
 from triton_cases import backend, bind, d, i, j
-from triton_gradients import AROUND, BY_QUERY, GRADIENTS, Gradient, Tensors, parts
+from triton_gradients import AROUND, GRADIENTS, Gradient, Tensors
 from triton_tangent import TANGENT, tangent_tensors, tangents
 from triton_yardstick import ratios, relative_errors
 
 from attnc.errors import UnsupportedError
 from attnc.front import load_source, read_spec
 from attnc.passes.backward import lower_derivative
-from attnc.schedule import Deposit, Scatter
+from attnc.schedule import Deposit
 from attnc.verify import verify_schedule
 
 SMALL = {"BLOCK_HELD": 16, "BLOCK_WALKED": 16, "shares": 2}
@@ -291,21 +291,8 @@ def lowered(schedule: Any, folder: Path, tensors: Tensors, numbers: dict[str, An
 # --- What is refused ------------------------------------------------------------------------------
 
 
-def refused(case: Gradient, feature: str) -> None:
-    with pytest.raises(UnsupportedError, match=feature):
-        emit(case.schedule())
-
-
-def test_refusals_name_the_feature() -> None:
-    """Rows of a table chosen by data would need atomics, as deposits would."""
-    relative = GRADIENTS["relative"]
-    place = GRADIENTS["pairs"].scatters(BY_QUERY)[0].at
-
-    def scattered(head: Any) -> tuple[Scatter, ...]:
-        return (Scatter(parts(head, d), place, head.named("ds", i, j), d, head.at(GRAD_Q)),)
-
-    GRAD_Q = relative.scatters(BY_QUERY)[0].operand.array
-    refused(replace(relative, scatters=scattered), "chosen by more than a difference")
+def test_a_deposit_is_refused() -> None:
+    """Sums into rows of the walked axis would need atomics."""
     schedule = GRADIENTS["dense"].schedule()
     keys = schedule.kernels[2]
     (loop,) = keys.loops

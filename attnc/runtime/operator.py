@@ -146,7 +146,10 @@ class KernelOperator:
                 raise self._no_backend(name, value.device)
 
     def _no_backend(self, name: str, device: torch.device) -> Exception:
-        why = self.kernels.refusals.get(device.type)
+        refusals = self.kernels.refusals
+        why = refusals.get(device.type)
+        if why is None and not self.backends:  # a choice of backend that cannot run this set
+            why = next(iter(refusals.values()), None)
         if why is not None:
             return UnsupportedError(why, device.type, ("eager",))
         expected = f"a tensor on {' or '.join(sorted(self.backends))}"
