@@ -7,7 +7,15 @@ from attnc.emission.kernel_set import emit_kernels
 from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
 from attnc.family import member_or_refusal
-from attnc.schedule import Kernel, MapKernel, Region, ScanKernel, StreamKernel, WalkedLoop
+from attnc.schedule import (
+    Kernel,
+    MapKernel,
+    Region,
+    ReverseScanKernel,
+    ScanKernel,
+    StreamKernel,
+    WalkedLoop,
+)
 from attnc.spec import Spec
 from attnc.stages import Member, Stages
 
@@ -85,6 +93,8 @@ def _kernel(kernel: Kernel) -> list[str]:
         return [f"map kernel {kernel.name}: {names} for each ({over}), once, before the loop"]
     if isinstance(kernel, ScanKernel):
         return [_scan(kernel)]
+    if isinstance(kernel, ReverseScanKernel):
+        return [_reverse_scan(kernel)]
     if not isinstance(kernel, StreamKernel):
         return [f"{type(kernel).__name__}"]
     outputs = ", ".join(store.array.name for store in kernel.stores)
@@ -106,6 +116,15 @@ def _scan(kernel: ScanKernel) -> str:
     outputs = ", ".join(store.array.name for store in kernel.stores)
     carried = f"carries {', '.join(names)}, stores {outputs}"
     return f"scan kernel {kernel.name}: walks {loop.time.name} for each ({around}), {carried}"
+
+
+def _reverse_scan(kernel: ReverseScanKernel) -> str:
+    carried = ", ".join(array.name for array in kernel.carried)
+    around = ", ".join(index.name for index in kernel.grid)
+    return (
+        f"reversed scan kernel {kernel.name}: walks {kernel.replay.time.name} backwards for each "
+        f"({around}) in blocks of {kernel.every} rows, carries {carried}"
+    )
 
 
 def _loop(loop: WalkedLoop) -> list[str]:

@@ -182,12 +182,37 @@ class PairStore:
 @dataclass(frozen=True, slots=True)
 class TriangularSolve:
     """`name` = X of (1 + matrix) X = right, within a chunk: `matrix` over (time, inner), of which
-    only what is below the diagonal counts; `right` and the result over (inner, width)."""
+    only what is below the diagonal counts; `right` and the result over (time, width)."""
 
     name: str
     matrix: Expr
     right: Expr
     width: Index
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """`name = sum over `along` of left * right`: a product of two tiles of a chunk. Operands are
+    over time (its rows are those of the chunk) and widths; `right` is taken at the row `inner`
+    where `left`, or the result, is over that.
+
+    along a width          left over (time, along); right over (time, along) gives a pair (time,
+                           inner); right a read of a state before the chunk gives a row
+    along inner            left over (time, inner): a pair; right over (time[, width]): a row
+    along time             right at left's own row: what the chunk adds to a state
+
+    log     with it each term has the factor exp(sum of `log` over rows u): those between its two
+            sides. In a pair, or along inner, s < u <= t, and pairs with s > t count nothing; of a
+            state before the chunk u <= t; along time u > t. None: no factor, all pairs count.
+    before  the row itself is no part of it: u < t, and only pairs with s < t
+    """
+
+    name: str
+    along: Index
+    left: Expr
+    right: Expr
+    log: Expr | None = None
+    before: bool = False
 
 
 # --- Regions --------------------------------------------------------------------------------------
@@ -374,7 +399,7 @@ class ScanLoop:
     inner: Index | None
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
-    inside: tuple[Let | Product | TriangularSolve, ...]
+    inside: tuple[Let | Product | TriangularSolve | Contraction, ...]
     advance: tuple[Expr, ...]
     after: tuple[Let, ...] = ()
 
@@ -390,9 +415,21 @@ class Final:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`array[grid, block, state.indices]` = the state before the first row of each block, which has
+    `every` rows: what a reversed scan starts from again."""
+
+    array: Array
+    state: Array
+
+
+@dataclass(frozen=True, slots=True)
 class ScanKernel:
     """A carried loop that scans: one grid instance walks time, carrying states, and stores at every
-    chunk. Values of the grid may be over widths."""
+    chunk. Values of the grid may be over widths.
+
+    checkpoints   states that are kept once in `every` rows
+    chunked       the same in chunks of rows, where that is known; printers take either"""
 
     name: str
     grid: tuple[Index, ...]
@@ -400,6 +437,63 @@ class ScanKernel:
     loop: ScanLoop
     stores: tuple[Store, ...]
     finals: tuple[Final, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    every: int = 0
+    chunked: ScanKernel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """`array[at] = term` for each entry of `over`, or, where it `adds`, `+= term` where the
+    condition holds and `at` lies within the array. `at` holds expressions of grid indices, time and
+    `over`. Arrays that are added to are workspaces over the grid and further axes; they begin at
+    0, and a grid instance adds to its own slice in the order of its rows."""
+
+    array: Array
+    at: tuple[Expr, ...]
+    over: tuple[Index, ...]
+    term: Expr
+    condition: Expr | None = None
+    adds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReverseScanKernel:
+    """The adjoint of a scan: one grid instance walks time backwards in blocks of `every` rows. A
+    block's states are computed again from the checkpoint before it (`replay`, whose `initial` is
+    empty) and stay in cache; then its rows run from the last to the first.
+
+    twins      the states of `replay` after a row, as its statements read them beside those before
+    carried    what goes from row to row, backwards: cotangents of states, sums over rows
+    initial    their values after the last row
+    inside     values of a row that read nothing carried
+    absorbed   what is carried with what the row's results add to it, an expression for each
+    given      values that read what is carried, so completed
+    writes     rows of gradients
+    advance    what is carried before the row, all from old values
+    last       values of the instance after the first row, for
+    ending     what is carried then, with what the initial states add to it; `ended`: writes then
+    finals     of what is carried
+    """
+
+    name: str
+    grid: tuple[Index, ...]
+    grid_values: tuple[Let, ...]
+    replay: ScanLoop
+    every: int
+    checkpoints: tuple[Checkpoint, ...]
+    twins: tuple[Array, ...]
+    carried: tuple[Array, ...]
+    initial: tuple[Expr, ...]
+    inside: tuple[Let, ...]
+    absorbed: tuple[Expr, ...]
+    given: tuple[Let, ...]
+    writes: tuple[RowWrite, ...]
+    advance: tuple[Expr, ...]
+    last: tuple[Let, ...]
+    ending: tuple[Expr, ...]
+    ended: tuple[RowWrite, ...]
+    finals: tuple[Final, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,7 +532,15 @@ class RepeatKernels:
     kernels: tuple[Kernel, ...]
 
 
-Kernel = StreamKernel | MapKernel | ScanKernel | StepKernel | SelectKernel | RepeatKernels
+Kernel = (
+    StreamKernel
+    | MapKernel
+    | ScanKernel
+    | ReverseScanKernel
+    | StepKernel
+    | SelectKernel
+    | RepeatKernels
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from attnc.schedule import (
     Carried,
     Contribution,
     Deposit,
+    Final,
     Kernel,
     Let,
     MapKernel,
@@ -19,6 +20,8 @@ from attnc.schedule import (
     Product,
     Region,
     RepeatKernels,
+    ReverseScanKernel,
+    RowWrite,
     ScanKernel,
     Scatter,
     Schedule,
@@ -55,6 +58,8 @@ def _kernel(kernel: Kernel) -> Iterator[str]:
             yield from (f"  {line}" for line in _kernel(inner))
     elif isinstance(kernel, ScanKernel):
         yield from _scan(kernel)
+    elif isinstance(kernel, ReverseScanKernel):
+        yield from _reverse_scan(kernel)
     elif isinstance(kernel, SelectKernel):
         yield f"select {kernel.name} over {_indices(kernel.over)}"
         given = f"if {_text(kernel.condition)}: {_text(kernel.key)}, {_text(kernel.count)}"
@@ -148,9 +153,55 @@ def _scan(kernel: ScanKernel) -> Iterator[str]:
         yield f"  {_left(state)} <- {_text(after)}"
     yield from _lets(loop.after)
     yield from _stores(kernel.stores)
-    for final in kernel.finals:
+    yield from _finals(kernel.finals)
+    for one in kernel.checkpoints:
+        yield f"  every {kernel.every} rows {_left(one.array)} = {_left(one.state)} before"
+
+
+def _finals(finals: Iterable[Final]) -> Iterator[str]:
+    for final in finals:
         at = ", ".join(map(_text, final.at))
         yield f"  last {final.array.name}[{at}] = {_left(final.state)}"
+
+
+def _reverse_scan(kernel: ReverseScanKernel) -> Iterator[str]:
+    replay = kernel.replay
+    how = f"along {replay.time} backwards in blocks of {kernel.every} rows"
+    yield f"reversed scan {kernel.name} {how}, for each {_indices(kernel.grid)}"
+    yield from _lets(kernel.grid_values)
+    for one in kernel.checkpoints:
+        yield f"  block: {one.state.name} = {one.array.name}"
+    for statement in replay.inside:
+        yield f"    {_statement(statement)}"
+    for twin, expr in zip(kernel.twins, replay.advance, strict=True):
+        yield f"    {_left(twin)} = {_text(expr)}"
+    for array, expr in zip(kernel.carried, kernel.initial, strict=True):
+        yield f"  carry {_left(array)} = {_text(expr)}"
+    yield from _lets(kernel.inside)
+    yield from _carried_on(kernel, kernel.absorbed)
+    yield from _lets(kernel.given)
+    yield from map(_row_write, kernel.writes)
+    yield from _carried_on(kernel, kernel.advance)
+    yield from (f"  at the end: {_let(let)}" for let in kernel.last)
+    yield from (f"  at the end:{line[1:]}" for line in _carried_on(kernel, kernel.ending))
+    yield from (f"  at the end:{_row_write(one)[1:]}" for one in kernel.ended)
+    yield from _finals(kernel.finals)
+
+
+def _carried_on(kernel: ReverseScanKernel, exprs: Iterable[Expr]) -> Iterator[str]:
+    """What is carried, where it changes."""
+    for array, expr in zip(kernel.carried, exprs, strict=True):
+        if expr.op != "read" or expr.array.name != array.name:
+            yield f"  {_left(array)} <- {_text(expr)}"
+
+
+def _row_write(write: RowWrite) -> str:
+    at = ", ".join(map(_text, write.at))
+    test = "" if write.condition is None else f" if {_text(write.condition)}"
+    over = f" for {_indices(write.over)}" if write.over else ""
+    return (
+        f"  {write.array.name}[{at}] {'+=' if write.adds else '='} {_text(write.term)}{over}{test}"
+    )
 
 
 def _statement(statement: Let | Product | TriangularSolve) -> str:

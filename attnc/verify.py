@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from attnc.errors import InternalError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import COMPARISON, LOGIC, Expr, postorder
+from attnc.expressions.tree import COMPARISON, LOGIC, Array, Expr, postorder
 from attnc.graph import Graph
 from attnc.schedule import (
     Deposit,
@@ -33,6 +33,8 @@ from attnc.schedule import (
     PairStore,
     Product,
     RepeatKernels,
+    ReverseScanKernel,
+    RowWrite,
     ScanKernel,
     Scatter,
     Schedule,
@@ -137,6 +139,8 @@ class _Verifier:
                 self.kernel(inner)
         elif isinstance(kernel, ScanKernel):
             self.scan(kernel)
+        elif isinstance(kernel, ReverseScanKernel):
+            self.reverse_scan(kernel)
         elif isinstance(kernel, SelectKernel):
             self.select(kernel)
         else:
@@ -381,6 +385,60 @@ class _Verifier:
                 self.expr(place, f"{kernel.name}: last {final.state.name}", values, free)
         self.written |= {store.array.name for store in kernel.stores}
         self.written |= {final.array.name for final in kernel.finals}
+        self.written |= {one.array.name for one in kernel.checkpoints}
+
+    def reverse_scan(self, kernel: ReverseScanKernel) -> None:
+        """Values in their order; each carried value over its own indices."""
+        replay, name = kernel.replay, kernel.name
+        self.arrays |= {s.name for s in (*replay.states, *kernel.twins, *kernel.carried)}
+        lets = [*kernel.grid_values, *kernel.inside, *kernel.given, *kernel.last]
+        lets += [one for one in replay.inside if isinstance(one, Let)]
+        row = frozenset((*kernel.grid, replay.time))
+        widths = frozenset(i for s in (*replay.states, *kernel.carried) for i in s.indices)
+        widths |= {index for let in lets for index in let.expr.free} - row
+        fixed: dict[str, Expr] = {}
+        self.lets(kernel.grid_values, f"{name}: grid value", fixed, row | widths)
+        for state, first in zip(kernel.carried, kernel.initial, strict=True):
+            free = frozenset((*kernel.grid, *state.indices))
+            self.expr(first, f"{name}: last {state.name}", fixed, free)
+        values = dict(fixed)
+        for let in replay.inside:
+            assert isinstance(let, Let)
+            self.lets((let,), f"{name}: replayed", values, row | widths)
+        self._states(name, replay.states, replay.advance, values, row)
+        values = dict(fixed)
+        self.lets(kernel.inside, f"{name}: inside", values, row | widths)
+        self._states(name, kernel.carried, kernel.absorbed, values, row)
+        self.lets(kernel.given, f"{name}: given", values, row | widths)
+        self._row_writes(name, kernel.writes, values, row)
+        self._states(name, kernel.carried, kernel.advance, values, row)
+        values = dict(fixed)
+        self.lets(kernel.last, f"{name}: at the end", values, row | widths)
+        self._states(name, kernel.carried, kernel.ending, values, row)
+        self._row_writes(name, kernel.ended, values, row)
+        self.written |= {final.array.name for final in kernel.finals}
+
+    def _states(
+        self,
+        name: str,
+        states: Iterable[Array],
+        exprs: Iterable[Expr],
+        values: dict[str, Expr],
+        row: frozenset[Index],
+    ) -> None:
+        for state, expr in zip(states, exprs, strict=True):
+            self.expr(expr, f"{name}: {state.name}", values, row | frozenset(state.indices))
+
+    def _row_writes(
+        self, name: str, writes: Iterable[RowWrite], values: dict[str, Expr], row: frozenset[Index]
+    ) -> None:
+        for write in writes:
+            free = row | frozenset(write.over)
+            for expr in (*write.at, write.term, *((write.condition,) if write.condition else ())):
+                self.expr(expr, f"{name}: {write.array.name}", values, free)
+            if write.adds and write.array.name not in self.spaces:
+                raise broken("stored", f"{write.array.name} is added to and no workspace")
+            self.written.add(write.array.name)
 
     def step(self, kernel: StepKernel) -> None:
         values: dict[str, Expr] = {}

@@ -17,6 +17,7 @@ from attnc.backends.cpu_map import MapPrinter
 from attnc.backends.cpu_names import Slots
 from attnc.backends.cpu_printer import INSTEAD
 from attnc.backends.cpu_scan import ScanPrinter
+from attnc.backends.cpu_scan_back import ReverseScanPrinter
 from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.cpu_sweep import SweepPrinter, sweeps
 from attnc.backends.cpu_wanted import Wanted
@@ -25,7 +26,14 @@ from attnc.backends.triton_sizes import fits_int32
 from attnc.errors import UnsupportedError
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import MapKernel, ScanKernel, Schedule, StreamKernel, is_pairwise
+from attnc.schedule import (
+    MapKernel,
+    ReverseScanKernel,
+    ScanKernel,
+    Schedule,
+    StreamKernel,
+    is_pairwise,
+)
 
 HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "amx_emulated", "amx",
@@ -62,6 +70,9 @@ def emit(schedule: Schedule) -> str:
         elif isinstance(kernel, ScanKernel):
             texts.append(_render("scan", ScanPrinter(kernel, slots, name).print()))
             runners.append(name)
+        elif isinstance(kernel, ReverseScanKernel):
+            texts.append(_render("scan", ReverseScanPrinter(kernel, slots, name).print()))
+            runners.append(name)
         elif isinstance(kernel, MapKernel):
             texts.append(_render("map", MapPrinter(kernel, slots, name, wanted).print()))
             runners.append(name)
@@ -90,7 +101,7 @@ def _headers_of(schedule: Schedule) -> tuple[str, ...]:
 
 
 def _scans(schedule: Schedule) -> bool:
-    return any(isinstance(kernel, ScanKernel) for kernel in schedule.kernels)
+    return any(isinstance(kernel, (ScanKernel, ReverseScanKernel)) for kernel in schedule.kernels)
 
 
 def headers(names: tuple[str, ...] = HEADERS) -> str:

@@ -8,7 +8,7 @@ once a row, or once an instance where time does not move them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_lanes import KEPT, Buffer, LanePrinter
 from attnc.backends.cpu_names import GridFields, Names, Slots
@@ -41,6 +41,13 @@ class RowPrinter:
     staged: dict[bytes, tuple[Buffer, tuple[Index, ...]]] = field(default_factory=dict)
     reads: dict[bytes, Buffer] = field(default_factory=dict)
     made: list[Buffer] = field(default_factory=list)
+
+    def fork(self) -> RowPrinter:
+        """A printer of another loop of the kernel: it knows what is at hand, and copies for itself
+        what it reads."""
+        return replace(
+            self, buffers=dict(self.buffers), staged=dict(self.staged), reads=dict(self.reads)
+        )
 
     def placed(self, scope: Scope, index: Index, row: str) -> Scope:
         at = LanePrinter(scope).placed(row, index)
@@ -97,6 +104,15 @@ class RowPrinter:
         name = self.names.fresh(node.array.name)
         lines += [*printer.lines, f"const auto {name} = {text};"]
         return Buffer(name, node.kind, (), (), "1", scalar=True)
+
+    def load(self, scope: Scope, node: Expr, buffer: Buffer) -> list[str]:
+        """A read's entries, over the indices of an array, into it."""
+        if buffer.indices:
+            return self._copy(scope, node, buffer)
+        printer = self.printer(scope)
+        text = printer.read_input(node)
+        kept = f"{KEPT[buffer.kind]}({unwrapped(text)})"
+        return [*printer.lines, f"{buffer.name}[0] = {kept};"]
 
     def _copy(self, scope: Scope, node: Expr, buffer: Buffer) -> list[str]:
         """A read's entries into an array; row by row where the last axis is walked straight."""

@@ -6,18 +6,18 @@ How arrays are laid out and filled: cpu_rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from attnc.backends.cpu_lanes import KEPT
+from attnc.backends.cpu_lanes import KEPT, Buffer
 from attnc.backends.cpu_names import GridFields, Names, Slots
 from attnc.backends.cpu_printer import INSTEAD, TYPES, Scope, unwrapped
 from attnc.backends.cpu_rows import RowPrinter, nested
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr, postorder
-from attnc.schedule import Final, Let, ScanKernel, Store
+from attnc.expressions.tree import Expr, position, postorder
+from attnc.schedule import Checkpoint, Final, Let, ScanKernel, Store
 
 
 @dataclass(frozen=True)
@@ -32,61 +32,49 @@ class ScanText:
     pointers: tuple[str, ...]
     grid_count: str
     enter: tuple[str, ...]
-    begin: tuple[str, ...]
-    row: tuple[str, ...]
-    end: tuple[str, ...]
-    time: str
-    length: str
+    walk: tuple[str, ...]
 
 
 @dataclass
-class ScanPrinter:
-    kernel: ScanKernel
+class InstancePrinter:
+    """What kernels share in which an instance of a grid walks rows."""
+
+    grid: tuple[Index, ...]
+    time: Index
     slots: Slots
     identifier: str
     fields: GridFields = field(init=False)
     rows: RowPrinter = field(init=False)
 
-    def print(self) -> ScanText:
-        kernel, loop = self.kernel, self.kernel.loop
-        if loop.inner is not None:
-            raise UnsupportedError("a scan in chunks", "cpu", INSTEAD)
-        self.fields = GridFields(self.slots, kernel.grid)
+    def begin(self, bound: frozenset[str]) -> tuple[str, Scope]:
+        """How many instances there are, and the scope of one."""
+        self.fields = GridFields(self.slots, self.grid)
         names = Names({"grid", "arrays", "count", "begin", "call", "instance", "worker"})
-        bound = self._bound_axes()
-        self.rows = RowPrinter(self.slots, self.fields, kernel.grid, loop.time, bound, names)
+        self.rows = RowPrinter(self.slots, self.fields, self.grid, self.time, bound, names)
         count = self._enter()
         scope = Scope(self.fields, names)
-        for index in kernel.grid:
+        for index in self.grid:
             scope = self.rows.placed(scope, index, self.fields.row(index))
-        for state in loop.states:
-            self.rows.buffers[state.name] = self.rows.buffer(state.name, state.kind, state.indices)
-        begin, scope = self._begin(scope)
-        time = self.rows.names.fresh(loop.time.name)
-        row = self._row(self.rows.placed(scope, loop.time, time))
-        length = self.fields.length(loop.time.axis)
-        end = [line for final in kernel.finals for line in self._final(scope, final)]
+        return count, scope
+
+    def finished(self, title: str, count: str, walk: Iterable[str]) -> ScanText:
+        """The text of the kernel whose statements are `walk`."""
+        made = self.rows.made
         return ScanText(
-            title=f"{kernel.name}: {', '.join(state.name for state in loop.states)} row by row",
+            title=title,
             name=self.identifier,
             fields=tuple(self.fields.declarations),
-            arrays=tuple(f"{KEPT[b.kind]}* {b.name};" for b in self.rows.made),
-            places=tuple(
-                f"{b.name} = arena.take<{KEPT[b.kind]}>({b.size});" for b in self.rows.made
-            ),
-            pointers=tuple(f"auto* const {b.name} = arrays.{b.name};" for b in self.rows.made),
+            arrays=tuple(f"{KEPT[b.kind]}* {b.name};" for b in made),
+            places=tuple(f"{b.name} = arena.take<{KEPT[b.kind]}>({b.size});" for b in made),
+            pointers=tuple(f"auto* const {b.name} = arrays.{b.name};" for b in made),
             grid_count=count,
             enter=tuple(self.fields.statements),
-            begin=tuple(begin),
-            row=tuple(row),
-            end=tuple(end),
-            time=time,
-            length=length,
+            walk=tuple(walk),
         )
 
     def _enter(self) -> str:
         counts = []
-        for index in reversed(self.kernel.grid):
+        for index in reversed(self.grid):
             length = self.slots.integer(f"len_{index.axis.name}")
             key = f"row {index.number} {index.name}"
             self.fields.add(key, "int64_t", f"{index.name} row", f"instance % {length}")
@@ -94,20 +82,105 @@ class ScanPrinter:
             counts.append(length)
         return " * ".join(counts) or "1"
 
-    # --- Arrays -----------------------------------------------------------------------------------
+    # --- Statements -------------------------------------------------------------------------------
 
-    def _bound_axes(self) -> frozenset[str]:
-        """The axes along which a fold over states runs."""
-        loop = self.kernel.loop
-        names = {state.name for state in loop.states}
-        found = set()
-        for let in (*loop.inside, *loop.after):
+    def lets(
+        self, rows: RowPrinter, scope: Scope, lets: Iterable[object], lines: list[str]
+    ) -> Scope:
+        """Values in their order: scalars, or arrays over their indices."""
+        for let in lets:
             assert isinstance(let, Let)
-            for node in postorder(let.expr):
-                inner = postorder(*node.args) if node.op == "fold" else ()
-                if any(one.op == "read" and one.array.name in names for one in inner):
-                    found |= {index.axis.name for index in node.bound}
-        return frozenset(found)
+            scope = self._let(rows, scope, let, lines)
+        return scope
+
+    def _let(self, rows: RowPrinter, scope: Scope, let: Let, lines: list[str]) -> Scope:
+        known = frozenset((*self.grid, self.time))
+        indices = let.expr.free - known
+        lines += [*rows.stage(scope, [let.expr]), f"// {let.name}"]
+        if not indices:
+            text = rows.scalar(scope, let.expr, lines)
+            name = rows.names.fresh(let.name)
+            lines.append(f"const {TYPES[let.expr.kind]} {name} = {unwrapped(text)};")
+            return scope.extended(values={let.name: name})
+        order = sorted(indices, key=lambda i: (i.name, i.number))
+        buffer = rows.buffer(let.name, let.expr.kind, order)
+        rows.fill(scope, buffer, let.expr, lines)
+        rows.buffers[let.name] = buffer
+        return scope
+
+    def assign(
+        self, rows: RowPrinter, scope: Scope, pairs: Sequence[tuple[Buffer, Expr]], lines: list[str]
+    ) -> None:
+        """Arrays from expressions, all of old values; those over the same widths in one pass."""
+        lines += rows.stage(scope, [expr for _, expr in pairs])
+        groups: dict[tuple[Index, ...], list[tuple[Buffer, Expr]]] = {}
+        for buffer, expr in pairs:
+            groups.setdefault(buffer.indices, []).append((buffer, expr))
+        for indices, made in groups.items():
+            if indices:
+                lines += rows.pointwise(rows.printer(scope), made)
+                continue
+            texts = [(buffer, rows.scalar(scope, expr, lines)) for buffer, expr in made]
+            held = [rows.names.fresh("next") for _ in texts]
+            lines += [
+                f"const auto {name} = {unwrapped(text)};"
+                for name, (_, text) in zip(held, texts, strict=True)
+            ]
+            lines += [f"{b.name}[0] = {name};" for name, (b, _) in zip(held, texts, strict=True)]
+
+    def last(self, rows: RowPrinter, scope: Scope, final: Final) -> list[str]:
+        """The value of a carried array where a result wants it, if it is asked for."""
+        buffer, array = rows.buffers[final.state.name], final.array
+        kind, pointer = self.slots.types[array.name], self.fields.pointer(array)
+        printer = rows.printer(scope)
+        heads, inner, base = printer.loops(buffer.indices)
+        below = printer.within(inner, base)
+        places = [
+            below.scope.rows[at.attr] if isinstance(at.attr, Index) else below.text(at)
+            for at in final.at
+        ]
+        parts = [f"{row} * {self.fields.stride(array, n)}" for n, row in enumerate(places)]
+        entry = f"const_cast<{kind}*>({pointer})[{' + '.join(parts) or '0'}]"
+        value = (
+            f"{'narrow<' + kind + '>' if buffer.kind == 'real' else kind}({below.entry_at(buffer)})"
+        )
+        return guarded(pointer, nested(heads, [*below.lines, f"{entry} = {value};"]))
+
+
+def folded_axes(exprs: Iterable[Expr], names: Container[str]) -> frozenset[str]:
+    """The axes along which a fold over one of the named arrays runs."""
+    found = set()
+    for expr in exprs:
+        for node in postorder(expr):
+            inner = postorder(*node.args) if node.op == "fold" else ()
+            if any(one.op == "read" and one.array.name in names for one in inner):
+                found |= {index.axis.name for index in node.bound}
+    return frozenset(found)
+
+
+class ScanPrinter(InstancePrinter):
+    """Prints a scan kernel, one row after another."""
+
+    def __init__(self, kernel: ScanKernel, slots: Slots, identifier: str) -> None:
+        super().__init__(kernel.grid, kernel.loop.time, slots, identifier)
+        self.kernel = kernel
+
+    def print(self) -> ScanText:
+        kernel, loop = self.kernel, self.kernel.loop
+        if loop.inner is not None:
+            raise UnsupportedError("a scan in chunks", "cpu", INSTEAD)
+        lets = [one.expr for one in (*loop.inside, *loop.after) if isinstance(one, Let)]
+        count, scope = self.begin(folded_axes(lets, {state.name for state in loop.states}))
+        for state in loop.states:
+            self.rows.buffers[state.name] = self.rows.buffer(state.name, state.kind, state.indices)
+        begin, scope = self._begin(scope)
+        time = self.rows.names.fresh(loop.time.name)
+        row = self._row(self.rows.placed(scope, loop.time, time), time)
+        length = self.fields.length(loop.time.axis)
+        end = [line for final in kernel.finals for line in self.last(self.rows, scope, final)]
+        head = f"for (int64_t {time} = 0; {time} < {length}; {time}++) {{"
+        title = f"{kernel.name}: {', '.join(state.name for state in loop.states)} row by row"
+        return self.finished(title, count, [*begin, *nested([head], row), *end])
 
     # --- Before the rows --------------------------------------------------------------------------
 
@@ -115,8 +188,7 @@ class ScanPrinter:
         """Constants of the instance, and the states that it begins with."""
         kernel, loop = self.kernel, self.kernel.loop
         lines: list[str] = []
-        for let in kernel.grid_values:
-            scope = self._let(scope, let, lines)
+        scope = self.lets(self.rows, scope, kernel.grid_values, lines)
         every = [
             *(let.expr for let in (*loop.inside, *loop.after) if isinstance(let, Let)),
             *loop.advance,
@@ -128,59 +200,30 @@ class ScanPrinter:
             self.rows.fill(scope, self.rows.buffers[state.name], first, lines)
         return lines, scope
 
-    # --- Statements -------------------------------------------------------------------------------
+    # --- Rows -------------------------------------------------------------------------------------
 
-    def _row(self, scope: Scope) -> list[str]:
+    def _row(self, scope: Scope, time: str) -> list[str]:
         loop, kernel = self.kernel.loop, self.kernel
         lines: list[str] = []
-        for let in loop.inside:
-            assert isinstance(let, Let)
-            scope = self._let(scope, let, lines)
-        self._advance(scope, lines)
-        for let in loop.after:
-            scope = self._let(scope, let, lines)
+        for checkpoint in kernel.checkpoints:
+            lines += self._checkpoint(scope, checkpoint, time)
+        scope = self.lets(self.rows, scope, loop.inside, lines)
+        lines.append(f"// {', '.join(state.name for state in loop.states)} after the row")
+        made = [self.rows.buffers[state.name] for state in loop.states]
+        self.assign(self.rows, scope, list(zip(made, loop.advance, strict=True)), lines)
+        scope = self.lets(self.rows, scope, loop.after, lines)
         for store in kernel.stores:
             self._store(scope, store, lines)
         return lines
 
-    def _let(self, scope: Scope, let: Let, lines: list[str]) -> Scope:
-        """A value: a scalar, or an array over its indices."""
-        known = frozenset((*self.kernel.grid, self.kernel.loop.time))
-        indices = let.expr.free - known
-        lines += [*self.rows.stage(scope, [let.expr]), f"// {let.name}"]
-        if not indices:
-            text = self.rows.scalar(scope, let.expr, lines)
-            name = self.rows.names.fresh(let.name)
-            lines.append(f"const {TYPES[let.expr.kind]} {name} = {unwrapped(text)};")
-            return scope.extended(values={let.name: name})
-        order = sorted(indices, key=lambda i: (i.name, i.number))
-        buffer = self.rows.buffer(let.name, let.expr.kind, order)
-        self.rows.fill(scope, buffer, let.expr, lines)
-        self.rows.buffers[let.name] = buffer
-        return scope
-
-    # --- States and results -----------------------------------------------------------------------
-
-    def _advance(self, scope: Scope, lines: list[str]) -> None:
-        """The states after the row; those over the same widths in one pass."""
-        loop = self.kernel.loop
-        lines += self.rows.stage(scope, loop.advance)
-        groups: dict[tuple[Index, ...], list[tuple[Array, Expr]]] = {}
-        for state, expr in zip(loop.states, loop.advance, strict=True):
-            groups.setdefault(state.indices, []).append((state, expr))
-        for indices, pairs in groups.items():
-            lines.append(f"// {', '.join(state.name for state, _ in pairs)} after the row")
-            made = [(self.rows.buffers[state.name], expr) for state, expr in pairs]
-            if indices:
-                lines += self.rows.pointwise(self.rows.printer(scope), made)
-                continue
-            texts = [(buffer, self.rows.scalar(scope, expr, lines)) for buffer, expr in made]
-            held = [self.rows.names.fresh("next") for _ in texts]
-            lines += [
-                f"const auto {name} = {unwrapped(text)};"
-                for name, (_, text) in zip(held, texts, strict=True)
-            ]
-            lines += [f"{b.name}[0] = {name};" for name, (b, _) in zip(held, texts, strict=True)]
+    def _checkpoint(self, scope: Scope, one: Checkpoint, time: str) -> list[str]:
+        """The state before a block of rows, kept."""
+        every, blocks = self.kernel.every, [i for i in one.array.indices if i not in scope.rows]
+        block = next(i for i in blocks if i not in one.state.indices)
+        inner = scope.extended(rows={block: f"({time} / {every})"})
+        at = tuple(map(position, one.array.indices))
+        kept = self.last(self.rows, inner, Final(one.array, one.state, at))
+        return nested([f"if ({time} % {every} == 0) {{"], kept)
 
     def _store(self, scope: Scope, store: Store, lines: list[str]) -> None:
         array, kind = store.array, self.slots.types[store.array.name]
@@ -204,23 +247,7 @@ class ScanPrinter:
         size = self.fields.length(width.axis)
         lines.append(f"put_row({pointer}, {stride}, {buffer.name}, {size});")
 
-    def _final(self, scope: Scope, final: Final) -> list[str]:
-        """The last value of a state, where it is asked for."""
-        buffer, array = self.rows.buffers[final.state.name], final.array
-        kind, pointer = self.slots.types[array.name], self.fields.pointer(array)
-        printer = self.rows.printer(scope)
-        heads, inner, base = printer.loops(buffer.indices)
-        below = printer.within(inner, base)
-        rows = [
-            below.scope.rows[at.attr] if isinstance(at.attr, Index) else below.text(at)
-            for at in final.at
-        ]
-        parts = [f"{row} * {self.fields.stride(array, n)}" for n, row in enumerate(rows)]
-        entry = f"const_cast<{kind}*>({pointer})[{' + '.join(parts) or '0'}]"
-        value = f"{kind}({below.entry_at(buffer)})"
-        return _guarded(pointer, nested(heads, [*below.lines, f"{entry} = {value};"]))
 
-
-def _guarded(pointer: str, lines: Iterable[str]) -> list[str]:
+def guarded(pointer: str, lines: Iterable[str]) -> list[str]:
     """The lines where the array is wanted."""
     return nested([f"if ({pointer}) {{"], lines)

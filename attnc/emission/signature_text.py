@@ -49,7 +49,10 @@ class Known:
         self.numbers = {number.name for number in signature.numbers}
         statics = {number.name for number in spec.numbers if number.static}
         self.names = {f"len_{name}" for name in self.sites} | self.numbers | statics
-        self.derived = [axis for axis in spec.axes if axis.form in ("range", "product")]
+        tensors = (*signature.inputs, *signature.outputs)
+        own = dict.fromkeys(axis for tensor in tensors for axis in tensor.array.axes)
+        made = [axis for axis in own if axis.length is not None and axis not in spec.axes]
+        self.derived = [axis for axis in spec.axes if axis.form in ("range", "product")] + made
         self.derived = [axis for axis in self.derived if self._add(axis)]
 
     def _add(self, axis: Axis) -> bool:

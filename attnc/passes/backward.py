@@ -19,14 +19,15 @@ maps that finish: sums over shares (`split`), batch and rows in a fixed order, r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from attnc.expressions.tree import Array, number
+from attnc.expressions.tree import Array, Kind, number
 from attnc.graph import Graph
 from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
 from attnc.passes.pipeline import finished, prepare
+from attnc.passes.scan_gradients import differentiate_scan
 from attnc.passes.stream import emit_passes, frame_of, stream, targets_of
 from attnc.passes.tangent import tangent, tangents
 from attnc.schedule import (
@@ -35,7 +36,7 @@ from attnc.schedule import (
 from attnc.signature import Dtype, Signature, TensorArgument
 from attnc.signature_of import lengths_of, signature_of
 from attnc.spec import Spec
-from attnc.verify import verify_graph
+from attnc.verify import verify_graph, verify_schedule
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
 
     Raises UnsupportedError for what kernels cannot run yet."""
     graph = prepare(spec, emit)
+    if graph.recurrences:
+        return _of_scan(spec, graph)
     derivative = differentiate(graph)
     verify_graph(derivative)
     given = cotangents(graph)
@@ -80,13 +83,12 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
     emit_passes(forward, graph.name, (*targets, *kept))
     own = signature_of(spec, graph)
     saved = tuple(target.array for target in kept)
-    saving = replace(
-        own, outputs=(*own.outputs, *(TensorArgument(a, "accumulate", "output") for a in saved))
-    )
+    saving = _saving(own, saved)
     kept_notes = [*forward.notes, *_kept_note(saved)]
     first = finished(spec.name, saving, forward, forward.kernels, kept_notes)
     reads = tuple(lowering.values.reads)
-    signature = _signature(own, derivative, reads, saved, given)
+    made = tuple(output.array for output in derivative.outputs)
+    signature = _signature(own, made, reads, saved, given)
     second = lowering.schedule(f"{spec.name}_backward", signature)
     return Derivative(
         first,
@@ -102,38 +104,72 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
     )
 
 
+def _of_scan(spec: Spec, graph: Graph) -> Derivative:
+    """The derivative of a recurrence."""
+    found = differentiate_scan(graph)
+    own = signature_of(spec, graph)
+    order = [one.name for one in own.inputs]
+    gradients = sorted(found.gradients, key=lambda pair: order.index(pair[0]))
+    of = {array.name: name for name, array in gradients}
+    made = tuple(array for _, array in gradients)
+    signature = _signature(own, made, (), found.saved, found.given, of)
+    forward = Schedule(
+        spec.name, _saving(own, found.saved), (found.forward,), (), found.widths, found.notes
+    )
+    name = f"{spec.name}_backward"
+    backward = Schedule(name, signature, found.kernels, found.workspaces, found.widths, found.notes)
+    for schedule in (forward, backward):
+        verify_schedule(schedule)
+    given = tuple((output, array.name) for output, array in found.given.items())
+    named = tuple((name, array.name) for name, array in gradients)
+    return Derivative(forward, backward, (), found.saved, given, named)
+
+
+def _saving(own: Signature, saved: Sequence[Array]) -> Signature:
+    """The signature of a forward that keeps these arrays."""
+    more = tuple(TensorArgument(array, _stored(array), "output") for array in saved)
+    return replace(own, outputs=(*own.outputs, *more))
+
+
+def _stored(array: Array) -> Dtype:
+    """The dtype of what is kept."""
+    dtypes: dict[Kind, Dtype] = {"int": "int", "bool": "bool"}
+    return dtypes.get(array.kind, "accumulate")
+
+
 def _signature(
     own: Signature,
-    derivative: Graph,
+    made: Sequence[Array],
     reads: tuple[str, ...],
     saved: tuple[Array, ...],
     given: dict[str, Array],
+    of: Mapping[str, str] | None = None,
 ) -> Signature:
-    """The backward's signature (see the module)."""
-    outputs = {one.name: one for one in own.outputs}
+    """The backward's signature (see the module). `of`: the input of each gradient, by name, if that
+    is not what it is named after."""
+    known = {one.name: one for one in own.outputs}
     inputs = list(own.inputs)
     for name in reads:
-        array = outputs[name].array
+        array = known[name].array
         twin = Array(array.name, array.indices, array.kind, "input")
-        inputs.append(TensorArgument(twin, outputs[name].dtype, "input"))
+        inputs.append(TensorArgument(twin, known[name].dtype, "input"))
     for array in saved:
-        twin = Array(array.name, array.indices, "real", "input")
-        inputs.append(TensorArgument(twin, "accumulate", "input"))
+        twin = Array(array.name, array.indices, array.kind, "input")
+        inputs.append(TensorArgument(twin, _stored(array), "input"))
     inputs.extend(
-        TensorArgument(array, outputs[name].dtype, "input") for name, array in given.items()
+        TensorArgument(array, known[name].dtype, "input") for name, array in given.items()
     )
-    dtypes: dict[str, Dtype] = {
-        f"{one.name}_grad": "query" if one.dtype == "query" else "accumulate" for one in own.inputs
-    }
-    made = tuple(
-        TensorArgument(output.array, dtypes.get(output.array.name, "accumulate"), "output")
-        for output in derivative.outputs
+    named = {array.name: array.name.removesuffix("_grad") for array in made} if of is None else of
+    dtypes = {one.name: _kept(one.dtype) for one in own.inputs}
+    outputs = tuple(
+        TensorArgument(array, dtypes.get(named[array.name], "accumulate"), "output")
+        for array in made
     )
     return replace(
         own,
         name=f"{own.name}_backward",
         inputs=tuple(inputs),
-        outputs=made,
+        outputs=outputs,
         lengths=lengths_of(argument.array for argument in inputs),
     )
 

@@ -8,7 +8,7 @@ does not  run masks, scores and weights beside a state, or blocks within blocks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.expressions.index import Axis, Index
@@ -25,11 +25,12 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import Graph, GraphOutput, Recurrence
 from attnc.passes.affine import sentence, transitions
+from attnc.passes.chunkwise import RowByRow, in_chunks
 from attnc.passes.hoist import Names
 from attnc.passes.reductions import refuse
 from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
-from attnc.schedule import Final, ScanKernel, ScanLoop, Store
+from attnc.schedule import Checkpoint, Final, ScanKernel, ScanLoop, Store
 
 # What no scan prints yet, with the feature that it would be.
 _LATER = {
@@ -51,28 +52,57 @@ class Scan:
     notes: tuple[str, ...]
 
 
-def scan(graph: Graph) -> Scan:
-    """The kernel of a graph with a recurrence, in its sequential form.
+@dataclass(frozen=True)
+class Instance:
+    """A recurrence as one instance of the grid sees it: `states` over their widths alone; `home`
+    brings expressions there."""
 
-    Raises UnsupportedError for what needs another kind of loop."""
+    recurrence: Recurrence
+    grid: tuple[Index, ...]
+    states: tuple[Array, ...]
+    widths: tuple[Axis, ...]
+    taken: frozenset[str]
+
+    def home(self, expr: Expr, stops: bool = False) -> Expr:
+        """The expression with reads of states without the axes along which an instance is one.
+        `stops`: what has no derivative stays marked."""
+        return _homecoming(self.recurrence.states, self.states, self.grid, stops)(expr)
+
+    def rows(self, names: Names) -> Rows:
+        """An empty collection of a row's statements."""
+        return Rows(frozenset(self.grid), self.recurrence.time, frozenset(self.widths), names)
+
+    def own(self, array: Array) -> Array | None:
+        """The state of an instance by the array of the graph, or None."""
+        return next((state for state in self.states if state.name == array.name), None)
+
+
+def instance_of(graph: Graph) -> Instance:
+    """What one instance of the graph's recurrence is. Raises UnsupportedError for what needs
+    another kind of loop."""
     recurrence = _only(graph)
     grid = _grid(graph, recurrence.time)
     states = tuple(_local(state, grid) for state in recurrence.states)
-    home = _homecoming(recurrence.states, states, grid)
     widths = _widths(graph, recurrence, grid, states)
     taken = {node.array.name for node in postorder(*graph.roots) if node.op == "read"}
     taken |= {str(node.attr) for node in postorder(*graph.roots) if node.op == "param"}
     taken |= {output.array.name for output in graph.outputs}
-    rows = Rows(frozenset(grid), recurrence.time, frozenset(widths), Names(taken))
+    return Instance(recurrence, grid, states, widths, frozenset(taken))
+
+
+def scan(graph: Graph, kept: Sequence[Checkpoint] = (), every: int = 0) -> Scan:
+    """The kernel of a graph with a recurrence, in its sequential form. `kept`: states that are
+    written once in `every` rows, for a backward.
+
+    Raises UnsupportedError for what needs another kind of loop."""
+    one = instance_of(graph)
+    recurrence, grid, states, home = one.recurrence, one.grid, one.states, one.home
+    rows = one.rows(Names(set(one.taken)))
     initial = tuple(rows.settle(home(expr), "before") for expr in recurrence.initial)
     advance = rows.next_of(states, tuple(map(home, recurrence.next)))
     moving = [output for output in graph.outputs if recurrence.time in output.array.indices]
     stores = tuple(_store(rows, output, home, recurrence.reads_old) for output in moving)
-    finals = tuple(
-        _final(output, grid, dict(zip(recurrence.states, states, strict=True)))
-        for output in graph.outputs
-        if output not in moving
-    )
+    finals = tuple(_final(output, one) for output in graph.outputs if output not in moving)
     loop = ScanLoop(
         recurrence.time,
         None,
@@ -82,10 +112,30 @@ def scan(graph: Graph) -> Scan:
         advance,
         tuple(rows.lets["after"]),
     )
-    kernel = ScanKernel(graph.name, grid, tuple(rows.lets["constant"]), loop, stores, finals)
+    values = tuple(rows.lets["constant"])
+    kernel = ScanKernel(graph.name, grid, values, loop, stores, finals, tuple(kept), every)
     said = [sentence(one) for one in transitions(recurrence, grid)]
     names = " and ".join(state.name for state in states)
-    return Scan(kernel, widths, (*said, f"{names}: in cache, row by row (sequential form)."))
+    if not kept:
+        chunked, note = _in_chunks(graph, one, moving, finals)
+        kernel, said = replace(kernel, chunked=chunked), [*said, note]
+    return Scan(kernel, one.widths, (*said, f"{names}: in cache, row by row (sequential form)."))
+
+
+def _in_chunks(
+    graph: Graph, one: Instance, moving: Sequence[GraphOutput], finals: tuple[Final, ...]
+) -> tuple[ScanKernel | None, str]:
+    """The chunkwise form, and what is said of it."""
+    given = one.recurrence
+    initial, after = tuple(map(one.home, given.initial)), tuple(map(one.home, given.next))
+    own = Recurrence(given.time, one.states, initial, after, given.reads_old)
+    outputs = [replace(output, expr=one.home(output.expr)) for output in moving]
+    rows = one.rows(Names(set(one.taken)))
+    try:
+        kernel = in_chunks(f"{graph.name}_chunks", rows, own, outputs, finals)
+    except RowByRow as reason:
+        return None, f"No chunkwise form: {reason}."
+    return kernel, "Chunkwise form: rows of a chunk as products of matrices, on a GPU where rows are many."
 
 
 def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_old: bool) -> Store:
@@ -97,14 +147,18 @@ def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_
     return Store(output.array, rest[0] if rest else None, expr)
 
 
-def _final(output: GraphOutput, grid: tuple[Index, ...], states: dict[Array, Array]) -> Final:
+def _final(output: GraphOutput, one: Instance) -> Final:
     """A result that is not over time: the last value of a state."""
     array, expr = output.array, output.expr
-    found = [own for given, own in states.items() if given.name == array.name]
-    if not found or expr.op != "read" or expr.args != tuple(map(position, array.indices)):
+    found = one.own(array)
+    if found is None or expr.op != "read" or expr.args != tuple(map(position, array.indices)):
         raise refuse("state_io: a result that is not over time")
-    at = tuple(_member(index, grid) or position(index) for index in array.indices)
-    return Final(array, found[0], at)
+    return Final(array, found, place_of(array, one.grid))
+
+
+def place_of(array: Array, grid: tuple[Index, ...]) -> tuple[Expr, ...]:
+    """Where an array over outer axes and widths stands for one instance."""
+    return tuple(member(index, grid) or position(index) for index in array.indices)
 
 
 # ------------------------------------------------------------------------------- what can be run
@@ -138,11 +192,11 @@ def _grid(graph: Graph, time: Index) -> tuple[Index, ...]:
 
 def _local(state: Array, grid: tuple[Index, ...]) -> Array:
     """The state of one instance of the grid: over its widths alone."""
-    inner = (i for i in state.indices if i not in grid and _member(i, grid) is None)
+    inner = (i for i in state.indices if i not in grid and member(i, grid) is None)
     return replace(state, indices=tuple(inner))
 
 
-def _member(index: Index, grid: tuple[Index, ...]) -> Expr | None:
+def member(index: Index, grid: tuple[Index, ...]) -> Expr | None:
     """Where an index of groups stands for one instance: `h // (len(h) // len(hk))`."""
     for other in grid:
         if index.axis.of is other.axis:
@@ -152,16 +206,16 @@ def _member(index: Index, grid: tuple[Index, ...]) -> Expr | None:
 
 
 def _homecoming(
-    given: tuple[Array, ...], states: tuple[Array, ...], grid: tuple[Index, ...]
+    given: tuple[Array, ...], states: tuple[Array, ...], grid: tuple[Index, ...], stops: bool
 ) -> Callable[[Expr], Expr]:
-    """Reads of states without the axes along which an instance is one."""
+    """Reads of states without the axes along which an instance is one. `stops` stay if asked."""
     whole = {state.name: state.indices for state in given}
     own = {state.name: state for state in states}
-    groups = {index: _member(index, grid) for state in given for index in state.indices}
+    groups = {index: member(index, grid) for state in given for index in state.indices}
     moves = {index: place for index, place in groups.items() if place is not None}
 
     def change(node: Expr) -> Expr:
-        if node.op == "stop":
+        if node.op == "stop" and not stops:
             return node.args[0]
         if node.op == "read" and node.array.name in own and node.array.role in STATES:
             state = own[node.array.name]

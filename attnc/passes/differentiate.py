@@ -170,11 +170,13 @@ class Pullback:
 
     wanted        names of inputs
     heads_apart   whether parts of keys alone are said over key heads (see coarse.py)
+    axes          those of batch, heads, rows and keys, if not all that the graph has
     """
 
     graph: Graph
     wanted: frozenset[str]
     heads_apart: bool = True
+    axes: tuple[Axis, ...] | None = None
     coarse: Coarse = field(default_factory=Coarse)
     edges: dict[bytes, Edges] = field(default_factory=dict)
     active: dict[bytes, bool] = field(default_factory=dict)
@@ -183,16 +185,19 @@ class Pullback:
     reads: dict[str, list[tuple[Expr, Adjoint]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        axes = wide_axes(self.graph)
+        axes = wide_axes(self.graph) if self.axes is None else self.axes
         self.wide = frozenset(axes)
         self.closer = Closer(axes)
 
     def begin(self, output: GraphOutput, cotangent: Array) -> None:
         """An output's adjoint is its cotangent."""
-        self.explore(output.expr)
-        given = Factors((read(cotangent, map(position, cotangent.indices)),))
-        over = frozenset(output.array.indices)
-        self._contribute(output.expr, Adjoint(over, (), (), given))
+        given = read(cotangent, map(position, cotangent.indices))
+        self.begin_at(output.expr, given, frozenset(output.array.indices))
+
+    def begin_at(self, expr: Expr, given: Expr, over: frozenset[Index]) -> None:
+        """The adjoint of an expression is `given`, to be summed over these indices."""
+        self.explore(expr)
+        self._contribute(expr, Adjoint(over, (), (), Factors((given,))))
 
     def explore(self, root: Expr) -> None:
         """Edges and order of what is under the root, operands before users."""

@@ -11,8 +11,8 @@ does not  change what is added up, but for the order of factors
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
@@ -34,7 +34,7 @@ from attnc.schedule import Let
 
 Side = Literal["before", "after"]
 Level = Literal["constant", "row", "before", "after"]
-ORDER = {"constant": 0, "row": 1, "before": 2, "after": 2}
+ORDER = {"constant": 0, "row": 1, "before": 2, "after": 3}
 WORDS = {"constant": "constant", "row": "row", "before": "seen", "after": "read"}
 # Worth an array of its own where it changes less often than what it is used for.
 COSTLY = frozenset((*FUNCTIONS, "div", "pow", "random")) - {"stop", "re", "im", "conj"}
@@ -49,12 +49,14 @@ class Rows:
     grid     indices of the instance
     time     the index that is walked
     widths   the axes that arrays of a row are over
+    sides    arrays whose reads are always of one side, whatever is asked
     """
 
     grid: frozenset[Index]
     time: Index
     widths: frozenset[Axis]
     names: Names
+    sides: Mapping[str, Side] = field(default_factory=dict)
     lets: dict[Level, list[Let]] = field(
         default_factory=lambda: {"constant": [], "row": [], "before": [], "after": []}
     )
@@ -75,6 +77,14 @@ class Rows:
                 changed = self.let(changed, states)
             done[node.digest] = changed
         return done[root.digest]
+
+    def fresh(self, sides: Mapping[str, Side]) -> Rows:
+        """Another collection for the same instance: it shares what is constant."""
+        known = {key: value for key, value in self.known.items() if key[0] == "constant"}
+        lets: dict[Level, list[Let]] = {"row": [], "before": [], "after": []}
+        lets["constant"] = self.lets["constant"]
+        levels: dict[str, Level] = {str(one.attr): "constant" for one in known.values()}
+        return replace(self, sides=sides, lets=lets, known=known, levels=levels)
 
     def next_of(self, states: tuple[Array, ...], exprs: Iterable[Expr]) -> tuple[Expr, ...]:
         """The states after the row, each of states at its own place alone."""
@@ -114,7 +124,7 @@ class Rows:
         for node in postorder(expr):
             own: Level = "constant"
             if node.op == "read" and node.array.role in STATES:
-                own = states
+                own = self.sides.get(node.array.name, states)
             elif node.op == "value":
                 own = self.levels[str(node.attr)]
             found = own if ORDER[own] > ORDER[found] else found

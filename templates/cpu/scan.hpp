@@ -47,5 +47,13 @@ ATTNC_INLINE void put_row(T* base, int64_t stride, const Kept* row, int64_t widt
     else
         for (int64_t at = 0; at < width; at++) base[at * stride] = narrow<T>(row[at]);
 }
+template <class T, class Kept>
+ATTNC_INLINE void add_row(T* base, int64_t stride, const Kept* row, int64_t width) {
+    for (int64_t at = 0; at < width; at++) base[at * stride] += row[at];
+}
+template <class T>
+ATTNC_INLINE void clear(T* base, int64_t count) {
+    for (int64_t at = 0; at < count; at++) base[at] = T(0);
+}
 
 }  // namespace attnc
