@@ -341,8 +341,9 @@ class _Indentation:
     def headless(self, line: Line, before: Line) -> bool:
         """A line under a header without its colon; under a clause it is not a statement."""
         if not before.broken:
-            start = before.last_start
-            self.report("missing-colon", before, start, before.end, found=before.first)
+            opens = before.first == "def" and before.last == "="
+            code = "def-of-lines" if opens else "missing-colon"
+            self.report(code, before, before.last_start, before.end, found=before.first)
         if before.first in CLAUSES:
             return False
         before.last = ":"

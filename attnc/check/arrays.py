@@ -255,7 +255,10 @@ def _too_many(
     for place in given.spans:
         if place.text in outer_names:
             return checker.report(m.outer_axis_in_brackets(place, array.name, place.text))
-    return checker.report(m.too_many_subscripts(span, array.name, len(given.at), inner))
+    axes = [index.name for index in array.indices if not is_outer(index.axis)]
+    extra = [place.text for place in given.spans if place.text in ("b", "h", "hk")]
+    said = m.too_many_subscripts(span, array.name, len(given.at), axes, outer_names, extra)
+    return checker.report(said)
 
 
 def row_major(axis: Axis, group: Bound) -> Expr:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from attnc import syntax
 from attnc.check import messages as m
 from attnc.check.arrays import grouped
-from attnc.check.bodies import ArrayEntity, Body, Source
+from attnc.check.bodies import CLAUSE_OF, ArrayEntity, Body, Source
 from attnc.check.checker import Checker
 from attnc.check.domains import settle_needs
 from attnc.check.equations import (
@@ -29,8 +29,6 @@ from attnc.expressions.tree import TRUE, number, position
 from attnc.spec import Block, Definition, KeySource
 
 RESULT = "out"
-NAMED = {"mask": "mask", "score": "score", "weight": "normalize"}
-
 
 # -------------------------------------------------------------------------------------- clauses
 
@@ -66,7 +64,7 @@ def clause(checker: Checker, body: Body, source: Source, kind: str) -> ArrayEnti
     """The array of mask, score or weight of a source; made when it is first read."""
     entity = source.arrays.get(kind)
     if entity is None:
-        node = source.clauses.get(NAMED[kind])
+        node = source.clauses.get(CLAUSE_OF[kind])
         span = node.span if node is not None else body.operator.name.span
         entity = ClauseEntity(kind, span, body)
         source.arrays[kind] = entity
@@ -116,7 +114,7 @@ def _own(checker: Checker, index: Index) -> Bound:
 
 
 def _clause(checker: Checker, body: Body, source: Source, kind: str, entity: ArrayEntity) -> bool:
-    node = source.clauses.get(NAMED[kind])
+    node = source.clauses.get(CLAUSE_OF[kind])
     if kind == "weight" and node is None:
         return _default_weight(checker, body, source, entity)
     if kind == "score" and node is None:
@@ -132,7 +130,7 @@ def _clause(checker: Checker, body: Body, source: Source, kind: str, entity: Arr
     value: Value | None = Value(TRUE)
     if node is not None:
         value = checker.evaluate(node.expr, env)
-        value = _clause_value(checker, value, node, source, body, kind, env)
+        value = _clause_value(checker, value, node, source, body, kind, env, masked)
     if value is None or not masked:
         return False
     _enter_clause(checker, body, source, kind, value, entity)
@@ -147,21 +145,29 @@ def _clause_value(
     body: Body,
     kind: str,
     env: Environment,
+    masked: bool,
 ) -> Value | None:
-    """A clause is one truth, or one real number, for each row and key."""
+    """A clause is one truth, or one real number, for each row and key. Unless its mask is known
+    (`masked`), nothing can be said about where it reads."""
     if value is None:
         return None
     value = settle(checker, fill_at(checker, value, [*source.keys, *body.rows], env.facts))
     if value.over:
         pair = ", ".join((*body.row_names, *source.names))
-        return checker.report(m.clause_vector(node.expr.span, node.kind, pair, axes_text(value)))
+        others = {key.axis for other in body.sources if other is not source for key in other.keys}
+        left = all(index.axis in others for index in value.over)
+        sources = " | ".join(", ".join(each.names) for each in body.sources) if left else ""
+        return checker.report(
+            m.clause_vector(node.expr.span, node.kind, pair, axes_text(value), sources)
+        )
     if kind == "mask":
         if value.kind != "bool":
             text = node.expr.span.text
             return checker.report(m.mask_not_truth(node.expr.span, text, value.kind))
     elif value.kind not in ("int", "real"):
         return checker.report(m.clause_not_real(node.expr.span, node.kind, value.kind))
-    settle_needs(checker, value.needs, env.facts)
+    if masked:
+        settle_needs(checker, value.needs, env.facts)
     if node.kind == "score" and _hides_by_zero(node.expr):
         checker.report(m.score_as_mask(node.expr.span))
     return value if kind == "mask" else value.with_expr(cast(value.expr, "real"))

@@ -19,6 +19,7 @@ from attnc.source import Span
 from attnc.spec import Block, Input, Number
 
 OUTER = ("b", "h")
+CLAUSE_OF = {"mask": "mask", "score": "score", "weight": "normalize"}  # of a source's arrays
 
 
 @dataclass(eq=False)

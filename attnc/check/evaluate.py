@@ -13,7 +13,7 @@ from attnc import syntax
 from attnc.check import messages as m
 from attnc.check.arrays import CLAUSES, linear, read_array, read_clause
 from attnc.check.binders import caller_view
-from attnc.check.bodies import ArrayEntity, Body, Entity, NumberEntity
+from attnc.check.bodies import CLAUSE_OF, ArrayEntity, Body, Entity, NumberEntity
 from attnc.check.checker import Checker
 from attnc.check.coordinates import coordinate
 from attnc.check.expansion import parameter_at, read_parameter
@@ -255,7 +255,8 @@ def _unknown(checker: Checker, node: syntax.Name, env: Environment) -> Value | N
         return checker.report(m.unknown_name(node.span, name, known, {}))
     if env.body.find_axis(name) is not None:
         sees_key = any(name in source.names for body in env.body.chain() for source in body.sources)
-        return checker.report(m.free_index(node.span, name, env.place, sees_key))
+        clause = CLAUSE_OF.get(env.place, "") if sees_key else ""
+        return checker.report(m.free_index(node.span, name, env.place, sees_key, clause))
     if name in function_names(checker, env):
         return checker.report(m.function_as_value(node.span, name))
     places = {
@@ -289,7 +290,8 @@ def _named_at(
 ) -> Value | None:
     name, frame = base.name, env.frame
     if name in env.bounds:
-        return checker.report(m.not_an_array(base.span, name))
+        labels = checker.coordinates.get(env.bounds[name].axis, ())
+        return checker.report(m.not_an_array(base.span, name, labels))
     if frame is not None and name in frame.parameters:
         closure = frame.parameters[name]
         if frame.formals:

@@ -20,7 +20,7 @@ from attnc.errors import Wording, closest, message
 def unknown_name(name: str, known: Sequence[str], places: Mapping[str, str]) -> Wording:
     near = closest(name, known)
     place = f" ({places[near]})" if near in places else ""
-    declare = "Declare it: `input name: real[...]`, `param name: int`, or an equation."
+    declare = f"Declare it: `param {name}: int`, `input {name}: real[...]`, or an equation."
     return Wording(
         f"`{name}` is not known here.", f"Did you mean `{near}`{place}?" if near else declare
     )
@@ -176,16 +176,27 @@ def outer_axis_in_brackets(array: str, name: str) -> Wording:
 
 
 @message("axis")
-def too_many_subscripts(array: str, count: int, inner: int) -> Wording:
-    return Wording(
-        f"`{array}` has {inner} axes that brackets fill, here are {count} subscripts.",
-        "Outer axes (b, h, hk) are filled by name.",
-    )
+def too_many_subscripts(
+    array: str, count: int, inner: Sequence[str], outer: Sequence[str], extra: Sequence[str]
+) -> Wording:
+    """inner, outer: axes that brackets fill, and that names do; extra: outer axes written."""
+    fill = f"`{array}` has {listed(inner, 'no axes')} for brackets to fill"
+    here = f"{count} subscript{'s' if count > 1 else ''}"
+    if extra:
+        wider = ", ".join((*extra, *inner))
+        hint = f"Drop {listed(extra)}, or declare `{array}` so: `real[{wider}]`."
+    else:
+        named = f"; {listed(outer)} {'is' if len(outer) == 1 else 'are'} filled by name"
+        hint = f"Declare it over more axes, or write fewer subscripts{named if outer else ''}."
+    return Wording(f"{fill}, here {'are' if count > 1 else 'is'} {here}.", hint)
 
 
 @message("axis")
-def not_an_array(name: str) -> Wording:
-    return Wording(f"`{name}` is a number here: it has no axis to subscript.", "Drop the brackets.")
+def not_an_array(name: str, coordinates: Sequence[str] = ()) -> Wording:
+    """coordinates: of a grid's index."""
+    dotted = listed([f"{name}.{each}" for each in coordinates])
+    hint = f"Its coordinates are {dotted}." if coordinates else "Drop the brackets."
+    return Wording(f"`{name}` is a number here: it has no axis to subscript.", hint)
 
 
 @message("axis")
@@ -232,8 +243,14 @@ def member_of_what(base: str, name: str) -> Wording:
 
 
 @message("axis")
-def free_index(name: str, place: str, key: bool) -> Wording:
+def free_index(name: str, place: str, key: bool, clause: str = "") -> Wording:
+    """clause: the clause of another source that reads the key."""
     where = place or "this place"
+    if clause:
+        return Wording(
+            f"`{name}` is free in {where}, which speaks of every source of keys.",
+            f"Say of which source it speaks: `{clause}[{name}]: ...`.",
+        )
     if key:
         return Wording(
             f"`{name}` is free in {where}: a row has no single key.",

@@ -154,9 +154,11 @@ def axes_do_not_meet(sign: str, left: str, right: str) -> Wording:
 
 
 @message("shape")
-def clause_vector(clause: str, pair: str, what: str) -> Wording:
+def clause_vector(clause: str, pair: str, what: str, sources: str) -> Wording:
+    """sources: all sources of keys, where the value is left over the keys of one."""
+    hint = f"Bind every source, as in softmax({sources}: score)." if sources else ""
     return Wording(
-        f"{clause} must be one number per ({pair}); this is {what}.", "Fold it: dot(a, b)."
+        f"{clause} must be one number per ({pair}); this is {what}.", hint or "Fold it: dot(a, b)."
     )
 
 

@@ -28,7 +28,8 @@ def read_vector(
         return None
     wanted = flatten(given, [index.axis for index in value.over])
     if len(wanted) + len(given.named) > len(value.over):
-        return checker.report(m.too_many_subscripts(span, what, len(wanted), len(value.over)))
+        axes = [index.name for index in value.over]
+        return checker.report(m.too_many_subscripts(span, what, len(wanted), axes, (), ()))
     moves: dict[Index, Expr] = {}
     needs: list[Need] = list(given.needs)
     rest = list(value.over)
