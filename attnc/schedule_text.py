@@ -10,6 +10,7 @@ from attnc.expressions.tree import Array, Expr
 from attnc.schedule import (
     Access,
     Carried,
+    Contraction,
     Contribution,
     Deposit,
     Final,
@@ -156,6 +157,8 @@ def _scan(kernel: ScanKernel) -> Iterator[str]:
     yield from _finals(kernel.finals)
     for one in kernel.checkpoints:
         yield f"  every {kernel.every} rows {_left(one.array)} = {_left(one.state)} before"
+    if kernel.chunked is not None:
+        yield from _scan(kernel.chunked)
 
 
 def _finals(finals: Iterable[Final]) -> Iterator[str]:
@@ -204,12 +207,21 @@ def _row_write(write: RowWrite) -> str:
     )
 
 
-def _statement(statement: Let | Product | TriangularSolve) -> str:
+def _statement(statement: Let | Product | TriangularSolve | Contraction) -> str:
     if isinstance(statement, Let):
         return _let(statement)
+    if isinstance(statement, Contraction):
+        return _contraction(statement)
     if isinstance(statement, Product):
         return _product(statement)
     return f"{statement.name} = solve(1 + {_text(statement.matrix)}, {_text(statement.right)})"
+
+
+def _contraction(one: Contraction) -> str:
+    decay = ""
+    if one.log is not None:
+        decay = f", decayed by exp({_text(one.log)}){' before the row' if one.before else ''}"
+    return f"{one.name} = sum along {one.along}: {_text(one.left)} * {_text(one.right)}{decay}"
 
 
 def _step(kernel: StepKernel) -> Iterator[str]:

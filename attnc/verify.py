@@ -26,6 +26,7 @@ from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import COMPARISON, LOGIC, Array, Expr, postorder
 from attnc.graph import Graph
 from attnc.schedule import (
+    Contraction,
     Deposit,
     Kernel,
     Let,
@@ -356,9 +357,8 @@ class _Verifier:
         inner = {loop.inner} if loop.inner is not None else set()
         pair = grid | {loop.time} | inner
         widths = frozenset(i for state in loop.states for i in state.indices)
-        if loop.inner is None:
-            lets = [one for one in (*loop.inside, *loop.after) if isinstance(one, Let)]
-            widths |= {i for let in (*kernel.grid_values, *lets) for i in let.expr.free} - pair
+        lets = [one for one in (*loop.inside, *loop.after) if isinstance(one, Let)]
+        widths |= {i for let in (*kernel.grid_values, *lets) for i in let.expr.free} - pair
         self.lets(kernel.grid_values, f"{kernel.name}: grid value", values, grid | widths)
         for state, first in zip(loop.states, loop.initial, strict=True):
             free = grid | frozenset(state.indices)
@@ -366,6 +366,13 @@ class _Verifier:
         for statement in loop.inside:
             if isinstance(statement, Let):
                 self.lets((statement,), f"{kernel.name}: inside", values, pair | widths)
+                continue
+            if isinstance(statement, Contraction):
+                for part in (statement.left, statement.right, statement.log):
+                    if part is not None:
+                        where = f"{kernel.name}: {statement.name}"
+                        self.expr(part, where, values, pair | widths | {statement.along})
+                self.name(statement.name, statement.right, values)
                 continue
             is_product = isinstance(statement, Product)
             first = statement.left if is_product else statement.matrix  # type: ignore[union-attr]
@@ -386,6 +393,8 @@ class _Verifier:
         self.written |= {store.array.name for store in kernel.stores}
         self.written |= {final.array.name for final in kernel.finals}
         self.written |= {one.array.name for one in kernel.checkpoints}
+        if kernel.chunked is not None:
+            self.scan(kernel.chunked)
 
     def reverse_scan(self, kernel: ReverseScanKernel) -> None:
         """Values in their order; each carried value over its own indices."""

@@ -167,8 +167,9 @@ class _ScanPrinter:
         found: dict[Index, None] = {}
         for state in self.kernel.loop.states:
             found.update(dict.fromkeys(state.indices))
-        for output in (one.array for one in (*self.kernel.stores, *self.kernel.finals)):
-            found.update(dict.fromkeys(output.indices))
+        arrays = [store.array for store in self.kernel.stores]
+        for array in (*arrays, *(final.array for final in self.kernel.finals)):
+            found.update(dict.fromkeys(array.indices))
         for node in postorder(*expressions(self.kernel)):
             found.update(dict.fromkeys(node.bound))
             if node.op == "index":

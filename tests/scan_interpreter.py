@@ -22,7 +22,7 @@ REDUCE = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minim
 IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}
 
 
-def run_scan(interpreter: Any, kernel: ScanKernel) -> None:
+def run_scan(interpreter: Any, kernel: ScanKernel, instance: type[Instance] | None = None) -> None:
     """Fills the arrays that the kernel stores."""
     states = {state.name for state in kernel.loop.states}
     for argument in interpreter.schedule.signature.inputs:
@@ -35,11 +35,11 @@ def run_scan(interpreter: Any, kernel: ScanKernel) -> None:
         shape = [interpreter.size(index) for index in array.indices]
         interpreter.arrays[array.name] = np.full(shape, np.nan)
     for at in itertools.product(*ranges):
-        _Instance(interpreter, kernel, dict(zip(kernel.grid, at, strict=True))).run()
+        (instance or Instance)(interpreter, kernel, dict(zip(kernel.grid, at, strict=True))).run()
 
 
 @dataclass
-class _Instance:
+class Instance:
     """One instance of the grid."""
 
     interpreter: Any
@@ -50,8 +50,8 @@ class _Instance:
 
     def __post_init__(self) -> None:
         loop, kernel = self.kernel.loop, self.kernel
-        assert loop.inner is None, "chunks are run by another interpreter"
-        lets = [let.expr for let in (*kernel.grid_values, *loop.inside, *loop.after)]
+        every = (*kernel.grid_values, *loop.inside, *loop.after)
+        lets = [let.expr for let in every if isinstance(let, Let)]
         roots = [*lets, *loop.initial, *loop.advance, *(store.expr for store in kernel.stores)]
         found: dict[Index, None] = {}
         for node in postorder(*roots):
@@ -61,6 +61,14 @@ class _Instance:
             found.update(dict.fromkeys(state.indices))
         rest = {*self.fixed, loop.time}
         self.order = [index for index in found if index not in rest]
+        self.prepare()
+
+    def prepare(self) -> None:
+        assert self.kernel.loop.inner is None, "chunks are run by another interpreter"
+
+    def positions(self, index: Index) -> Any:
+        """The positions that an index with a dimension takes."""
+        return self.interpreter._all(index)
 
     def run(self) -> None:
         loop, kernel = self.kernel.loop, self.kernel
@@ -69,24 +77,32 @@ class _Instance:
         for state, first in zip(loop.states, loop.initial, strict=True):
             self.states[state.name] = self.array(self.number(first, constants), state.indices)
         self.begun = True
-        for row in self.interpreter._all(loop.time):
-            self.fixed[loop.time] = row
-            values = dict(constants)
-            self.lets(loop.inside, values)
-            after = {
-                state.name: self.array(self.number(expr, values), state.indices)
-                for state, expr in zip(loop.states, loop.advance, strict=True)
-            }
-            self.states |= after
-            self.lets(loop.after, values)
-            for store in kernel.stores:
-                self.store(store, self.number(store.expr, values))
+        self.walk(constants)
         for final in kernel.finals:
             widths = [at.attr for at in final.at if at.attr in final.state.indices]
             assert tuple(widths) == final.state.indices
             grid = [at for at in final.at if at.attr not in final.state.indices]
             rows = tuple(int(self.number(at, {}).item()) for at in grid)
             self.interpreter.arrays[final.array.name][rows] = self.states[final.state.name]
+
+    def walk(self, constants: Mapping[str, Any]) -> None:
+        loop = self.kernel.loop
+        for row in self.interpreter._all(loop.time):
+            self.fixed[loop.time] = row
+            values = dict(constants)
+            self.lets(loop.inside, values)
+            self.advance(values)
+            self.lets(loop.after, values)
+            for store in self.kernel.stores:
+                self.store(store, self.number(store.expr, values))
+
+    def advance(self, values: Mapping[str, Any]) -> None:
+        """The states after it, all from those before."""
+        loop = self.kernel.loop
+        self.states |= {
+            state.name: self.array(self.number(expr, values), state.indices)
+            for state, expr in zip(loop.states, loop.advance, strict=True)
+        }
 
     def lets(self, lets: Iterable[Any], values: dict[str, Any]) -> None:
         for let in lets:
@@ -103,7 +119,7 @@ class _Instance:
             condition, body = node.args
             both = np.broadcast_arrays(self._plain(condition, known), self._plain(body, known))
             axes = tuple(self.order.index(index) for index in node.bound)
-            sizes = [self.interpreter.size(i) if n in axes else 1 for n, i in enumerate(self.order)]
+            sizes = [len(self.positions(i)) if n in axes else 1 for n, i in enumerate(self.order)]
             shape = np.broadcast_shapes(both[0].shape, tuple(sizes))
             test, term = (np.broadcast_to(part, shape) for part in both)
             name = f"fold {len(known)}"
@@ -116,7 +132,7 @@ class _Instance:
 
     def _plain(self, expr: Expr, values: Mapping[str, Any]) -> Any:
         rank = len(self.order)
-        ranges = {index: self.interpreter._all(index) for index in self.order}
+        ranges = {index: self.positions(index) for index in self.order}
         where = self.interpreter._spread(self.order, ranges)
         single = {index: np.full((1,) * rank, at) for index, at in self.fixed.items()}
         environment = self.interpreter._environment({**where, **single}, dict(values))
@@ -128,11 +144,11 @@ class _Instance:
 
     def array(self, number: Any, indices: tuple[Index, ...]) -> Any:
         """A number over all dimensions as an array over these."""
-        sizes = [self.interpreter.size(i) if i in indices else 1 for i in self.order]
+        sizes = [len(self.positions(i)) if i in indices else 1 for i in self.order]
         full = np.broadcast_to(number, sizes)
         keep = [self.order.index(index) for index in indices]
         drop = [place for place in range(len(self.order)) if place not in keep]
-        shape = [self.interpreter.size(index) for index in indices]
+        shape = [len(self.positions(index)) for index in indices]
         return np.transpose(full, (*keep, *drop)).reshape(shape).copy()
 
     def store(self, store: Store, number: Any) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from chunk_interpreter import run_chunks
 from scan_interpreter import run_scan
 
 from attnc.expressions import evaluate as evaluation
@@ -45,6 +46,7 @@ class Interpreter:
     """Runs the kernels of a Schedule on arrays by name; `outputs` holds what they stored.
 
     splits     the number of shares where a kernel splits its keys
+    chunk      rows of a chunk, where a scan is to run in chunks
     """
 
     schedule: Schedule
@@ -54,6 +56,7 @@ class Interpreter:
     held_tile: int = 5
     walked_tile: int = 3
     splits: int = 1
+    chunk: int = 0
     key_length: int | None = None
     lengths: dict[Axis, int] = field(default_factory=dict)
     visited: int = 0
@@ -82,7 +85,7 @@ class Interpreter:
         elif isinstance(kernel, MapKernel):
             self._map(kernel)
         elif isinstance(kernel, ScanKernel):
-            run_scan(self, kernel)
+            run_chunks(self, kernel) if self.chunk else run_scan(self, kernel)
         elif isinstance(kernel, RepeatKernels):
             for _ in range(int(evaluation.evaluate(kernel.count, self._environment({}, {})))):
                 for inner in kernel.kernels:

@@ -77,14 +77,18 @@ def test_the_logarithm_of_a_decay() -> None:
     exponent = log_decay(of("value_decay"))
     assert exponent is not None
     assert expression_text(exponent) == "-softplus(-g[b, h, t, e])"
-    assert log_decay(of("document_reset")) is None
+    exponent = log_decay(of("document_reset"))
+    assert exponent is not None
+    assert exponent.op == "where" and expression_text(exponent.args[2]) == "-inf"
+    assert log_decay(of("min_gru")) is not None
+    assert log_decay(of("shift_register")) is None
 
 
 def test_explain_says_what_was_found() -> None:
     notes = lower(spec_of(SPECS["gated_delta"][1])).notes
     assert notes[0].startswith("S: decayed by exp(-softplus(g[b, h, t])) and corrected in rank 1")
     assert "row by row" in notes[-1]
-    (note, _) = lower(spec_of(SPECS["nonlinear"][1])).notes
+    (note, *_) = lower(spec_of(SPECS["nonlinear"][1])).notes
     assert note == "S: the update is not affine in the states: `tanh` of a state."
 
 

@@ -13,13 +13,14 @@ factors without d' and factors without d (a Householder product, a delta rule), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
-from attnc.expressions.tree import TRUE, Array, Expr, fold, is_number, position, postorder
+from attnc.expressions.tree import TRUE, Array, Expr, fold, is_number, number, position, postorder
 from attnc.graph import Recurrence
 from attnc.passes.factors import ONE, ZERO, factors_of, total
 from attnc.passes.signs import never_positive
@@ -113,11 +114,13 @@ def transitions(recurrence: Recurrence, outer: Iterable[Index]) -> tuple[Transit
 
 
 def log_decay(transition: Transition) -> Expr | None:
-    """The logarithm of a decay that is a product of exponentials and logistic functions, 0 for a
-    decay of 1; None where it is another number."""
-    if transition.decay is None:
-        return None
-    factors = factors_of(transition.decay)
+    """The logarithm of a decay that is a product of exponentials, logistic functions, numbers and
+    choices between such, 0 for a decay of 1; None where it is another number."""
+    return None if transition.decay is None else _log_of(transition.decay)
+
+
+def _log_of(expr: Expr) -> Expr | None:
+    factors = factors_of(expr)
     if factors.negative or factors.below:
         return None
     logs = [_log(factor) for factor in factors.above]
@@ -130,6 +133,13 @@ def _log(factor: Expr) -> Expr | None:
         return factor.args[0]
     if factor.op == "sigmoid":
         return make("neg", make("softplus", make("neg", factor.args[0])))
+    if is_number(factor):
+        size = float(factor.attr)  # type: ignore[arg-type]
+        return number(math.log(size) if size > 0 else -math.inf) if size >= 0 else None
+    if factor.op == "where":
+        branches = [_log_of(branch) for branch in factor.args[1:]]
+        known = [branch for branch in branches if branch is not None]
+        return make("where", factor.args[0], *known) if len(known) == 2 else None
     return None
 
 
@@ -187,7 +197,7 @@ def sentence(transition: Transition) -> str:
 # ------------------------------------------------------------------------------------ algebra
 
 
-class _NotAffine(Exception):
+class NotAffine(Exception):
     """What keeps an expression from being affine in the states."""
 
 
@@ -197,7 +207,7 @@ def _transition(
     widths = tuple(i for i in state.indices if i not in outer and i.axis.of is None)
     try:
         terms = _merged(affine_terms(expr, names))
-    except _NotAffine as reason:
+    except NotAffine as reason:
         return Transition(state, None, (), (), (), None, widths, str(reason))
     decay: Expr | None = None
     added: Expr | None = None
@@ -223,7 +233,7 @@ def _transition(
 def affine_terms(expr: Expr, names: frozenset[str]) -> tuple[Term, ...]:
     """The expression as a sum of terms of at most one read of a state each, operands before users.
 
-    Raises _NotAffine with what stands in the way."""
+    Raises NotAffine with what stands in the way."""
     known: dict[bytes, tuple[Term, ...]] = {}
     for node in postorder(expr):
         known[node.digest] = _terms(node, [known[arg.digest] for arg in node.args], names)
@@ -235,7 +245,7 @@ def _terms(node: Expr, parts: list[tuple[Term, ...]], names: frozenset[str]) -> 
     moved = [any(term.read is not None for term in part) for part in parts]
     if own:
         if any(moved):
-            raise _NotAffine("a state is read at a place that a state decides")
+            raise NotAffine("a state is read at a place that a state decides")
         return (Term(ONE, node),)
     if not any(moved):
         return (Term(node),)
@@ -248,7 +258,7 @@ def _terms(node: Expr, parts: list[tuple[Term, ...]], names: frozenset[str]) -> 
         return parts[0]
     if node.op == "mul":
         if all(moved):
-            raise _NotAffine("it multiplies states")
+            raise NotAffine("it multiplies states")
         place = moved.index(True)
         return tuple(term.times(node.args[1 - place]) for term in parts[place])
     if node.op == "div" and not moved[1]:
@@ -259,7 +269,7 @@ def _terms(node: Expr, parts: list[tuple[Term, ...]], names: frozenset[str]) -> 
     if node.op == "fold" and node.monoid == "sum" and not moved[0]:
         return tuple(_summed(node, term) for term in parts[1])
     word = f"a {node.monoid} over" if node.op == "fold" else f"`{node.op}` of"
-    raise _NotAffine(f"{word} a state")
+    raise NotAffine(f"{word} a state")
 
 
 def _negated(term: Term) -> Term:

@@ -135,7 +135,7 @@ def _in_chunks(
         kernel = in_chunks(f"{graph.name}_chunks", rows, own, outputs, finals)
     except RowByRow as reason:
         return None, f"No chunkwise form: {reason}."
-    return kernel, "Chunkwise form: rows of a chunk as products of matrices, on a GPU where rows are many."
+    return kernel, "Chunkwise form: what a chunk of rows does, as products of matrices."
 
 
 def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_old: bool) -> Store:
