@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from attnc.build import build
 from attnc.check import check_spec
 from attnc.errors import SpecError
+from attnc.expressions.canonical import canonical
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import Expr, postorder
 from attnc.parser import parse
@@ -476,3 +478,25 @@ def test_all_errors_come_in_one_run() -> None:
     with pytest.raises(SpecError) as raised:
         attention(mask="j <= i + a1", score="a2", normalize="a3", read="a4")
     assert [one.code for one in raised.value.diagnostics] == ["unknown-name"] * 4
+
+
+LOCALS = {
+    "t = s / 1.5\n    return softmax(j: t)": "exp(score / 1.5) / sum(j: exp(score / 1.5))",
+    "t = s * s\n    return t / sum(j: t)": "score * score / sum(j: score * score)",
+    "t = s * s\n    u = t + 1\n    return u / max(j: u * t)": (
+        "(score * score + 1) / max(j: (score * score + 1) * (score * score))"
+    ),
+    "t = s * s\n    return t / sum(l in j if l <= j: t[l])": (
+        "score * score / sum(l in j if l <= j: score[i, l] * score[i, l])"
+    ),
+}
+
+
+@pytest.mark.parametrize("body", LOCALS)
+def test_a_local_of_a_def_is_its_text_where_an_index_is_bound_again(body: str) -> None:
+    """`sum(j: t)` sums t over the keys: t is not kept at the key where the def stands."""
+    head = "attention f(q, k, v):\n    mask: j <= i\n    score: dot(q[i], k[j]) * scale\n"
+    short = check(f"def own(j: s):\n    {body}\n{head}    normalize: own(j: score)\n")
+    long = check(f"{head}    normalize: {LOCALS[body]}\n")
+    one, other = (canonical(build(spec).outputs[0].expr) for spec in (short, long))
+    assert one == other

@@ -20,7 +20,7 @@ from attnc.check.linear import Form, Monomial, is_refuted, project, tightened
 from attnc.check.values import Facts, Need, conjuncts
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
-from attnc.expressions.tree import FALSE, TRUE, Expr, call, number, postorder
+from attnc.expressions.tree import COMPARISON, FALSE, TRUE, Expr, call, number, postorder
 from attnc.spec import Check, ReadCheck
 
 ROUNDS = 6  # atoms of axioms of atoms
@@ -297,6 +297,9 @@ def _add_check(checker: Checker, need: Need, condition: Expr) -> None:
 def _report(checker: Checker, need: Need, demand: Demand | None) -> None:
     """`k[j - 1] reads -1 at j = 0`: where the position is least (or greatest), or at a visible
     point found by trial where that is hidden."""
+    if need.condition.op not in COMPARISON:
+        checker.report(m.read_hidden(need.span, need.span.text))
+        return
     theory = make_theory(checker)
     form = theory.form(need.condition.args[0])
     low = need.condition.op == "ge"

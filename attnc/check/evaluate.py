@@ -16,7 +16,7 @@ from attnc.check.binders import caller_view
 from attnc.check.bodies import CLAUSE_OF, ArrayEntity, Body, Entity, NumberEntity
 from attnc.check.checker import Checker
 from attnc.check.coordinates import coordinate
-from attnc.check.expansion import parameter_at, read_parameter
+from attnc.check.expansion import parameter_at, read_local, read_parameter
 from attnc.check.functions import call_function, function_names
 from attnc.check.operators import (
     axes_text,
@@ -205,7 +205,7 @@ def _name(checker: Checker, node: syntax.Name, env: Environment, raw: bool) -> V
             local = frame.local[name]
             if isinstance(local, ArrayEntity):
                 return read_array(checker, local, (), env, env, node.span)
-            return local
+            return read_local(checker, name, env)
         if name in frame.formals:
             return checker.report(m.union_unbound(node.span, name))
     else:
@@ -304,7 +304,9 @@ def _named_at(
         local = frame.local[name]
         if isinstance(local, ArrayEntity):
             return read_array(checker, local, node.args, env, env, node.span)
-        value = local
+        if name in frame.texts and frame.formals and local is not None and not local.over:
+            return parameter_at(checker, name, frame.texts[name].closure, node, env)
+        value = read_local(checker, name, env)
     elif frame is not None:
         return _unknown(checker, base, env)
     else:

@@ -41,11 +41,21 @@ class Closure:
     is_default: bool
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Local:
+    """A local without indices: its text, and where the def's indices stood for its value. Where
+    they are bound again (`sum(j: w)`), it is what its text says there."""
+
+    closure: Closure
+    standing: tuple[object, ...]
+
+
 @dataclass(eq=False)
 class Frame:
     """One expansion of a def.
 
     caller    the environment of the call
+    local     values and arrays of its statements; `texts` of those that are names for a value
     chain     names of the defs around this one, outermost first
     call_sites   where the defs of the chain were called
     """
@@ -58,6 +68,7 @@ class Frame:
     formals: dict[str, Formal] = field(default_factory=dict)
     parameters: dict[str, Closure] = field(default_factory=dict)
     local: dict[str, Value | ArrayEntity | None] = field(default_factory=dict)
+    texts: dict[str, Local] = field(default_factory=dict)
 
 
 def expand(
@@ -284,6 +295,22 @@ def read_parameter(
     value = checker.evaluate(closure.node, inner)
     checker.memo[key] = value
     return value
+
+
+def enter_local(frame: Frame, name: str, node: syntax.Expression, env: Environment) -> None:
+    """Keeps the text of a local, to be read again at other indices of the def."""
+    frame.texts[name] = Local(Closure(node, True), _standing_key(frame, env))
+
+
+def read_local(checker: Checker, name: str, env: Environment) -> Value | None:
+    """A local without indices: its value, or what its text says where indices are bound again."""
+    frame = env.frame
+    assert frame is not None
+    kept, text = frame.local[name], frame.texts.get(name)
+    if text is not None and text.standing != _standing_key(frame, env):
+        return read_parameter(checker, name, text.closure, env)
+    assert not isinstance(kept, ArrayEntity)
+    return kept
 
 
 def _standing_key(frame: Frame, env: Environment) -> tuple[object, ...]:

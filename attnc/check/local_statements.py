@@ -14,7 +14,7 @@ from attnc.check.binders import bind
 from attnc.check.bodies import ArrayEntity
 from attnc.check.checker import Checker
 from attnc.check.equations import assign, domain_of_needs, settle
-from attnc.check.expansion import Frame
+from attnc.check.expansion import Frame, enter_local
 from attnc.check.operators import cast
 from attnc.check.solving import solve_value
 from attnc.check.statements import repeat_index
@@ -64,6 +64,7 @@ def _local(checker: Checker, frame: Frame, node: syntax.Define, env: Environment
     if node.binders is None:
         value = checker.evaluate(node.expr, env)
         frame.local[name] = value
+        enter_local(frame, name, node.expr, env)
         return value is not None
     opened = _local_side(checker, node, env)
     value = None if opened is None else checker.evaluate(node.expr, opened[0])

@@ -254,6 +254,14 @@ def read_outside(text: str, position: str, place: str, end: str) -> Wording:
     return Wording(told, f"Say what stands there: {instead}")
 
 
+@message("domain")
+def read_hidden(text: str) -> Wording:
+    return Wording(
+        f"{text} is asked for at keys that the row does not see.",
+        f"Say what stands there: `{text} else 0`; or fold over the keys.",
+    )
+
+
 @message("legality", "warning")
 def score_as_mask() -> Wording:
     return Wording(
