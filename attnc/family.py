@@ -5,6 +5,7 @@ training, backward                    the operator with what its backward reads,
 training_emits, backward_emits        the same of the result and every emit
 second, second_emits                  the backward of a backward
 tangent                               the outputs with their tangents
+continued                             a recurrence that every state is given to
 """
 
 from __future__ import annotations
@@ -45,7 +46,14 @@ SWEEPS: dict[str, Literal["one", "two"]] = {"cpu": "one", "triton": "two"}
 def member_names(stages: Stages) -> tuple[str, ...]:
     """The further kernel sets of an operator, in the order of a written module."""
     emits = OF_EMITS if emits_of(stages) else ()
-    return (*FORMS, *OF_RESULT, *emits, "tangent")
+    return (*FORMS, *OF_RESULT, *emits, "tangent", *(("continued",) if _begins(stages) else ()))
+
+
+def _begins(stages: Stages) -> bool:
+    """Whether a first state is made of other inputs, so that another kernel set takes states."""
+    assert stages.schedule is not None
+    signature = stages.schedule.signature
+    return not {one.name for one in signature.inputs}.issuperset(signature.states)
 
 
 def members(stages: Stages) -> dict[str, Member | UnsupportedError]:
@@ -80,6 +88,8 @@ def lower_member(stages: Stages, name: str) -> Member:
             schedule = lower(spec, emits, form)
             results = 1 if form == "finish" else len(schedule.signature.outputs)
             return Member(name, _everywhere(schedule), results)
+    if name == "continued":
+        return Member(name, _everywhere(lower(spec, emits, "continued")))
     if name == "tangent":
         return _tangent(lower_tangent(spec, emits))
     kind, _, of = name.partition("_")

@@ -21,6 +21,8 @@ class Operator:
     op.partial(q, k, v, key_offset=n)           what a shard of the keys contributes, before the end
     op.finish(op.merge(part, other))            the result from the shards' contributions
     op.reference(q, k, v, window=512)           the same from the float64 oracle, as NumPy arrays
+    op(q, k, v, state=s, return_state=True)     of a recurrence: (result, states after the last row)
+    op.step(s, q_t, k_t, v_t)                   one row of it: (result, states)
     op.explain()                                what was derived, which kernels run
     op.source                                   the text of the module that attnc compile writes
     """
@@ -66,6 +68,14 @@ class Operator:
         """What a shard of the keys contributes, for `merge` and `finish`: called as the operator,
         with `key_offset` for the position of the shard's first key."""
         return self._further("partial")(*args, **kwargs)
+
+    def step(self, state: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """One row of a recurrence: (result, states after it). Called as the operator, with tensors
+        that lack the axis of time; `state` None is the first ones."""
+        found = getattr(self._run, "step", None)
+        if found is None:
+            raise UnsupportedError("a step", self.backend, ("cpu", "eager"))
+        return found(state, *args, **kwargs)
 
     def merge(self, /, *parts: Any, **own: Any) -> Any:
         """The partial results of disjoint shards as one. `own`: inputs that a merge reads."""

@@ -28,9 +28,13 @@ def numpy_operator(spec: Spec) -> Any:
     """The oracle behind the operator's signature: torch in, torch out (the result in the query's
     dtype),
     NumPy in, NumPy out."""
+    from attnc.runtime.stepping import call_step, call_with_states
 
     def run(*args: Any, **kwargs: Any) -> Any:
         import torch
+
+        if "state" in kwargs or "return_state" in kwargs:
+            return call_with_states(run, reference_module(spec).SIGNATURE, args, kwargs)
 
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
         results = run_reference(spec, args, dict(kwargs))
@@ -43,6 +47,10 @@ def numpy_operator(spec: Spec) -> Any:
         others = [torch.from_numpy(np.ascontiguousarray(one)).to(device) for one in rest]
         return (out, *others) if others else out
 
+    def step(state: Any, /, *args: Any, **kwargs: Any) -> Any:
+        return call_step(run, reference_module(spec).SIGNATURE, state, args, kwargs)
+
+    run.step = step  # type: ignore[attr-defined]
     return run
 
 

@@ -81,7 +81,8 @@ class Signature:
     """inputs, outputs (the result first, then emits), numbers, measured lengths; the axes whose
     first position the
     call may move (offset for rows, key_offset and key_length for keys); and what the call must
-    test."""
+    test. Of a recurrence: its states in order, the axis that it walks, and the reads of other rows
+    than its own, as text."""
 
     name: str
     inputs: tuple[TensorArgument, ...]
@@ -93,3 +94,6 @@ class Signature:
     requirements: tuple[Requirement, ...] = ()
     random: bool = False
     reads: tuple[ReadRequirement, ...] = ()
+    states: tuple[str, ...] = ()
+    time: Axis | None = None
+    lags: tuple[str, ...] = ()

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from attnc.build import first_value
 from attnc.divisors import divisor_requirements
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Array, Kind, postorder
+from attnc.expressions.text import expression_text
+from attnc.expressions.tree import Array, Kind, position, postorder
 from attnc.graph import Graph
 from attnc.signature import (
     Dtype,
@@ -61,7 +62,22 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         ),
         any(node.op == "random" for node in postorder(*graph.roots)),
         _reads(spec),
+        tuple(state.array.name for state in spec.root.states),
+        spec.root.rows[-1].axis if spec.root.states else None,
+        tuple(_lags(graph)),
     )
+
+
+def _lags(graph: Graph) -> Iterable[str]:
+    """The reads of a recurrence's inputs at another row than that of the step."""
+    for recurrence in graph.recurrences:
+        time = recurrence.time
+        for node in postorder(*graph.roots):
+            if node.op != "read" or node.array.role != "input":
+                continue
+            pairs = zip(node.args, node.array.axes, strict=True)
+            if any(axis is time.axis and at != position(time) for at, axis in pairs):
+                yield expression_text(node)
 
 
 def _reads(spec: Spec) -> tuple[ReadRequirement, ...]:

@@ -31,6 +31,7 @@ class ScanText:
     places: tuple[str, ...]
     pointers: tuple[str, ...]
     grid_count: str
+    work: str
     enter: tuple[str, ...]
     walk: tuple[str, ...]
 
@@ -60,6 +61,7 @@ class InstancePrinter:
     def finished(self, title: str, count: str, walk: Iterable[str]) -> ScanText:
         """The text of the kernel whose statements are `walk`."""
         made = self.rows.made
+        sizes = " + ".join(buffer.size for buffer in made) or "1"
         return ScanText(
             title=title,
             name=self.identifier,
@@ -68,6 +70,7 @@ class InstancePrinter:
             places=tuple(f"{b.name} = arena.take<{KEPT[b.kind]}>({b.size});" for b in made),
             pointers=tuple(f"auto* const {b.name} = arrays.{b.name};" for b in made),
             grid_count=count,
+            work=f"{self.slots.length(self.time.axis)} * ({sizes})",
             enter=tuple(self.fields.statements),
             walk=tuple(walk),
         )

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from attnc.stages import Member, Stages
 
 REFERENCE_SUPPORT = (
-    "failures", "slots", "reads", "call", "arguments", "eager_operator",
+    "failures", "slots", "reads", "call", "arguments", "stepping", "eager_operator",
     "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
 SUPPORT = (
@@ -186,6 +186,7 @@ def _print_assembly(signature: Signature, eager_names: dict[str, str], kernels: 
     keywords += [n for n in numbers if "=" in n]
     extras = ["offset=0", "key_offset=0", "key_length=None"]
     extras += ["seed=0"] if signature.random else []
+    extras += ["state=None", "return_state=False"] if signature.states else []
     head = ", ".join([*inputs, "*", *keywords, *extras, "emit=()"])
     names = [one.partition("=")[0] for one in [*keywords, *extras, "emit"]]
     passed = ", ".join([*inputs, *(f"{name}={name}" for name in names)])
@@ -199,6 +200,8 @@ def _print_assembly(signature: Signature, eager_names: dict[str, str], kernels: 
         *(f"    {line}".rstrip() for line in _docstring(signature)),
         f"    return operator({passed})",
     ]
+    if signature.states:
+        lines += ["", "", "step = operator.step"]
     if kernels:
         lines += ["", "", *SCRIPT_LINES]
     return "\n".join(lines)
@@ -213,6 +216,10 @@ def _docstring(signature: Signature) -> list[str]:
         default = "" if number.default is None else f" = {print_python(number.default)}"
         lines.append(f"{number.name}: {number.kind}{default}")
     emits = ", ".join(output.name for output in signature.outputs[1:])
+    if signature.states:
+        names = ", ".join(signature.states)
+        lines.append(f"state: the first states, as a tuple ({names}) or by name")
+        lines.append("return_state: whether to return the last states too")
     lines.append("offset, key_offset: the first position of rows and keys, int or int tensor [b]")
     lines.append("key_length: how many keys count, int or int tensor [b]; None: all")
     lines.append(f"emit: further results to return, among: {emits or 'none'}")

@@ -11,6 +11,7 @@ from attnc.spec import Spec
 
 # The kernel sets whose calls test positions that data decides: those that a user's tensors reach
 # first.
+STATEFUL = ("", "_CONTINUED")  # those that begin with states and give them back
 TESTED = ("", "_PARTIAL", "_TRAINING", "_TRAINING_EMITS", "_TANGENT")
 
 
@@ -26,6 +27,9 @@ def print_signature(
     lower = suffix.lower()
     flags = [f"results={results}"] if results != 1 else []
     flags += [] if separate else ["separate=False"]
+    if suffix in STATEFUL and signature.states and signature.time:
+        flags += [f"states={signature.states!r}", f"time={signature.time.name!r}"]
+        flags += [f"lags={signature.lags!r}"] if signature.lags else []
     if suffix in TESTED:
         flags += [f"reads={_tuple(print_reads(signature))}"] if signature.reads else []
     return "\n\n".join(

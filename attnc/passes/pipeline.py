@@ -11,6 +11,7 @@ from attnc.expressions.index import Axis
 from attnc.graph import Graph
 from attnc.passes import partial
 from attnc.passes.chunk import scan
+from attnc.passes.continued import continued
 from attnc.passes.finish import Lowering
 from attnc.passes.fuse import fuse
 from attnc.passes.partial import Form, Pieces, uses
@@ -32,7 +33,8 @@ def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedul
     """The Schedule of an operator: its result, then the emits asked for.
 
     form    whole: the operator; split: the same, keys in shares; partial, merge, finish: operators
-            on what is carried (see passes/partial)
+            on what is carried (see passes/partial); continued: a recurrence that every state is
+            given to
 
     Raises UnsupportedError for what kernels cannot run yet (the oracles can)."""
     graph = prepare(spec, emit)
@@ -74,12 +76,14 @@ def _passed(schedule: Schedule) -> Schedule:
 
 def _scanned(spec: Spec, graph: Graph, form: Form) -> Schedule:
     """The Schedule of an operator with states."""
-    if form != "whole":
+    if form not in ("whole", "continued"):
         raise refuse("state_io: a recurrence in parts")
+    own, name = signature_of(spec, graph), spec.name
+    if form == "continued":
+        graph, own = continued(graph, own)
+        name = own.name
     found = scan(graph)
-    schedule = Schedule(
-        spec.name, signature_of(spec, graph), (found.kernel,), (), found.widths, found.notes
-    )
+    schedule = Schedule(name, own, (found.kernel,), (), found.widths, found.notes)
     return _verified(verify_schedule, schedule)
 
 
@@ -110,7 +114,7 @@ def _whole(graph: Graph) -> Pieces:
 
 
 _WALKING = ("whole", "split", "partial")
-_FORMS: dict[str, Callable[[Graph], Pieces]] = {
+_FORMS: dict[str, Callable[[Graph], Pieces]] = {  # of operators without states
     "whole": _whole,
     "split": partial.split,
     "partial": partial.partial,

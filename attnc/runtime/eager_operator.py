@@ -12,6 +12,7 @@ from attnc.runtime.call import bind_arguments, check_call
 from attnc.runtime.failures import ValueRangeError
 from attnc.runtime.reads import check_reads
 from attnc.runtime.slots import Signature
+from attnc.runtime.stepping import call_step, call_with_states
 
 
 class EagerOperator:
@@ -27,7 +28,13 @@ class EagerOperator:
         self.names = names
         self.__name__ = signature.name
 
+    def step(self, state: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """One row of a recurrence (see stepping)."""
+        return call_step(self, self.signature, state, args, kwargs)
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        if self.signature.states and ("state" in kwargs or "return_state" in kwargs):
+            return call_with_states(self, self.signature, args, kwargs)
         emit = checked_emits(self.signature, kwargs.pop("emit", ()))
         tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
         arrays = any(isinstance(value, np.ndarray) for value in tensors.values())

@@ -10,6 +10,7 @@ its first call.
                               `_emits` behind the name: of the result and every emit
     second                    the backward of the backward
     tangent                   the outputs and their tangents (forward mode)
+    continued                 a recurrence that every state is given to
 """
 
 from __future__ import annotations

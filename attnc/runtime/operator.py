@@ -22,6 +22,7 @@ from attnc.runtime.forms import autocast, form_of, is_dense, is_plain, is_watche
 from attnc.runtime.reads import check_reads, with_reads_checked
 from attnc.runtime.registration import register
 from attnc.runtime.slots import Call, Signature
+from attnc.runtime.stepping import call_step, call_with_states
 
 # A backend runs a bound call: (call, wanted output names) -> outputs in the order of the signature,
 # None if not wanted.
@@ -51,6 +52,7 @@ class KernelOperator:
         self._emits = frozenset(output.name for output in outputs[results:])
         self._results = tuple(output.name for output in outputs[:results])
         self._only_results = frozenset(self._results)
+        self._stateful = bool(self.signature.states)
         self.derivatives = Derivatives(self)
         mark = f"{'_'.join(sorted(backends))}_{kernels.digest[:16]}"
         self.handle = register(self, "_".join(filter(None, (self.signature.name, name, mark))))
@@ -60,6 +62,9 @@ class KernelOperator:
         return f"<attnc operator {self.signature.name}({', '.join(self.signature.keywords)})>"
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        if self._stateful and ("state" in kwargs or "return_state" in kwargs):
+            run, kwargs = self._from_state(kwargs.get("state"), kwargs)
+            return call_with_states(run, run.signature, args, kwargs)
         emit: Any = kwargs.pop("emit", ())
         if type(emit) is not tuple or emit:
             emit = checked_emits(self.signature, emit)
@@ -75,6 +80,24 @@ class KernelOperator:
             if outputs is not None:
                 return self._chosen(outputs, emit)
         return self._call(args, kwargs, emit, form)
+
+    def step(self, state: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """One row of a recurrence: called as the operator, with tensors that lack the axis of time.
+        Gives the result's row and the states after it; `state` None is the first ones."""
+        run, kwargs = self._from_state(state, kwargs)
+        return call_step(run, run.signature, state, args, kwargs)
+
+    def _from_state(
+        self, state: Any, kwargs: dict[str, Any]
+    ) -> tuple[KernelOperator, dict[str, Any]]:
+        """The operator that takes these states: this one, or where a first state is made of other
+        inputs, one that reads it instead and does not take those."""
+        names = {slot.name for slot in self.signature.inputs}
+        if state is None or names.issuperset(self.signature.states):
+            return self, kwargs
+        run = self._further("continued")
+        loose = names - {slot.name for slot in run.signature.inputs}
+        return run, {name: value for name, value in kwargs.items() if name not in loose}
 
     def partial(self, /, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         """What a shard of the keys contributes, before it is finished: called as the operator, with

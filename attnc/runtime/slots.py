@@ -55,6 +55,8 @@ class Signature:
     results           how many outputs every call returns; the others are emits, asked for by name
     separate          entries of the batch never mix, so that a batch of batches is a batch
     reads             what the call tests of positions that data decides (see reads)
+    states, time      of a recurrence: its states, which are emits, and the axis that it walks
+    lags              the reads of other rows than the step's own
     """
 
     name: str
@@ -72,6 +74,9 @@ class Signature:
     results: int = 1
     separate: bool = True
     reads: tuple[Any, ...] = ()
+    states: tuple[str, ...] = ()
+    time: str = ""
+    lags: tuple[str, ...] = ()
 
     @property
     def keywords(self) -> list[str]:

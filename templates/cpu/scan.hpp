@@ -5,6 +5,9 @@
 
 namespace attnc {
 
+// Numbers computed by a call that is over sooner than another thread has begun: one decoding step.
+constexpr int64_t WORTH_A_THREAD = 1 << 18;
+
 // The width of an array's last axis in memory: whole registers, so that loads never leave it.
 constexpr int64_t padded(int64_t width) { return (width + LANES - 1) / LANES * LANES; }
 
