@@ -119,7 +119,7 @@ def _links(derivative: Derivative) -> Links:
 def _second(name: str, spec: Spec, emits: tuple[str, ...]) -> Member:
     """The backward of the backward: cotangents of its gradients in, gradients of its inputs out.
     Two sweeps everywhere: one sweep has rows of one kind to deposit."""
-    schedules = {backend: lower_second(spec, emits, "two") for backend in BACKENDS}
+    schedules = _everywhere(lower_second(spec, emits, "two"))
     signature = schedules["cpu"].signature
     first = _derivative(spec, emits, "one").backward.signature
     given = [tensor.name for tensor in signature.inputs]

@@ -72,14 +72,21 @@ class RowValues:
     prepared: dict[bytes, tuple[Array, Expr]] = field(default_factory=dict)
     exponents: set[str] = field(default_factory=set)
     passing: Reductions | None = None
+    named: dict[bytes, Expr] = field(default_factory=dict)  # canonical forms: often asked again
 
     # ----------------------------------------------------------------------------- finding
 
     def exchange(self, expr: Expr, pair: bool = True) -> Expr:
         """The expression with row values as reads. `pair`: it is evaluated for each pair, so that
         sums over widths of a row are prepared too."""
-        found = self._folded(canonical(expr))
+        found = self._folded(self._canonical(expr))
         return self._prepared(found) if pair else found
+
+    def _canonical(self, expr: Expr) -> Expr:
+        found = self.named.get(expr.digest)
+        if found is None:
+            found = self.named[expr.digest] = canonical(expr)
+        return found
 
     def _folded(self, expr: Expr) -> Expr:
         """Row values with folds over keys."""
@@ -211,7 +218,7 @@ class RowValues:
         """The arrays for a row value, and the expression of their reads."""
         wide = self.roles.widths((node,))
         width = self._plain(wide[0]) if wide else None
-        named = canonical(substitute(node, {wide[0]: position(width)}) if width else node)
+        named = self._canonical(substitute(node, {wide[0]: position(width)}) if width else node)
         if named.digest not in known:
             known[named.digest] = self._made(named, width, reductions, word)
         value = known[named.digest].value
