@@ -176,7 +176,7 @@ class Place:
         return lines
 
     def grid_name(self, index: Index) -> str:
-        return "b_row" if index == self.batch else self.scope.names.fresh(f"{index.name}_row")
+        return "b_row" if index.axis.name == "b" else self.scope.names.fresh(f"{index.name}_row")
 
     def print_lanes(self) -> list[str]:
         """The rows that the program holds, their positions, and which of them exist."""
@@ -228,8 +228,15 @@ class Place:
         )
         return lines
 
+    @property
+    def batch_around(self) -> bool:
+        """Whether the walks go around the batch: then each turn has its own positions and keys."""
+        return any(g.axis.name == "b" for loop in self.kernel.loops for g in loop.around)
+
     def held_count(self) -> str:
-        """How many rows of the held axis count."""
+        """How many rows of the held axis count, in one turn at least."""
+        if self.batch_around:
+            return self.arguments.length(self.kernel.held.axis.name)
         return self.extent(self.kernel.held)[0]
 
     def start(self, index: Index) -> str:
@@ -240,7 +247,8 @@ class Place:
         """How many rows of an axis are valid, and its first position."""
         keys = self.schedule.signature.keys
         if keys is not None and keys.name == index.axis.name:
-            return self.arguments.valid(index.axis.name), self.start(index)
+            name = self.arguments.valid(index.axis.name)
+            return self.scope.moved.get(name, name), self.start(index)
         return self.arguments.length(index.axis.name), self.start(index)
 
     def held_bounds(self) -> list[str]:

@@ -64,6 +64,7 @@ class Scope:
     values      tile values by name
     known       expressions that are printed as a name, by digest
     widths      axes of compile-time length
+    moved       first positions and counts that a walk around the batch has read anew, by argument
     """
 
     names: Names
@@ -75,8 +76,11 @@ class Scope:
     values: dict[str, Leaf] = field(default_factory=dict)
     known: dict[bytes, Leaf] = field(default_factory=dict)
     widths: frozenset[str] = frozenset()
+    moved: dict[str, str] = field(default_factory=dict)
 
-    def extended(self, **changes: Mapping[Any, Leaf] | Mapping[Index, tuple[str, Leaf]]) -> Scope:
+    def extended(
+        self, **changes: Mapping[Any, Leaf] | Mapping[Index, tuple[str, Leaf]] | Mapping[str, str]
+    ) -> Scope:
         """A scope that knows more: the given tables are laid over these."""
         merged = {name: {**getattr(self, name), **table} for name, table in changes.items()}
         return replace(self, **merged)  # type: ignore[arg-type]
@@ -165,7 +169,10 @@ class Printer:
         """The first position of an axis."""
         if axis.form == "range" and axis.low is not None:
             return self.text(axis.low)
-        return self.scope.arguments.start(axis.name) if axis.shifted else "0"
+        if not axis.shifted:
+            return "0"
+        name = self.scope.arguments.start(axis.name)
+        return self.scope.moved.get(name, name)
 
     def _pointwise(self, node: Expr, args: list[str]) -> str:
         op, kinds = node.op, [arg.kind for arg in node.args]

@@ -97,7 +97,7 @@ def print_cells(place: Place, outer: list[Index], number: int, lines: list[str])
             lines.append(f"pid = pid // {count}")
         leaf = Leaf(name)
         place.scope = place.scope.extended(positions={index: leaf}, rows={index: leaf})
-    if place.batch is None:
+    if not any(index.axis.name == "b" for index in outer):
         lines.append("b_row = 0")
     return "cell // held_tiles"
 

@@ -137,7 +137,7 @@ def region_grid(kernel: StreamKernel, loop: WalkedLoop) -> list[Index]:
     may be one for each batch. Those that a walk goes around are the last."""
     free = region_free(loop.region)
     grid = [g for g in kernel.grid if g != kernel.split and (g in free or g.axis.name == "b")]
-    return [*grid, *(g for g in loop.around if g in free)]
+    return [*grid, *(g for g in loop.around if g in free or g.axis.name == "b")]
 
 
 def most_tiles(arguments: Arguments, number: int, side: str) -> str:

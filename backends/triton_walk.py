@@ -17,6 +17,7 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.backends.triton_scatter import print_scatter
 from attnc.backends.triton_texts import is_true, unwrapped
 from attnc.backends.triton_tiles import Tiles
+from attnc.backends.triton_turns import print_turn
 from attnc.backends.triton_vectors import print_vectors
 
 from attnc.errors import UnsupportedError
@@ -39,8 +40,9 @@ PAIR = "[BLOCK_HELD, BLOCK_WALKED]"
 def print_walk(stream: Stream, loop: WalkedLoop, number: int) -> dict[str, Any]:
     """The holes of one walked loop. Its lanes and values are gone after it."""
     _check_walk(loop)
-    outer = stream.scope
+    outer, place = stream.scope, stream.place
     holes = _Walk(stream, loop, number).holes()
+    stream.place = place
     values = {each.name: stream.scope.values[each.name] for each in stream.kernel.carried}
     stream.scope = outer.extended(values=values)
     return holes
@@ -71,6 +73,7 @@ class _Walk:
     combine: list[str] = field(default_factory=list)
     inside: str = ""
     hidden: bool = False
+    counted: str = ""  # which held rows count in this turn, where that is not so in every turn
     rescaled: set[str] = field(default_factory=set)
 
     @property
@@ -80,6 +83,8 @@ class _Walk:
     def holes(self) -> dict[str, Any]:
         stream, loop = self.stream, self.loop
         around = self.print_around()
+        if stream.place.batch_around:
+            self.counted = print_turn(stream, loop, self.rounds)
         self.print_heads()
         count, start = stream.place.extent(loop.walked)
         tiles, mixed_tile, full_tile = Tiles(stream.place, stream.scope).print_tiles(
@@ -260,13 +265,16 @@ class _Walk:
         if loop.visible is not None and not is_true(loop.visible):
             text = Printer(scope, self.over, lines, "visible").text(loop.visible)
             seen = f"{text} & {seen}"
+        if self.counted:
+            seen = f"{seen} & {self.counted}[:, None]"
         if loop.hidden is None:
             lines.append(f"seen = {seen}")
-            return []
+            return [f"seen = {self.counted}[:, None]"] if self.counted else []
         hidden: list[str] = []
         text = Printer(scope, self.over, hidden, "hidden").text(loop.hidden)
         lines += [*hidden, f"seen = {seen} & ({text} == 0)"]
-        return [*hidden, f"seen = {text} == 0"]
+        also = f" & {self.counted}[:, None]" if self.counted else ""
+        return [*hidden, f"seen = ({text} == 0){also}"]
 
     def exponent(self, mask: list[str], hidden: list[str]) -> str | None:
         """The exponent, -inf where a pair is masked: so its exp2 is 0 without a further test."""

@@ -140,7 +140,7 @@ def test_one_sweep_has_five_products() -> None:
     derivative = lower_derivative(spec_of("softmax/causal_softmax"), (), "one")
     (kernel,) = streams(derivative.backward)
     (loop,) = kernel.loops
-    assert kernel.held.name == "j" and [index.name for index in loop.around] == ["g"]
+    assert kernel.held.name == "j" and [index.name for index in loop.around] == ["head_group"]
     assert len(loop.products) == 2 and len(loop.contributions) == 2 and len(loop.deposits) == 1
     assert loop.region.segments, "rows after a key: a closed form"
     powers = [let for let in loop.pair_values if "exp2" in {n.op for n in nodes(let.expr)}]

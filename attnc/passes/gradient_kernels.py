@@ -42,6 +42,7 @@ from attnc.passes.stream import NO_EXPONENT, emit
 from attnc.schedule import Kernel, Workspace
 
 SHARE = Axis("split")
+GROUP = "head_group"  # a key head's query heads: no name that an operator's own axis has
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def key_holder(one: PairSum, roles: Roles) -> Holder:
         fine = roles.own(coarse.axis.of)
         assert fine is not None
         size = group_size(coarse.axis)
-        group = Index("g", Axis("group", "range", length=size), 0)
+        group = Index(GROUP, Axis(GROUP, "range", length=size), 0)
         head = make("add", make("mul", position(coarse), size), position(group))
         places = ((fine, head),)  # type: ignore[assignment]
         around = (*around, group)
@@ -194,7 +195,7 @@ class Kernels:
         place, coarse = holder.coarse
         if index == coarse:
             return place
-        if index in holder.frame.around and index.axis.name == "group":
+        if index in holder.frame.around and index.axis.name == GROUP:
             (fine,) = moves.values()
             return make("sub", position(fine), make("mul", place, group_size(coarse.axis)))
         return position(index)

@@ -70,10 +70,8 @@ class LoopBuilder:
         members: Group,
         preparations: Preparations,
         added: tuple[Added, ...] = (),
-        vectors_allowed: bool = False,
     ) -> None:
         self.frame = frame
-        self.vectors_allowed = vectors_allowed
         self.group = members
         self.added = {one.entry.name: one for one in added}
         self.preparations = preparations
@@ -252,8 +250,6 @@ class LoopBuilder:
         kind = added.kind if added else "carried"
         if held != walked and (walked or kind != "carried") and (held or kind != "deposit"):
             return self.frame.held if held else part.walked
-        if not self.vectors_allowed:
-            raise refuse("pair_embedding: a value that depends on the pair")
         if kind == "scatter":
             raise refuse("pair_embedding: a vector for each pair, added to a table")
         return None

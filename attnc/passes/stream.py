@@ -158,8 +158,7 @@ def carries_of(
     witnesses = {names: witness(groups, reductions, names.split("+")) for names in asked}
     carries = []
     for members in groups:
-        derived = reductions.bounded  # vectors of pairs: in derivatives alone
-        builder = LoopBuilder(lowering.frame, members, lowering.preparations, added, derived)
+        builder = LoopBuilder(lowering.frame, members, lowering.preparations, added)
         builder.build()
         notes = (_reference_note(members), *builder.notes)
         lowering.notes.extend(note for note in notes if note not in lowering.notes)
