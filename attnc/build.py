@@ -34,6 +34,7 @@ from attnc.graph import Graph, GraphOutput, Iteration, Recurrence
 from attnc.spec import Block, Definition, KeySource, Repeat, Spec, State
 
 Statement = Definition | Repeat | Block
+SHARED = 2_000_000  # a number that no index of a text reaches, nor one that is set apart
 
 
 def build(spec: Spec, emit: Sequence[str] = ()) -> Graph:
@@ -108,6 +109,12 @@ def blocks(root: Block) -> Iterable[Block]:
         stack.extend(s for s in block.statements if isinstance(s, Block))
 
 
+def _shared(index: Index, place: int) -> Index:
+    """What stands for the index in this place of any closed definition: so that one whose rows are
+    those of another takes its body as it is, and a long chain is not written out again and again."""
+    return Index(index.axis.name, index.axis, SHARED + place)
+
+
 class Equations:
     """What the arrays of a Spec stand for, in terms of inputs, states and repeated arrays.
 
@@ -117,6 +124,7 @@ class Equations:
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.done: dict[str, tuple[tuple[Index, ...], Expr]] = {}
+        self.apart: set[bytes] = set()  # bodies in `done`, by digest
         self.assigned: dict[str, Definition] = {}
         found = [s for block in blocks(spec.root) for s in block.sources if s.mask and s.score]
         self.sources = {source.mask.name: source for source in found if source.mask}
@@ -145,8 +153,14 @@ class Equations:
             if name in self.done:
                 continue
             if ready:
-                body = self._inline(prepare(self._hide(definition)))
-                self.done[name] = (definition.array.indices, set_apart(body))
+                indices = definition.array.indices
+                shared = tuple(map(_shared, indices, range(len(indices))))
+                own = substitute(
+                    self._hide(definition), dict(zip(indices, map(position, shared), strict=True))
+                )
+                body = set_apart(self._inline(prepare(own)), self.apart)
+                self.done[name] = (shared, body)
+                self.apart.add(body.digest)
                 continue
             stack.append((definition, True))
             stack.extend((below, False) for below in self._read_by(self._hide(definition)))

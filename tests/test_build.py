@@ -114,6 +114,33 @@ def test_long_sums_and_deep_definitions() -> None:
     assert sum(n.op == "add" for n in postorder(graph.outputs[0].expr)) > 5000
 
 
+def test_chains_take_linear_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An equation that reads another in the same row takes what that one stands for as it is."""
+    made = 0
+    digest = tree._digest
+
+    def counted(expr: tree.Expr) -> bytes:
+        nonlocal made
+        made += 1
+        return digest(expr)
+
+    monkeypatch.setattr(tree, "_digest", counted)
+    counts = []
+    for length in (100, 400):
+        o = Operator()
+        i, e = o.index(o.i), o.index(o.e)
+        array = o.define("a0", (i,), X(tree.number(1.0)))
+        for n in range(1, length):
+            row = o.index(o.i)
+            below = X(tree.read(array, (tree.position(row),)))
+            array = o.define(f"a{n}", (row,), below * 0.5 + 1.0)
+        spec = o.spec("f", X(tree.read(array, (tree.position(i),))), (i,), (e,), ())
+        made = 0
+        build(spec)
+        counts.append(made)
+    assert counts[1] < 6 * counts[0]
+
+
 def test_kinds_of_nodes() -> None:
     graph = build(causal())
     kinds = {node_kind(node) for node in postorder(graph.outputs[0].expr)}

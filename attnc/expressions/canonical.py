@@ -6,16 +6,20 @@ folds are nested below it), so that alpha-equal folds have equal digests. Free i
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, position, postorder, rewrite, scoped, substitute
 
 APART = 1_000_000  # a number that no index of a text reaches
 
 
-def set_apart(root: Expr) -> Expr:
-    """The tree with every bound index numbered beyond APART: nothing put into it is captured."""
+def set_apart(root: Expr, done: Container[bytes] = ()) -> Expr:
+    """The tree with every bound index numbered beyond APART: nothing put into it is captured.
 
-    bound = {i for node in postorder(root) for i in node.bound if i.number < APART}
+    done: digests of subtrees that were set apart before"""
+
+    bound = {i for node in postorder(root, done=done) for i in node.bound if i.number < APART}
 
     def change(node: Expr) -> Expr:
         if node.op == "index" and node.attr in bound:

@@ -330,9 +330,10 @@ def substitute(root: Expr, exchange: dict[Index, Expr]) -> Expr:
 def substitute_all(roots: Iterable[Expr], exchange: dict[Index, Expr]) -> tuple[Expr, ...]:
     """`substitute` for several trees, what they share once."""
     roots = tuple(roots)
-    if not exchange:
+    moved = (old for old, new in exchange.items() if new.op != "index" or new.attr != old)
+    hit = frozenset(moved)
+    if not hit:
         return roots
-    hit = frozenset(exchange)
 
     def change(node: Expr) -> Expr:
         if node.op == "index" and node.attr in hit:
