@@ -15,6 +15,7 @@ from test_cpu_scan import SHAPE, made, tensors_of
 from attnc.cases import draw_case
 from attnc.compiler import emit_module, load_module
 from attnc.errors import ArgumentUnknown, UnsupportedError, ValueRangeError
+from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.spec import Spec
 
@@ -181,3 +182,20 @@ def test_a_step_costs_the_same_at_any_position() -> None:
     assert far < 1.5 * near
     _, state = op.step(state, **first, offset=1_000_000)
     assert [one.shape for one in state] == sizes
+
+
+def test_places_are_those_of_the_header() -> None:
+    """Whichever of q, k and v the body declares anew: by place and by name is one call."""
+    text = """
+attention places(q, k, v) for t:
+    input v: real[b, h, t, e], k: real[b, h, t, d]
+    state S: real[d, e] = 0
+    update:
+        S = S + outer(k[t], v[t])
+    read: q[t] @ S
+"""
+    spec = read_spec(load_source(text.lstrip()))
+    op = Operator(spec, "eager")
+    q, k, v = torch.randn(3, 1, 2, 5, 3, dtype=torch.float64)
+    assert [one.name for one in spec.inputs if one.positional] == ["q", "k", "v"]
+    assert torch.equal(op(q, k, v), op(v=v, k=k, q=q))

@@ -21,7 +21,7 @@ from attnc.check.operations import evaluate_all, nested
 from attnc.check.statements import demand
 from attnc.errors import SpecError
 from attnc.source import Source
-from attnc.spec import Block, Repeat, Spec
+from attnc.spec import Block, Input, Repeat, Spec
 
 
 def check_spec(
@@ -125,6 +125,17 @@ def _warn(checker: Checker, body: Body) -> None:
         checker.report(m.pipeline_with_clause(operator.name.span, operator.name.name, what))
 
 
+def _as_called(inputs: Sequence[Input], names: Sequence[str]) -> tuple[Input, ...]:
+    """The inputs with those given by place in the order of the header, whichever of them the body
+    declares anew, and in whichever order."""
+    places = (one for one in sorted(inputs, key=lambda i: _place(i, names)) if one.positional)
+    return tuple(next(places) if one.positional else one for one in inputs)
+
+
+def _place(given: Input, names: Sequence[str]) -> int:
+    return names.index(given.name) if given.name in names else len(names)
+
+
 def _spec(checker: Checker, operator: syntax.Operator, source: Source, block: Block) -> Spec:
     from attnc.check.finishing import used_axes
 
@@ -143,7 +154,7 @@ def _spec(checker: Checker, operator: syntax.Operator, source: Source, block: Bl
         source,
         used_axes(checker, block),
         tuple(checker.numbers),
-        tuple(checker.inputs),
+        _as_called(checker.inputs, [name.name for name in operator.arguments or ()]),
         block,
         tuple(checker.checks),
         checker.definitions,
