@@ -111,7 +111,7 @@ def blocks(root: Block) -> Iterable[Block]:
 
 def _shared(index: Index, place: int) -> Index:
     """What stands for the index in this place of any closed definition: so that one whose rows are
-    those of another takes its body as it is, and a long chain is not written out again and again."""
+    those of another takes its body as it is, and a long chain is not written out again."""
     return Index(index.axis.name, index.axis, SHARED + place)
 
 

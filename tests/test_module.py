@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 import attnc
 from attnc.compiler import emit_module
-from attnc.errors import CallError, UnsupportedError
+from attnc.errors import AttncError, CallError, UnsupportedError
 from attnc.front import load_source, read_spec
 
 Q, K, V = inputs()
@@ -110,12 +110,14 @@ def test_new_numbers_trace_nothing() -> None:
 
 def test_export() -> None:
     model = Model()
-    rows, keys = torch.export.Dim("rows", max=64), torch.export.Dim("keys", max=64)
+    rows, keys = torch.export.Dim("rows"), torch.export.Dim("keys")
     shapes = {"q": {2: rows}, "k": {2: keys}, "v": {2: keys}, "doc": None}
     exported = torch.export.export(model, (Q, K, V, DOC), dynamic_shapes=shapes).module()
     for length, count in ((9, 9), (5, 17), (16, 16)):
         given = (*inputs(length, count), DOC)
         assert torch.equal(exported(*given), model(*given))
+    with pytest.raises(AttncError, match="outside"):  # asked when it runs, no guard of the export
+        exported(*inputs(70, 70), DOC)
 
 
 def test_wrong_calls_are_refused_while_tracing() -> None:

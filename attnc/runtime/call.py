@@ -87,10 +87,7 @@ def check_call(
     for tensor in signature.inputs:
         if tensor.name in tensors:
             _check_shape(signature, tensor, tensors[tensor.name], known)
-    for holds, message, argument, names in signature.requirements(known):
-        if not holds:
-            came = ", ".join(f"{_worded(name)} = {known[name]}" for name in names)
-            raise ValueRangeError(signature.name, argument, message, came)
+    _check_requirements(signature, known)
     call = Call(signature, dict(tensors), known, 0, 0, None, 0, dtype, device, frozenset(tensors))
     _fill_defaults(call)
     batch = known.get("len_b", 1)
@@ -102,6 +99,17 @@ def check_call(
         call.key_length = _check_key_length(signature, extras["key_length"], known, batch, device)
     call.seed = check_seed(signature, extras.get("seed", 0))
     return call
+
+
+def _check_requirements(signature: Signature, known: dict[str, Any]) -> None:
+    """What lengths and numbers must satisfy together. Symbolic ones pass: asking them would bind
+    the traced program to the answer, and its kernels ask when they run."""
+    if any(isinstance(value, (torch.SymInt, torch.SymFloat)) for value in known.values()):
+        return
+    for holds, message, argument, names in signature.requirements(known):
+        if not holds:
+            came = ", ".join(f"{_worded(name)} = {known[name]}" for name in names)
+            raise ValueRangeError(signature.name, argument, message, came)
 
 
 def _worded(name: str) -> str:
