@@ -103,11 +103,20 @@ attention places(q, k, v):
 """
 
 
+NETWORK = """
+attention network(q, k, v):
+    input x: real[f], c: real[f], o: real[h, f], p: real[b, i], pk: real[b, i, j, d]
+    mask: j <= i
+    score: dot(q[i], k[j] + pk[i, j]) * scale + sum(f: o * relu(x * (p[i] - j / 4) + c))
+    normalize: softmax(j: score)
+"""
+
+
 @pytest.mark.parametrize("sweep", ["two", "one"])
-@pytest.mark.parametrize("text", [INPUTS, PLACES])
+@pytest.mark.parametrize("text", [INPUTS, PLACES, NETWORK])
 def test_inputs_of_every_shape(text: str, sweep: Any) -> None:
     """A number for each pair, one for all, one a key; a table of two dimensions, a vector for all
-    rows, a gate."""
+    rows, a gate; a network of row and key with hidden widths, a vector for each pair."""
     spec = read_spec(load_source(text))
     derivative = lower_derivative(spec, emits_of(spec), sweep)
     for shape in (ORDINARY, EMPTY):

@@ -32,7 +32,7 @@ from attnc.expressions.tree import (
     start,
     substitute,
 )
-from attnc.passes.factors import addends_of, factors_of, total
+from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
 from attnc.passes.reductions import refuse
@@ -407,9 +407,10 @@ class Gradients:
     ) -> Expr:
         """The array of a sum, made once, read where the sum stood."""
         places = places if places is not None else {new: old for old, new in moves.items()}
+        inner = self._chosen(inner)
         wide = self.roles.widths((inner.body,))
-        if set(self.roles.widths(inner.conditions)) - set(wide):
-            raise refuse("axis_softmax: a mask for each width")
+        if len(wide) > 1:
+            raise refuse("axis_softmax: a mask for each width, of what is along another")
         width = Index(wide[0].axis.name, wide[0].axis, 0) if wide else None
         exchange = _positions(moves)
         if width is not None:
@@ -442,6 +443,13 @@ class Gradients:
                 positions.append(position(places[index]))
         return read(array, positions)
 
+    def _chosen(self, inner: Sum) -> Sum:
+        """The sum with conditions along a width as choices of its body."""
+        along = [c for c in inner.conditions if self.roles.widths((c,))]
+        rest = tuple(c for c in inner.conditions if c not in along)
+        body = make("where", _all(tuple(along)), inner.body, number(0.0)) if along else inner.body
+        return Sum(inner.bound, rest, body)
+
     # ------------------------------------------------------------------------------- pairs
 
     def _pairs(self, whole: Expr) -> Expr:
@@ -459,17 +467,24 @@ class Gradients:
         bound = {self.roles.of(index.axis) for index in whole.bound}
         if bound - {"grid"} or pinned:
             raise refuse("bias_tensor: a dense bias that is not read at its own row and key")
-        inner = Sum((), inside, whole.body)
-        if self.roles.widths((inner.body,)):
+        own, rest = factors_of(whole.body).split(lambda f: bool(self.roles.widths((f,))))
+        if self.roles.widths(inside) or any(map(self.roles.folds_outer, own.above + own.below)):
             raise refuse("pair_embedding: the derivative of a vector for each pair")
+        found = self._number(Sum((), inside, rest.expr))
+        if own != Factors():  # a hidden pair's is 0, whatever its vectors are
+            none = make("eq", found, number(0.0))
+            found = make("where", none, number(0.0), make("mul", own.expr, found))
+        return fold("sum", whole.bound, found) if whole.bound else found
+
+    def _number(self, inner: Sum) -> Expr:
+        """A number for each pair, stored."""
         moves = self._canonical(inner.free)
         key = next(i for i in moves if self.roles.of(i.axis) == "key")
         frame = self.roles.frame
         if set((*frame.grid, frame.held)) - set(moves.values()):
             raise refuse("map_stage: a derivative that is the same for all rows")
         over = (*frame.grid, frame.held, moves[key])
-        found = self._kept("pair", inner, moves, key, over)
-        return fold("sum", whole.bound, found) if whole.bound else found
+        return self._kept("pair", inner, moves, key, over)
 
 
 def _positions(moves: dict[Index, Index]) -> dict[Index, Expr]:

@@ -159,7 +159,8 @@ def _opens(
         return False
     if any(_pinned(part, dummies) for part in conjuncts(factor.args[0])):
         return True
-    if any(roles.of(index.axis) not in ("grid", "row") for index in factor.bound):
+    opened = (_is_outer_sum, _hides_outer_sum, _sums_groups)
+    if not any(rule(factor, roles) for rule in opened):
         return False
     others = {i.axis for f in above for i in f.free} | {i.axis for i in bound}
     return not any(index.axis in others for index in factor.bound)
@@ -196,6 +197,28 @@ def _merged(factor: Expr, roles: Roles) -> Expr:
         whole = (rest * factors_of(substitute(own_fold.args[1], moves))).expr
         terms.append(make("neg", whole) if minus else whole)
     return sum_over("sum", first.bound, total(terms), first.args[0])
+
+
+def _hides_outer_sum(factor: Expr, roles: Roles) -> bool:
+    """Whether a sum along widths has sums over heads of pairs inside, which belong to the whole."""
+    if any(roles.of(index.axis) != "width" for index in factor.bound):
+        return False
+    return any(_sums_heads_of_pairs(node, roles) for node in postorder(*factor.args))
+
+
+def _sums_groups(factor: Expr, roles: Roles) -> bool:
+    """Whether a sum over key heads is of a sum over the query heads of each: one over all heads."""
+    inner = factor.args[1]
+    if inner.op != "fold" or len(factor.bound) != 1 or factor.args[0] != TRUE:
+        return False
+    places = (coarse_place(part, roles) for part in conjuncts(inner.args[0]))
+    return any(place is not None and place[1] == factor.bound[0] for place in places)
+
+
+def _sums_heads_of_pairs(node: Expr, roles: Roles) -> bool:
+    if node.op != "fold" or not all(roles.of(index.axis) == "grid" for index in node.bound):
+        return False
+    return {"row", "key"} <= {roles.of(index.axis) for index in node.free}
 
 
 def _is_outer_sum(factor: Expr, roles: Roles) -> bool:
