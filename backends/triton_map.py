@@ -41,6 +41,8 @@ def print_map(kernel: MapKernel, schedule: Schedule) -> dict[str, Any]:
         printer = Printer(here, layout, body, store.array.name)
         text = unwrapped(printer.text(store.expr))
         entry, guards = printer.address(store.array, tuple(map(position, store.array.indices)))
+        if LANE not in printer.over(*map(position, store.array.indices)):
+            entry = f"{entry} + {printer.expand(Leaf('lane', (LANE,)))} * 0"  # one entry: lane 0
         guards.append(printer.expand(Leaf("inside", (LANE,))))
         body.append(f"tl.store({entry}, {text}, mask={' & '.join(dict.fromkeys(guards))})")
         stores.append(f"if {arguments.pointer(store.array)} is not None:")

@@ -45,6 +45,7 @@ class Row:
     outside_what: str
     picture: dict[str, Any] = field(default_factory=dict)
     gradient: str = ""
+    gradient_on_triton: str = ""
 
     @property
     def path(self) -> Path | None:
@@ -66,6 +67,7 @@ def read_rows() -> list[Row]:
             entry.get("outside", {}).get("what", ""),
             entry.get("picture", {}),
             entry.get("gradient", ""),
+            entry.get("gradient_on_triton", entry.get("gradient", "")),
         )
         for name, entry in entries.items()
     ]
@@ -102,10 +104,13 @@ def state_of(row: Row) -> str:
 
 def gradient_of(row: Row, state: str) -> str:
     """Of an operator with kernels: its gradients verified, refused for a feature, or only derived,
-    as the catalogue has it (tests/test_gallery.py holds it to that)."""
+    as the catalogue has it (tests/test_gallery.py and test_triton_gallery.py hold it to that); for
+    each backend where they differ."""
     if not state.startswith("verified"):
         return ""
-    return row.gradient or "derived"
+    if row.gradient == row.gradient_on_triton:
+        return row.gradient or "derived"
+    return f"CPU: {row.gradient or 'derived'}; Triton: {row.gradient_on_triton or 'derived'}"
 
 
 # pictures ---------------------------------------------------------------------------------------
@@ -209,7 +214,7 @@ with the oracle (`tests/test_gallery.py`). Other operators run on the oracle and
 `grammar/features.toml`. Pictures show which keys (to the right) the rows (downwards) of one head
 see, several sources of keys side by side; without one, every row sees every key.
 
-A *gradient* is verified when those of every real input that the CPU kernels give are as near to
+A *gradient* is verified when those of every real input that both kernels give are as near to
 autograd of the dense formula in float64 as autograd of that formula in the dtype of the call is,
 within twice its error. What has no derivative yet is *refused* with the feature that it lacks;
 *derived* are those that nobody has compared yet.
@@ -258,8 +263,13 @@ def print_page(rows: list[Row]) -> str:
         f"{kinds.count('runs on the oracle only')} more on the oracle, "
         f"{kinds.count('missing')} to come (`causal` and `causal_softmax` count once).\n"
     )
-    gradients = [gradient_of(row, states[row.name]) for row in rows if row.name != "causal"]
-    lines.append(f"Gradients of {gradients.count('verified')} of them are verified.\n")
+    counted = [r for r in rows if r.name != "causal" and states[r.name].startswith("verified")]
+    on_cpu = {row.name for row in counted if row.gradient == "verified"}
+    on_triton = {row.name for row in counted if row.gradient_on_triton == "verified"}
+    lines.append(
+        f"Gradients of {len(on_cpu & on_triton)} of them are verified on both backends, "
+        f"of {len(on_cpu - on_triton)} more on the CPU, of {len(on_triton - on_cpu)} on Triton.\n"
+    )
     for family in FAMILIES:
         lines.append(f"## {TITLES[family]}\n")
         lines.append("| operator | what | paper | spec | state | gradient | mask |")
