@@ -23,6 +23,7 @@ from attnc.runtime.cpu_build import (
 
 ISAS = levels_here()
 EMULATED = "amx_emulated"
+pytestmark = pytest.mark.usefixtures("shipped_build")
 LENGTHS = (0, 1, 2, 127, 128, 129, 257)
 WIDTHS = (1, 3, 8, 15, 31, 64, 72, 80, 96, 121, 128, 192, 256, 576)
 

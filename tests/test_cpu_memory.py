@@ -1,12 +1,9 @@
-"""CPU kernels and memory: strides, padding, threads, forks, processes that build at once."""
+"""CPU kernels and memory: strides, padding, threads, forks."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import attnc.runtime.cpu_calls as cpu_calls
 from attnc.runtime.failures import AttncError, CacheError, CompilerNotFound
 
 NUMBERS = {"scale": 0.3}
+pytestmark = pytest.mark.usefixtures("shipped_build")
 
 
 def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -121,26 +119,6 @@ def test_after_fork() -> None:
         except BaseException:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
-
-
-def test_processes_build_at_once(tmp_path: Path) -> None:
-    script = textwrap.dedent("""
-        import sys
-        sys.path.insert(0, sys.argv[1])
-        import torch
-        from cpu_cases import CASES, run
-        tensors = CASES["causal"].tensors(torch.float32, 3, 5, 4, 4)
-        print(run("causal", tensors, {"scale": 0.3})[0].sum().item())
-    """)
-    environment = {**os.environ, "ATTNC_CACHE": str(tmp_path), "ATTNC_CPU_ISA": "generic"}
-    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
-    started = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
-    answers = [process.communicate(timeout=300)[0] for process in started]
-    assert len(set(answers)) == 1 and answers[0].strip()
-    assert len(list((tmp_path / "cpu").iterdir())) == 1
 
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +43,6 @@ DEFAULTS = (
 SPILLING = 'causal:float16:128:1024:{"BLOCK_HELD":128,"BLOCK_WALKED":128,"warps":4,"stages":1}'
 
 
-@cache
 def reports(capability: int) -> dict[str, list[dict[str, Any]]]:
     """What the compiler made of every kernel of the shelf; in a process without the interpreter."""
     command = [sys.executable, str(TESTS / "triton_aot.py"), str(capability), *DEFAULTS, SPILLING]
@@ -60,46 +58,42 @@ def spills(kernel: dict[str, Any]) -> bool:
     return bool(kernel["stack"])
 
 
-@pytest.mark.parametrize("capability", TARGETS)
-@pytest.mark.parametrize("wanted", DEFAULTS)
-def test_first_choice_fits(capability: int, wanted: str) -> None:
-    kernels = reports(capability)[wanted]
-    for kernel in kernels:
-        assert kernel["shared"] <= SHARED[capability], kernel
-    streams = [k for k in kernels if "region" not in k["kernel"]]
-    assert not any(spills(k) for k in streams), streams
+# A target is one test: another process would compile its kernels once more.
+every_target = pytest.mark.parametrize("capability", TARGETS)
 
 
-@pytest.mark.parametrize("capability", TARGETS)
-@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "float16" in w and "gradient" not in w])
-def test_half_precision_uses_the_matrix_units(capability: int, wanted: str) -> None:
+def uses_matrix_units(capability: int, wanted: str, kernels: list[dict[str, Any]]) -> bool:
+    unit = {80: "asynchronous", 90: "wgmma", 100: "tcgen05"}[capability]
+    if wanted.startswith("gradient."):
+        # On sm_80 keys are held 32 at a time: there more would spill.
+        names = ("kernel_rows", "kernel_keys", *(("kernel_table",) if capability > 80 else ()))
+        streams = [k for k in kernels if k["kernel"] in names]
+        large = capability == 80 or all(kernel["tile"][0] >= 64 for kernel in streams)
+        return large and len(streams) >= 2 and all(kernel[unit] for kernel in streams)
     name = f"kernel_{wanted.partition(':')[0]}"
-    stream = next(k for k in reports(capability)[wanted] if k["kernel"] == name)
-    if stream["tile"][0] < 64:
-        assert wanted.endswith(":1") or ":576" in wanted  # few rows, or widths beyond the tile
-        return
-    unit = {80: "asynchronous", 90: "wgmma", 100: "tcgen05"}[capability]
-    assert stream[unit], stream
-    assert stream["descriptors"] == (capability >= 90)
+    stream = next(k for k in kernels if k["kernel"] == name)
+    if stream["tile"][0] < 64:  # few rows, or widths beyond the tile
+        return wanted.endswith(":1") or ":576" in wanted
+    return bool(stream[unit]) and stream["descriptors"] == (capability >= 90)
 
 
-@pytest.mark.parametrize("capability", TARGETS)
-@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "gradient" in w])
-def test_gradients_use_the_matrix_units(capability: int, wanted: str) -> None:
-    """On sm_80 keys are held 32 at a time: there more would spill."""
-    names = ("kernel_rows", "kernel_keys", *(("kernel_table",) if capability > 80 else ()))
-    streams = [k for k in reports(capability)[wanted] if k["kernel"] in names]
-    unit = {80: "asynchronous", 90: "wgmma", 100: "tcgen05"}[capability]
-    assert len(streams) >= 2 and all(kernel[unit] for kernel in streams), streams
-    assert capability == 80 or all(kernel["tile"][0] >= 64 for kernel in streams), streams
-
-
-@pytest.mark.parametrize("capability", TARGETS)
-@pytest.mark.parametrize("wanted", [w for w in DEFAULTS if "float32" in w])
-def test_float32_is_float32(capability: int, wanted: str) -> None:
-    assert not any(kernel["tf32"] for kernel in reports(capability)[wanted])
-
-
-@pytest.mark.parametrize("capability", TARGETS)
-def test_the_check_sees_a_spill(capability: int) -> None:
-    assert any(spills(kernel) for kernel in reports(capability)[SPILLING])
+@every_target
+def test_first_choices(capability: int) -> None:
+    """They fit, spill nothing, use the matrix units for half precision, and are float32 where that
+    is asked for."""
+    found = reports(capability)
+    wrong = []
+    for wanted in DEFAULTS:
+        kernels = found[wanted]
+        streams = [k for k in kernels if "region" not in k["kernel"]]
+        if any(kernel["shared"] > SHARED[capability] for kernel in kernels):
+            wrong.append(f"{wanted}: shared memory: {kernels}")
+        if any(spills(kernel) for kernel in streams):
+            wrong.append(f"{wanted}: spills: {streams}")
+        half = "float16" in wanted or "gradient" in wanted
+        if half and not uses_matrix_units(capability, wanted, kernels):
+            wrong.append(f"{wanted}: no matrix units: {streams}")
+        if "float32" in wanted and any(kernel["tf32"] for kernel in kernels):
+            wrong.append(f"{wanted}: tf32: {streams}")
+    assert not wrong, "\n".join(wrong)
+    assert any(spills(kernel) for kernel in found[SPILLING]), "the check does not see a spill"

@@ -11,6 +11,8 @@ Environment
                      and no other; amx_emulated: the code of amx on tiles in memory, to test it
                      without them (slow)
     ATTNC_CACHE      the cache folder
+    ATTNC_CXXFLAGS   flags for the compiler after those given here: -g to look into a kernel, -O1 to
+                     build it in half the time
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
@@ -155,6 +158,7 @@ def build_library(source: str, macros: dict[str, str], level: int) -> Path:
     flags = [*FLAGS, *(f"-m{SPELLED.get(need, need)}" for need in LEVELS[level][1])]
     if level >= 3:
         flags.append("-mprefer-vector-width=512")
+    flags += shlex.split(os.environ.get("ATTNC_CXXFLAGS", ""))
     macros = {"ATTNC_ISA": str(level), **macros}
     defines = [f"-D{name}={value}" for name, value in sorted(macros.items())]
     content = "\0".join((source, compiler, *flags, *defines))
