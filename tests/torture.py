@@ -1,6 +1,7 @@
 """Random operators at hostile shapes, for as long as it is given.
 
     python tests/torture.py --seconds 1800 --seed 7
+    python tests/torture.py --rounds 100 --seed 7
 
 Every round draws an operator (of the gallery, or one that nobody wrote: random_specs), a shape and
 a dtype, and
@@ -176,6 +177,7 @@ def record(round_: dict[str, Any], failure: str) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=1800.0)
+    parser.add_argument("--rounds", type=int, default=None, help="no more than these")
     parser.add_argument(
         "--seed", type=int, default=None, help="printed, so that a run can be repeated"
     )
@@ -187,6 +189,8 @@ def main() -> int:
     passed = failed = skipped = 0
     player = Player()
     while time.monotonic() < stop and failed < MOST_FAILURES:
+        if passed + failed + skipped == options.rounds:
+            break
         round_ = draw_round(rng)
         outcome = player.play(round_)
         if outcome == "none":
