@@ -11,7 +11,8 @@ import torch
 from cpu_cases import CASES, DTYPES, check, cpu_backend, run
 from triton_cases import bind
 
-from attnc.errors import UnsupportedError
+import attnc
+from attnc.errors import AttncError, UnsupportedError
 from attnc.runtime import cpu_build
 from attnc.runtime.cpu_build import (
     AVX512_BF16,
@@ -207,3 +208,45 @@ def test_far_positions_need_wide_integers() -> None:
     whole, _ = run("window", tensors, {"scale": 0.3, "size": 2**40, "sinks": 0})
     causal, _ = run("causal", tensors, {"scale": 0.3})
     assert torch.equal(whole, causal)
+
+
+CAUSAL = """
+attention causal(q, k, v):
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+"""
+
+
+def test_offsets_in_tensors_are_calls_of_a_known_form() -> None:
+    """Prepared once, looked at in every call: what they say, their bounds, reads that they move."""
+    operator = attnc.compile(CAUSAL, backend="cpu")
+    q, k = torch.randn(2, 2, 3, 16), torch.randn(2, 2, 40, 16)
+    kernels = operator._run  # the choice of this backend
+    for first, length in ((0, 40), (9, 11), (37, 0), (2**33, 40)):
+        offset, key_length = torch.tensor([first, 5]), torch.tensor([length, 39])
+        out = operator(q, k, k, offset=offset, key_length=key_length)
+        wanted = operator.reference(q, k, k, offset=offset, key_length=key_length)
+        torch.testing.assert_close(out.double(), torch.as_tensor(wanted), rtol=1e-5, atol=1e-5)
+        assert len(kernels._prepared) == 1
+    for wrong in (-1, 41):
+        with pytest.raises(AttncError, match="key_length"):
+            operator(q, k, k, offset=offset, key_length=torch.tensor([wrong, 39]))
+    one = operator(q, k, k, offset=torch.tensor(7), key_length=torch.tensor([40, 39]))
+    narrow = operator(q, k, k, offset=torch.tensor(7, dtype=torch.int32))
+    assert torch.equal(one[:1], narrow[:1]) and len(kernels._prepared) == 2
+    assert torch.equal(one, operator(q, k, k, offset=7, key_length=torch.tensor([40, 39])))
+
+
+def test_reads_are_tested_in_prepared_calls_with_offsets() -> None:
+    operator = attnc.compile(
+        "attention moved(q, k, v):\n    input bias: real[slot]\n    mask: 0 <= i - j\n"
+        "    score: dot(q[i], k[j]) * scale + bias[i - j]\n    normalize: softmax(j: score)\n",
+        backend="cpu",
+    )
+    q, k, bias = torch.randn(2, 1, 2, 8), torch.randn(2, 1, 4, 8), torch.randn(6)
+    for first in (2, 4, 3):
+        operator(q, k, k, bias=bias, offset=torch.tensor([first, 0]))
+    with pytest.raises(AttncError, match="outside"):
+        operator(q, k, k, bias=bias, offset=torch.tensor([first, 5]))
+    operator(q, k, k, bias=bias, offset=torch.tensor([first, 0]))

@@ -6,7 +6,6 @@ measure, or an operator cannot do yet, has no number.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import statistics
 import subprocess
@@ -97,26 +96,19 @@ def bare_kernel(operator: Any, inputs: tuple[torch.Tensor, ...]) -> Callable[[],
     """The C function of a call with nothing around it but ctypes."""
     from attnc.backends.cpu import emit
     from attnc.runtime.call import check_call
-    from attnc.runtime.cpu_calls import CpuBackend
+    from attnc.runtime.cpu_calls import CpuBackend, Frame
 
     backend = CpuBackend(emit(operator.stages.schedule))
     signature = operator.module.operator.signature
     call = check_call(signature, dict(zip("qkv", inputs, strict=True)), {}, {})
     prepared = backend.prepare(call, frozenset({"out"}))
-    assert prepared is not None
-    filled = prepared.form.from_buffer_copy(prepared.template)
-    result = torch.empty_like(inputs[0])
-    for place, source in prepared.inputs:
-        filled[place].data = inputs[source].data_ptr()
-    filled[len(prepared.inputs)].data = result.data_ptr()
-    room = torch.empty(prepared.needed + 64, dtype=torch.uint8)
-    request = prepared._request(filled, (room.data_ptr() + 63) // 64 * 64)
-    request.workspace_bytes = prepared.needed
-    pointer, run = ctypes.byref(request), prepared.library.attnc_run
-    held = (filled, result, room, inputs)  # what the request points to lives as long as the closure
+    frame, outputs = prepared.fill(list(inputs))
+    memory, frame.words[Frame.WORKSPACE] = prepared.workspace(prepared.needed)
+    run = prepared.library.attnc_run
+    held = (frame, outputs, memory, inputs)  # what it points to lives as long as the closure
 
     def kernel() -> int:
-        return int(run(pointer)) if held else 0
+        return int(run(frame.address)) if held else 0
 
     return kernel
 

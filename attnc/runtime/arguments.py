@@ -16,10 +16,9 @@ from attnc.runtime.call import (
     shown,
 )
 from attnc.runtime.failures import DtypeError, ValueRangeError
-from attnc.runtime.slots import Call, Signature
+from attnc.runtime.slots import SHIFTS, Call, Signature
 
 SCHEMA_TYPES = {"int": "SymInt?", "real": "float?", "bool": "bool?"}
-SHIFTS = ("offset", "key_offset", "key_length")
 
 
 def checked_emits(signature: Signature, emit: Any) -> tuple[str, ...]:

@@ -1,5 +1,8 @@
-"""Calls of CPU kernels through their C ABI: the backend of a kernel set, and calls of a known form
-with all but their pointers written down."""
+"""Calls of CPU kernels through their C ABI.
+
+A call becomes a frame: one piece of memory with all the C structures that a kernel reads. A form of
+call keeps its frames, and calling it again writes pointers alone.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,12 @@ from typing import Any
 import torch
 
 from attnc.runtime.cpu_build import ELEMENTS, PAIRS, build_library, instruction_level
-from attnc.runtime.slots import Call
+from attnc.runtime.slots import SHIFTS, Call
 
 NEEDS_WIDE = 2
 # Lengths, positions and numbers up to here fit 32-bit lanes where the table says so.
 LARGEST = 2**20
+ONE_BY_ONE = 64  # entries that are looked at one by one rather than by torch
 
 
 class TensorOfCall(ctypes.Structure):
@@ -33,14 +37,14 @@ class CallOfKernel(ctypes.Structure):
     """`struct Call` of the C ABI."""
 
     _fields_ = (
-        ("tensors", ctypes.POINTER(TensorOfCall)),
-        ("integers", ctypes.POINTER(ctypes.c_int64)),
-        ("reals", ctypes.POINTER(ctypes.c_double)),
+        ("tensors", ctypes.c_void_p),
+        ("integers", ctypes.c_void_p),
+        ("reals", ctypes.c_void_p),
         ("threads", ctypes.c_int64),
         ("seed", ctypes.c_int64),
         ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_int64),
-        ("too_wide", ctypes.POINTER(ctypes.c_int64)),
+        ("too_wide", ctypes.c_void_p),
     )
 
 
@@ -68,93 +72,35 @@ class CpuBackend:
         self._workspaces = threading.local()
 
     def __call__(self, call: Call, wanted: frozenset[str]) -> tuple[torch.Tensor | None, ...]:
-        outputs = tuple(
-            call.new_output(output) if output.name in wanted else None
-            for output in call.signature.outputs
-        )
-        integers = self._integers(call)
-        wide = not self.table["narrow"] or any(not -LARGEST <= x <= LARGEST for x in integers)
-        wide = wide or self._far(call)
-        if self._run(call, outputs, integers, wide) == NEEDS_WIDE:
-            self._run(call, outputs, integers, True)
+        outputs = PreparedCall(self, call, wanted, self._wide(call)).first(call)
+        if outputs is None:
+            outputs = PreparedCall(self, call, wanted, True).first(call)
+        assert outputs is not None
         return outputs
 
-    def prepare(self, call: Call, wanted: frozenset[str]) -> PreparedCall | None:
-        """The call with all but its pointers written down, for calls of the same form; None where
-        the form depends on data (offsets in tensors)."""
-        shifts = (call.offset, call.key_offset, call.key_length)
-        if any(isinstance(shift, torch.Tensor) for shift in shifts):
-            return None
-        integers = self._integers(call)
-        wide = not self.table["narrow"] or any(not -LARGEST <= x <= LARGEST for x in integers)
-        return PreparedCall(self, call, wanted, integers, wide or self._far(call))
+    def prepare(self, call: Call, wanted: frozenset[str]) -> PreparedCall:
+        """The call with all but its pointers written down, for calls of the same form."""
+        return PreparedCall(self, call, wanted, self._wide(call))
 
-    def _integers(self, call: Call) -> list[int]:
-        known = call.known
-        return [int(known[name]) for name in self.table["integers"]]
-
-    def _far(self, call: Call) -> bool:
-        """Whether positions leave what 32-bit lanes were proved for."""
-        for shift in (call.offset, call.key_offset):
-            if isinstance(shift, torch.Tensor):
-                if shift.numel() and int(shift.abs().max()) > LARGEST:
-                    return True
-            elif not -LARGEST <= shift <= LARGEST:
-                return True
-        return False
-
-    def _run(
-        self,
-        call: Call,
-        outputs: tuple[torch.Tensor | None, ...],
-        integers: list[int],
-        wide: bool,
-    ) -> int:
-        names = (output.name for output in call.signature.outputs)
-        present = (name for name, made in zip(names, outputs, strict=True) if made is not None)
-        library = self.variant(call, wide, frozenset(present))
-        held: list[Any] = [call.tensors[name] for name in self.table["inputs"]]
-        held += outputs
-        held += [_shift(call.offset), _shift(call.key_offset), _shift(self._key_length(call))]
-        tensors = (TensorOfCall * len(held))()
-        for place, tensor in enumerate(held):
-            if tensor is not None:
-                _describe(tensors[place], tensor)
-        threads = 1 if _FORKED else torch.get_num_threads()
-        too_wide = ctypes.c_int64(0)
-        reals = self.table["reals"]
-        request = CallOfKernel(
-            tensors,
-            (ctypes.c_int64 * max(len(integers), 1))(*integers),
-            (ctypes.c_double * max(len(reals), 1))(*(float(call.known[name]) for name in reals)),
-            threads,
-            _signed(call.seed),
-            None,
-            0,
-            ctypes.pointer(too_wide),
+    def _wide(self, call: Call) -> bool:
+        """Whether numbers or positions leave what 32-bit lanes were proved for."""
+        if not self.table["narrow"]:
+            return True
+        moves = (call.offset, call.key_offset)
+        numbers = [call.known[name] for name in self.table["integers"]]
+        return not all(
+            -LARGEST <= bound <= LARGEST for one in (*numbers, *moves) for bound in _bounds_of(one)
         )
-        pointer = ctypes.byref(request)
-        needed = library.attnc_workspace(pointer)
-        workspace = self._workspace(needed)
-        request.workspace = (workspace.data_ptr() + 63) // 64 * 64
-        request.workspace_bytes = needed
-        status: int = library.attnc_run(pointer)
-        return status
 
-    def _key_length(self, call: Call) -> Any:
-        if call.key_length is not None:
-            return call.key_length
-        return call.known.get(f"len_{self.table['keys']}", 0)
-
-    def _workspace(self, needed: int) -> torch.Tensor:
-        """Memory for one call of this thread, kept while it is small."""
-        kept: torch.Tensor | None = getattr(self._workspaces, "kept", None)
-        if kept is not None and kept.numel() >= needed + 64:
-            return kept
-        made = torch.empty(needed + 64, dtype=torch.uint8)
-        if needed <= 1 << 24:
-            self._workspaces.kept = made
-        return made
+    def workspace(self, needed: int) -> tuple[torch.Tensor, int]:
+        """Memory for one call of this thread, kept while it is small, and its address."""
+        kept: tuple[torch.Tensor, int] | None = getattr(self._workspaces, "kept", None)
+        if kept is None or kept[0].numel() < needed + 64:
+            memory = torch.empty(needed + 64, dtype=torch.uint8)
+            kept = (memory, (memory.data_ptr() + 63) // 64 * 64)
+            if needed <= 1 << 24:
+                self._workspaces.kept = kept
+        return kept
 
     def variant(self, call: Call, wide: bool = False, wanted: frozenset[str] | None = None) -> Any:
         """The library for the dtypes and widths of a call, built if need be; where the module can
@@ -170,6 +116,7 @@ class CpuBackend:
                 level = PAIRS
             library = ctypes.CDLL(str(build_library(self.source, own, level)))
             library.attnc_workspace.restype = ctypes.c_int64
+            library.attnc_workspace.argtypes = library.attnc_run.argtypes = (ctypes.c_void_p,)
             library.attnc_run.restype = ctypes.c_int
             self._variants[key] = library
         return library
@@ -201,75 +148,139 @@ class CpuBackend:
         return "int64_t"  # an output of integers
 
 
-class PreparedCall:
-    """A call's C structures, filled in but for the pointers of its tensors: `prepared(tensors)`
-    runs
-    it on the inputs in the order of the signature, None where the first call left one out."""
+class Frame:
+    """The structures of one call in one piece of memory, as words of 64 bits that hold what
+    `template` holds, with the pointers between them: the call, where a kernel says that it needs
+    wide integers, the tensors."""
 
-    def __init__(
-        self,
-        backend: CpuBackend,
-        call: Call,
-        wanted: frozenset[str],
-        integers: list[int],
-        wide: bool,
-    ) -> None:
-        table = backend.table
+    __slots__ = ("address", "memory", "words")
+    TENSORS, THREADS, WORKSPACE, WORKSPACE_BYTES, TOO_WIDE_AT, TOO_WIDE = 0, 3, 5, 6, 7, 8
+    FIXED = 9  # words before the tensors
+
+    def __init__(self, template: bytes) -> None:
+        self.memory = ctypes.create_string_buffer(template, len(template))
+        self.address = ctypes.addressof(self.memory)
+        self.words = memoryview(self.memory).cast("B").cast("q")
+        self.words[self.TENSORS] = self.address + self.FIXED * 8
+        self.words[self.TOO_WIDE_AT] = self.address + self.TOO_WIDE * 8
+
+
+class PreparedCall:
+    """A form of call: `prepared(tensors)` runs it on the inputs in the order of the signature (None
+    where the first call left one out), followed by `offset`, `key_offset` and `key_length` where
+    these are tensors. Gives the outputs; None where the call must be looked at anew: it needs wide
+    integers after all, or its lengths are not within their bounds."""
+
+    def __init__(self, backend: CpuBackend, call: Call, wanted: frozenset[str], wide: bool) -> None:
+        table, signature = backend.table, call.signature
         self.library = backend.variant(call, wide, wanted)
-        self.workspace = backend._workspace
+        self.run = self.library.attnc_run
+        self.workspace = backend.workspace
         names = list(table["inputs"])
-        order = {slot.name: place for place, slot in enumerate(call.signature.inputs)}
-        self.inputs = [(place, order[name]) for place, name in enumerate(names)]
-        tensors = [call.tensors[name] for name in names]
+        order = {slot.name: place for place, slot in enumerate(signature.inputs)}
+        self.inputs = [
+            (_word(place), order[name]) for place, name in enumerate(names) if name in call.given
+        ]
         self.kept = [call.tensors[name] for name in names if name not in call.given]
         self.outputs = [
-            (call.shape(slot), call.new_output_dtype(slot)) if slot.name in wanted else None
-            for slot in call.signature.outputs
+            (_word(place), call.shape(slot), call.new_output_dtype(slot))
+            if slot.name in wanted
+            else None
+            for place, slot in enumerate(signature.outputs, len(names))
         ]
-        shifts = [call.offset, call.key_offset, backend._key_length(call)]
-        self.shifts = [_shift(shift) for shift in shifts]
-        held = [*tensors, *(None for _ in self.outputs), *self.shifts]
+        length = call.key_length
+        if length is None:
+            length = call.known.get(f"len_{table['keys']}", 0)
+        shifts = (call.offset, call.key_offset, length)
+        far = 2**62 if wide else LARGEST
+        bounds = ((-far, far), (-far, far), (0, call.known.get(f"len_{signature.keys}", 0)))
+        self.numbers = (ctypes.c_int64 * len(SHIFTS))()  # shifts that are no tensors
+        outputs = [None if form is None else torch.Size(form[1]) for form in self.outputs]
+        held = [*(call.tensors[name] for name in names), *outputs, *shifts]
         filled = (TensorOfCall * len(held))()
-        for place, tensor in enumerate(held):
-            if tensor is not None:
-                _describe(filled[place], tensor)
-        for place, form in enumerate(self.outputs, len(names)):
-            if form is not None:
-                _describe(filled[place], torch.empty(form[0], dtype=form[1]))
-        self.form = type(filled)
-        self.template = bytes(filled)
+        self.shifts = []
+        for place, one in enumerate(held):
+            number = place - len(names) - len(outputs)
+            if isinstance(one, torch.Tensor):
+                _describe(filled[place], one)
+            elif isinstance(one, torch.Size):
+                _describe_new(filled[place], one)
+            elif one is not None:
+                self.numbers[number] = one
+                filled[place].data = ctypes.addressof(self.numbers) + 8 * number
+                filled[place].size[0] = 1 << 30
+            if number >= 0 and isinstance(one, torch.Tensor):
+                self.shifts.append((_word(place), len(order) + number, *bounds[number]))
+        integers = [int(call.known[name]) for name in table["integers"]]
         reals = [float(call.known[name]) for name in table["reals"]]
         self.integers = (ctypes.c_int64 * max(len(integers), 1))(*integers)
         self.reals = (ctypes.c_double * max(len(reals), 1))(*reals)
         self.threads = torch.get_num_threads()
-        self.seed = _signed(call.seed)
-        self.needed = int(self.library.attnc_workspace(ctypes.byref(self._request(filled, 0))))
-
-    def _request(self, tensors: Any, base: int) -> CallOfKernel:
-        threads = 1 if _FORKED else self.threads
-        return CallOfKernel(
-            tensors, self.integers, self.reals, threads, self.seed, base, 0,
-            ctypes.pointer(ctypes.c_int64(0)),
+        request = CallOfKernel(
+            None, ctypes.addressof(self.integers), ctypes.addressof(self.reals), self.threads,
+            _signed(call.seed), None, 0, None,
         )  # fmt: skip
+        self.template = bytes(request) + bytes(8) + bytes(filled)
+        frame = Frame(self.template)
+        self.needed = int(self.library.attnc_workspace(frame.address))
+        frame.words[Frame.WORKSPACE_BYTES] = self.needed
+        self.template = bytes(frame.memory)
+        self.frames = [frame]
+
+    def first(self, call: Call) -> tuple[torch.Tensor | None, ...] | None:
+        """The outputs of the call that this was made from, whose tensors the caller holds."""
+        frame = self.frames.pop()
+        return self.done(frame, self._new_outputs(frame))
 
     def __call__(self, inputs: list[torch.Tensor | None]) -> tuple[torch.Tensor | None, ...] | None:
-        """The outputs; None if the kernel asks for wide integers after all."""
-        tensors = self.form.from_buffer_copy(self.template)
-        for place, source in self.inputs:
-            tensor = inputs[source]
-            if tensor is not None:
-                tensors[place].data = tensor.data_ptr()
-        outputs = tuple(
-            None if form is None else torch.empty(form[0], dtype=form[1]) for form in self.outputs
-        )
-        for place, output in enumerate(outputs, len(self.inputs)):
-            if output is not None:
-                tensors[place].data = output.data_ptr()
-        workspace = self.workspace(self.needed)
-        request = self._request(tensors, (workspace.data_ptr() + 63) // 64 * 64)
-        request.workspace_bytes = self.needed
-        status: int = self.library.attnc_run(ctypes.byref(request))
+        frame, outputs = self.fill(inputs)
+        for _, source, low, high in self.shifts:
+            least, most = _bounds_of(inputs[source])
+            if least < low or most > high:
+                return None
+        return self.done(frame, outputs)
+
+    def fill(
+        self, inputs: list[torch.Tensor | None]
+    ) -> tuple[Frame, tuple[torch.Tensor | None, ...]]:
+        """A frame with the pointers of these inputs and of new outputs, and these."""
+        try:
+            frame = self.frames.pop()  # no other thread gets this one
+        except IndexError:
+            frame = Frame(self.template)
+        words = frame.words
+        for word, source in self.inputs:
+            words[word] = inputs[source].data_ptr()  # type: ignore[union-attr]
+        for word, source, _, _ in self.shifts:
+            words[word] = inputs[source].data_ptr()
+        return frame, self._new_outputs(frame)
+
+    def _new_outputs(self, frame: Frame) -> tuple[torch.Tensor | None, ...]:
+        outputs: list[torch.Tensor | None] = []
+        for form in self.outputs:
+            if form is None:
+                outputs.append(None)
+                continue
+            word, shape, dtype = form
+            made = torch.empty(shape, dtype=dtype)
+            frame.words[word] = made.data_ptr()
+            outputs.append(made)
+        return tuple(outputs)
+
+    def done(self, frame: Frame, outputs: Any) -> tuple[torch.Tensor | None, ...] | None:
+        """Runs a filled frame and takes it back; the outputs, None where it needs wide integers."""
+        words = frame.words
+        words[Frame.THREADS] = 1 if _FORKED else self.threads
+        memory, words[Frame.WORKSPACE] = self.workspace(self.needed)
+        status = self.run(frame.address)
+        self.frames.append(frame)
+        del memory
         return None if status == NEEDS_WIDE else outputs
+
+
+def _word(place: int) -> int:
+    """Where a frame has the pointer of a tensor."""
+    return Frame.FIXED + place * (ctypes.sizeof(TensorOfCall) // 8)
 
 
 def _describe(entry: TensorOfCall, tensor: torch.Tensor) -> None:
@@ -279,11 +290,25 @@ def _describe(entry: TensorOfCall, tensor: torch.Tensor) -> None:
     entry.stride[:rank] = tensor.stride()
 
 
-def _shift(value: Any) -> torch.Tensor:
-    """An int, or int64 [batch], as something with a stride along the batch."""
-    if isinstance(value, torch.Tensor):
-        return value
-    return torch.tensor(value, dtype=torch.int64).expand(1 << 30)
+def _describe_new(entry: TensorOfCall, shape: torch.Size) -> None:
+    """A tensor as torch makes it."""
+    stride = 1
+    for axis in range(len(shape) - 1, -1, -1):
+        entry.size[axis], entry.stride[axis] = shape[axis], stride
+        stride *= max(shape[axis], 1)
+
+
+def _bounds_of(value: Any) -> tuple[int, int]:
+    """The least and the largest of an int or a tensor of integers; (0, 0) of none."""
+    if not isinstance(value, torch.Tensor):
+        return value, value
+    if value.numel() > ONE_BY_ONE:
+        low, high = torch.aminmax(value)
+        return int(low), int(high)
+    entries = value.tolist()
+    if isinstance(entries, int):
+        return entries, entries
+    return (min(entries), max(entries)) if entries else (0, 0)
 
 
 def _signed(seed: int) -> int:

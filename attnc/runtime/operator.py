@@ -21,7 +21,7 @@ from attnc.runtime.family import Family, KernelSet
 from attnc.runtime.forms import autocast, form_of, is_dense, is_plain, is_watched, levels_live
 from attnc.runtime.reads import check_reads, with_reads_checked
 from attnc.runtime.registration import register
-from attnc.runtime.slots import Call, Signature
+from attnc.runtime.slots import SHIFTS, Call, Signature
 from attnc.runtime.stepping import call_step, call_with_states
 
 # A backend runs a bound call: (call, wanted output names) -> outputs in the order of the signature,
@@ -139,9 +139,10 @@ class KernelOperator:
         if is_plain(tensors):
             call = check_call(self.signature, tensors, numbers, extras)
             check_reads(call)
-            outputs = self.run(call, wanted)
-            if form is not None:
-                self._keep(form, call, wanted, args, kwargs)
+            prepared = self._keep(form, call, wanted, args, kwargs) if form is not None else None
+            outputs = prepared.first(call) if prepared is not None else None
+            if outputs is None:
+                outputs = self.run(call, wanted)
         else:
             self._check_places(tensors)
             if not is_watched():
@@ -185,12 +186,15 @@ class KernelOperator:
         wanted: frozenset[str],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> None:
-        """Remembers a checked call, if its backend can repeat it with other pointers."""
+    ) -> Any:
+        """Remembers a checked call, if its backend can repeat it with other pointers; gives it back
+        as prepared."""
         prepare = getattr(self.backends.get(call.device.type), "prepare", None)
         run = prepare(call, wanted) if prepare else None
-        if run is not None:
+        shifts = [value for name in SHIFTS if torch.is_tensor(value := kwargs.get(name))]
+        if run is not None and all(value.dtype is torch.int64 for value in shifts):
             self._remember(form, call, run, args, kwargs)
+        return run
 
     def _kept_with_gradients(
         self,
@@ -219,6 +223,8 @@ class KernelOperator:
             order[slot.name] if slot.name in order and slot.name in call.given else None
             for slot in self.signature.inputs
         ]
+        if any(torch.is_tensor(kwargs.get(name)) for name in SHIFTS):
+            places += [order[n] if torch.is_tensor(kwargs.get(n)) else None for n in SHIFTS]
         self._prepared[form] = (places, with_reads_checked(call, run))
 
     def run(self, call: Call, wanted: frozenset[str]) -> tuple[torch.Tensor | None, ...]:

@@ -13,11 +13,13 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
 from attnc.runtime.failures import ValueRangeError
+from attnc.runtime.slots import SHIFTS
 
 POINTS = 1 << 21  # tested at once
 Interval = tuple[Any, Any]
@@ -52,10 +54,12 @@ def check_reads(call: Any) -> None:
 
 def with_reads_checked(call: Any, run: Callable[..., Any]) -> Callable[..., Any]:
     """`run` of a checked call, which is called again with other tensors: they are tested first."""
+    moves = [getattr(call, name) for name in SHIFTS]
+    moved = any(isinstance(one, torch.Tensor) for one in moves)
     checks = [
         check
         for check in call.signature.reads
-        if _reads(check, condition=True) or (_reads(check) and not _proved(call, check))
+        if moved or _reads(check, condition=True) or (_reads(check) and not _proved(call, check))
     ]
     if not checks:
         return run
@@ -63,16 +67,20 @@ def with_reads_checked(call: Any, run: Callable[..., Any]) -> Callable[..., Any]
     read = {node[1] for check in checks for node in _nodes(check.condition) if node[0] == "read"}
     places = [names.index(name) for name in read if name in names]
     plain = len(places) == len(read) and all(_proved(call, check) for check in checks)
-    entries = [call.tensors[names[place]] for place in places]
+    entries = (*(call.tensors[names[place]] for place in places), *moves)
     proved = [_extent(one) for one in entries] if plain and call.device.type == "cpu" else None
 
     def checked(inputs: list[Any]) -> Any:
+        # Behind the inputs stand first positions and a length, where these are tensors.
+        shifts = [
+            old if new is None else new for old, new in zip_longest(moves, inputs[len(names) :])
+        ]
         # What was proved of some extents holds of the same ones: a form of call has one set of
         # lengths, numbers and offsets.
-        if proved == [_extent(inputs[place]) for place in places]:
+        if proved == [_extent(one) for one in (*(inputs[place] for place in places), *shifts)]:
             return run(inputs)
-        given = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
-        now = _Again(call, {**call.tensors, **given})
+        given = {name: x for name, x in zip(names, inputs, strict=False) if x is not None}
+        now = _Again(call, {**call.tensors, **given}, shifts)
         for check in checks:
             _check(now, check)
         return run(inputs)
@@ -81,12 +89,15 @@ def with_reads_checked(call: Any, run: Callable[..., Any]) -> Callable[..., Any]
 
 
 class _Again:
-    """A call with other tensors of the same form."""
+    """A call with other tensors and shifts of the same form."""
 
-    def __init__(self, call: Any, tensors: dict[str, Any]) -> None:
+    def __init__(self, call: Any, tensors: dict[str, Any], shifts: list[Any]) -> None:
         self.signature, self.known, self.device = call.signature, call.known, call.device
-        self.offset, self.key_offset = call.offset, call.key_offset
-        self.key_length, self.tensors = call.key_length, tensors
+        batch = call.known.get("len_b", 1)
+        self.offset, self.key_offset, self.key_length = (
+            one.expand(batch) if isinstance(one, torch.Tensor) else one for one in shifts
+        )
+        self.tensors = tensors
 
 
 def _check(call: Any, check: ReadCheck) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+SHIFTS = ("offset", "key_offset", "key_length")
 EXTRA_KEYWORDS = ("offset", "key_offset", "key_length", "seed", "dtype", "emit")
 Numbers = Mapping[str, Any]
 Requirement = tuple[Any, str, str, tuple[str, ...]]

@@ -138,6 +138,13 @@ void parallel(int64_t threads, const Body& body) {
     { body(__atomic_fetch_add(&next, 1, __ATOMIC_RELAXED)); }
 }
 
+// No more threads than find enough to do: to wake one takes as long as some 2^18 multiply-adds, and
+// far longer where it does not get a processor at once.
+inline int64_t threads_for(int64_t threads, double multiply_adds) {
+    const double most = 1 + multiply_adds / (1 << 18);
+    return most < double(threads) ? int64_t(most) : threads;
+}
+
 // Tasks in order of their number, each taken by the next free worker: task(worker, number).
 template <class Task>
 void parallel_tasks(int64_t threads, int64_t count, const Task& task) {

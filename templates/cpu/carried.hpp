@@ -70,6 +70,11 @@ struct Carried {
         desk.walked = arena.template take<typename K::WalkedMost>(1);
         return desk;
     }
+    // Threads that a call is worth, by its products (as if nothing were masked).
+    static int64_t threads_worth(const Call& call, const Grid& probe) {
+        const double pairs = double(K::count(probe)) * double(positions_walked(typename K::Loops{}, probe));
+        return threads_for(call.threads, double(K::grid_count(call)) * pairs * 2 * widest());
+    }
     static int64_t desk_bytes() {
         Arena arena{nullptr};
         lay_out(arena);
@@ -182,7 +187,7 @@ struct Carried {
                         store(lines + c * TILE + v * LANES, K::template store_at<s>(grid, *desk.held, *desk.finish, HeldLanes{v * LANES, 0}, tile, c0 + c));
                     }
                 Acc* turned = desk.line + LANES * TILE;
-                transpose(lines, TILE, turned, LANES, LANES, TILE);
+                transpose(lines, TILE, turned, LANES, LANES, desk.vectors * LANES);
                 using T = std::remove_pointer_t<decltype(out.data)>;
                 for (int r = 0; r < rows; r++) {
                     T* to = const_cast<std::remove_const_t<T>*>(out.row(first + r)) + c0 * out.step;

@@ -242,7 +242,7 @@ struct Few {
             for (int c = 0; c < K::tile_width[t]; c++) *to++ = desk.tile[t][slot * padded(K::tile_width[t]) + c];
     }
 
-    // ---- joining the shares of a row, in order
+    // ---- joining the shares of a row, in order: into tiles of 0
 
     static void join(const Acc* records, int64_t shares, int lane, typename Whole::Desk& desk) {
         Acc top = -INFINITE;
@@ -254,8 +254,6 @@ struct Few {
         desk.reference[lane] = top == -INFINITE ? Acc(0) : top;
         desk.limit[lane] = top;
         for (int s = 0; s < K::STATISTICS; s++) desk.statistic[s][lane] = K::statistic_unit[s];
-        for (int t = 0; t < K::TILES; t++)
-            for (int c = 0; c < K::tile_width[t]; c++) desk.tile[t][c * TILE + lane] = 0;
         for (int64_t n = 0; n < shares; n++) {
             const Acc* from = records + n * record();
             const Acc factor = K::REFERENCE && from[0] != -INFINITE ? std::exp2(from[0] - top) : Acc(1);
@@ -330,7 +328,8 @@ struct Few {
         Acc* records = common.template take<Acc>(grids * rows * shares * record());
         char* own = scratch + round_up(common.used, 64);
         const int64_t group = together(call, grids, rows);
-        parallel_tasks(call.threads, grids / group * shares, [&](int64_t worker, int64_t task) {
+        const int64_t threads = Whole::threads_worth(call, probe);
+        parallel_tasks(threads, grids / group * shares, [&](int64_t worker, int64_t task) {
             Arena arena{own + worker * desk_bytes()};
             Desk desk = lay_out(arena);
             const int64_t base = task / shares * group, number = task % shares;
@@ -349,7 +348,7 @@ struct Few {
             for (int slot = 0; slot < desk.slots; slot++)
                 keep(desk, slot, records + ((base * rows + slot) * shares + number) * record());
         });
-        parallel_tasks(call.threads, grids, [&](int64_t worker, int64_t number) {
+        parallel_tasks(shares > 1 ? threads : 1, grids, [&](int64_t worker, int64_t number) {
             Arena arena{desks + worker * Whole::desk_bytes()};
             auto desk = Whole::lay_out(arena);
             Grid grid;
@@ -357,10 +356,13 @@ struct Few {
             grid.shared = &shared;
             desk.vectors = int((rows + LANES - 1) / LANES);
             desk.fresh = false;
+            for (int t = 0; t < K::TILES; t++)
+                for (int c = 0; c < K::tile_width[t]; c++)
+                    for (int v = 0; v < desk.vectors; v++) store(desk.tile[t] + c * TILE + v * LANES, Real(0));
             for (int l = 0; l < desk.vectors * LANES; l++) {
-                const int64_t row = l < rows ? l : rows - 1;
-                K::fill(grid, *desk.held, l, row);
-                join(records + (number * rows + row) * shares * record(), shares, l, desk);
+                K::fill(grid, *desk.held, l, l < rows ? l : rows - 1);
+                if (l >= rows) join(nullptr, 0, l, desk);  // a spare lane: nothing is stored from it
+                else join(records + (number * rows + l) * shares * record(), shares, l, desk);
             }
             Whole::finish(grid, desk, 0, int(rows));
         });

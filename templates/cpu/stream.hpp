@@ -365,7 +365,7 @@ struct Stream : Carried<K>, Summaries<K> {
         Grid probe;
         K::enter(call, 0, probe);
         const int64_t rows = K::count(probe), tiles = (rows + TILE - 1) / TILE, size = desk_bytes();
-        parallel_tasks(call.threads, grids * tiles, [&](int64_t worker, int64_t task) {
+        parallel_tasks(Base::threads_worth(call, probe), grids * tiles, [&](int64_t worker, int64_t task) {
             Arena arena{desks + worker * size};
             Desk desk = lay_out(arena);
             Grid grid;

@@ -88,6 +88,11 @@ void bisect(const Region& region, int64_t low, int64_t high, const Whole& whole,
     if (to > from) whole(from, to);
 }
 
+template <class Grid, class... Loops>
+int64_t positions_walked(Sequence<Loops...>, const Grid& grid) {
+    return (int64_t(0) + ... + Loops::length(grid));
+}
+
 // ---- bounds of data over blocks of rows, before a call begins
 
 template <class K>
