@@ -158,6 +158,9 @@ class RowPrinter:
         if expr.op == "fold":
             bound = self._along(expr)
             if bound is not None and not self._runs_along(expr, last):
+                if expr.monoid == "sum":
+                    lines += self._crossed(printer, buffer, expr, bound)
+                    return
                 heads, inner, base = printer.loops(buffer.indices)
                 body: list[str] = []
                 below = printer.within(inner, base)
@@ -224,8 +227,36 @@ class RowPrinter:
         head = f"blocks<{width}>([&](auto count, int64_t begin) {{"
         return nested(outer, [head, *(f"    {line}" for line in body), "});"])
 
+    def _crossed(self, printer: LanePrinter, buffer: Buffer, node: Expr, lane: Index) -> list[str]:
+        """A sum along the lanes for each entry of an array: a register of sums at a time, whose
+        lanes are then added crosswise."""
+        last = buffer.indices[-1]
+        outer, scope, base = printer.loops(buffer.indices[:-1])
+        sums, turn, first, row = (self.names.fresh(x) for x in ("sums", "turn", last.name, "row"))
+        width = self.fields.length(last.axis)
+        inside = printer.within(scope, base)
+        row_scope = inside.scope.extended(
+            positions={last: inside.placed(row, last)}, rows={last: row}
+        )
+        body: list[str] = []
+        total = self._total(inside.within(row_scope, {last: row}), node, lane, body)
+        each = f"ATTNC_UNROLL for (int {turn} = 0; {turn} < LANES; {turn}++) {{"
+        at = f"const int64_t {row} = minimum({first} + {turn}, {width} - 1);"
+        target = f"{buffer.name} + {inside.within(scope, {last: first}).offset(buffer)}"
+        block = [
+            f"Real {sums}[LANES];",
+            *nested([each], [at, *body, f"{sums}[{turn}] = {total};"]),
+            f"keep_lanes({target}, sums_of({sums}));",
+        ]
+        head = f"for (int64_t {first} = 0; {first} < {width}; {first} += LANES) {{"
+        return nested([*outer, head], block)
+
     def _across(self, printer: LanePrinter, node: Expr, lane: Index, lines: list[str]) -> str:
         """A fold to one number, its elements along the lanes."""
+        return f"across({self._total(printer, node, lane, lines)}, join_{node.monoid})"
+
+    def _total(self, printer: LanePrinter, node: Expr, lane: Index, lines: list[str]) -> str:
+        """A register of which the lanes together are a fold."""
         kind = node.kind
         unit = identity(node.monoid, kind)
         total = self.names.fresh(node.monoid)
@@ -246,7 +277,7 @@ class RowPrinter:
             f"{total} = {combined(node.monoid, total, kept)};",
         ]
         lines += nested(heads, below.lines)
-        return f"across({total}, join_{node.monoid})"
+        return total
 
     def _along(self, node: Expr) -> Index | None:
         """The bound index that can lie along the lanes: the last axis of what the fold reads."""

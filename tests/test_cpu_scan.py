@@ -13,7 +13,7 @@ from attnc.backends.numpy_oracle import evaluate as oracle
 from recurrences import SPECS
 
 from attnc.cases import Shape, draw_case
-from attnc.errors import ShapeError, UnsupportedError
+from attnc.errors import ShapeError
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.spec import Spec
@@ -142,14 +142,6 @@ def test_last_states_are_the_oracles() -> None:
     out, *last = run(**tensors, S=torch.from_numpy(first["S"]), emit=("S", "z"))
     for name, found in zip(("out", "S", "z"), (out, *last), strict=True):
         np.testing.assert_allclose(found.numpy(), expected[name], rtol=1e-10, atol=1e-10)
-
-
-def test_what_there_is_no_kernel_for_is_said() -> None:
-    spec, run = made("gated_delta")
-    tensors = tensors_of(draw_case(spec, SHAPE, 10), torch.float64)
-    tensors["v"].requires_grad_()
-    with pytest.raises(UnsupportedError, match="linear_state"):
-        run(**tensors).sum().backward()
 
 
 def test_a_state_that_does_not_fit_is_refused_by_name() -> None:

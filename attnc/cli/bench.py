@@ -12,7 +12,7 @@ import click
 
 from attnc.cli.common import console
 
-SETS = ("forward", "backward", "calls")
+SETS = ("forward", "backward", "scans", "calls")
 
 
 @click.command("bench")
@@ -41,15 +41,17 @@ def command(
 ) -> None:
     """Time attnc against torch SDPA and compiled FlexAttention in one run.
 
-    forward: the bench set. backward: forward and backward, and the tangent. calls: overhead,
-    start-up, recompiles, memory. Every timed shape is compared with float64 first. A ratio is the
-    peer's time over attnc's; a bar holds when the median of the runs is at least 0.95 of it.
+    forward: the bench set. backward: forward and backward, and the tangent. scans: recurrences on
+    the CPU against chunked torch, eager and compiled. calls: overhead, start-up, recompiles,
+    memory. Every timed shape is compared with float64 first. A ratio is the peer's time over
+    attnc's; a bar holds when the median of the runs is at least 0.95 of it.
     """
     import torch
 
     from attnc.bench.backward import run_training, training_set
     from attnc.bench.figures import run_figures
     from attnc.bench.measure import multiply_ceiling
+    from attnc.bench.recurrences import run_scans
     from attnc.bench.suite import bench_set, quick_set
     from attnc.bench.table import machine_line, run_set
     from attnc.cli import bench_tables
@@ -72,6 +74,10 @@ def command(
         trained = _followed(screen, run_training(cases, chosen, device, runs, seconds))
         screen.print(*bench_tables.training_table(trained, rates), sep="\n")
         written["backward"] = [bench_tables.plain_training(row) for row in trained]
+    if which in ("scans", "all"):
+        scanned = list(run_scans(not quick, runs, seconds, only))
+        screen.print(bench_tables.scan_table(scanned))
+        written["scans"] = [bench_tables.plain_scan(row) for row in scanned]
     if which in ("calls", "all"):
         figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]
         screen.print(*bench_tables.figures_table(figures), sep="\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from attnc.bench.backward import JVP, TrainingRow
 from attnc.bench.figures import Figure
+from attnc.bench.recurrences import HEADS, ROWS, WIDTH, ScanRow
 from attnc.bench.table import HELD, Row
 
 if TYPE_CHECKING:
@@ -158,6 +159,38 @@ def training_table(rows: list[TrainingRow], ceilings: Mapping[str, float]) -> li
             _tangent(row, notes),
         )
     return [table, *notes.lines()]
+
+
+def scan_table(rows: list[ScanRow]) -> Any:
+    """Recurrences against their chunkwise form in torch, eager and compiled."""
+    peers = list(dict.fromkeys(name for row in rows for name in row.ratios))
+    headings = {"case": "left", "what": "left"}
+    headings |= dict.fromkeys(("ms", "spread", "error", "of gradients", *peers), "right")
+    shape = f"B1 H{HEADS} T{ROWS} D{WIDTH} float32"
+    table = _table(f"recurrences, {shape}, against chunked torch: ratio (bar)", headings)
+    for row in rows:
+        bars = [(ratio, row.bars[name]) for name, ratio in row.ratios.items()]
+        table.add_row(
+            row.case.name,
+            row.what,
+            f"{row.attnc.median * 1e3:.2f}",
+            f"{row.attnc.spread:.0%}",
+            *(f"{error:.1e}" for error in row.errors),
+            *(_bar(ratio, bar, ratio >= HELD * bar) for ratio, bar in bars),
+        )
+    return table
+
+
+def plain_scan(row: ScanRow) -> dict[str, Any]:
+    return {
+        "case": row.case.name,
+        "what": row.what,
+        "milliseconds": row.attnc.median * 1e3,
+        "spread": row.attnc.spread,
+        "errors": row.errors,
+        "ratios": row.ratios,
+        "bars": row.bars,
+    }
 
 
 def _tangent(row: TrainingRow, notes: Footnotes) -> str:
