@@ -40,7 +40,7 @@ def scalar_decay(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, size: int = 64
 ) -> torch.Tensor:
     """A decay for each head and row: g [b, h, t] is its logarithm."""
-    q, k, v, g = (x.unflatten(2, (-1, size)) for x in (q, k, v, g))
+    q, k, v, g = (_chunks(x, size) for x in (q, k, v, g))
     g = g.cumsum(-1)
     end = g[..., -1:]
     inside = (q @ k.mT * _gaps(g)) @ v
@@ -54,7 +54,7 @@ def channel_decay(
 ) -> torch.Tensor:
     """A decay for each key channel: g [b, h, t, d]. Products within a chunk are anchored in its
     middle: the fast form, and right while the decay of half a chunk is no less than 1e-30."""
-    q, k, v, g = (x.unflatten(2, (-1, size)) for x in (q, k, v, g))
+    q, k, v, g = (_chunks(x, size) for x in (q, k, v, g))
     g = g.cumsum(-2)
     end, middle = g[..., -1:, :], g[..., size // 2 - 1 : size // 2, :]
     weight = ((q * (g - middle).exp()) @ (k * (middle - g).exp()).mT).tril()
@@ -72,7 +72,7 @@ def gated_delta(
     size: int = 64,
 ) -> torch.Tensor:
     """A decay and a correction: within a chunk the corrections solve a triangular system."""
-    q, k, v, g, beta = (x.unflatten(2, (-1, size)) for x in (q, k, v, g, beta))
+    q, k, v, g, beta = (_chunks(x, size) for x in (q, k, v, g, beta))
     g = g.cumsum(-1)
     end, gaps = g[..., -1:], _gaps(g)
     matrix = (beta[..., None] * (k @ k.mT) * gaps).tril(-1)
@@ -89,6 +89,11 @@ def gated_delta(
         rows.append(read[:, :, n] @ state + weight[:, :, n] @ new)
         state = state * end[:, :, n, :, None].exp() + left[:, :, n] @ new
     return torch.stack(rows, 2).flatten(2, 3)
+
+
+def _chunks(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Rows in chunks: [b, h, chunk, row, ...]."""
+    return x.reshape(*x.shape[:2], -1, size, *x.shape[3:])
 
 
 def _gaps(g: torch.Tensor) -> torch.Tensor:
