@@ -30,10 +30,11 @@ class RegionPrinter(Printer):
 @dataclass
 class Regions:
     """The regions of one kernel, and the summaries that they share. `grid` is the scope of values
-    that are the same for all pairs of a grid instance."""
+    that are the same for all pairs of a grid instance, and of a turn around it (`around`)."""
 
     kernel: StreamKernel
     grid: Scope
+    around: tuple[Index, ...] = ()
     summaries: list[SummaryText] = field(default_factory=list)
 
     def print(self, region: Region, expr: Expr) -> tuple[str, ...]:
@@ -76,11 +77,12 @@ class Regions:
         )
         printer = Printer(scope, [f"const int64_t position_ = row + {start};"])
         text = printer.text(summary.expr)
-        needed = [
-            one for one in self.kernel.grid if one in summary.expr.free or _shifts(index, one)
-        ]
+        outer = (*self.kernel.grid, *self.around)
+        needed = [one for one in outer if one in summary.expr.free or _shifts(index, one)]
+        turning = any(one in needed for one in self.around)
+        turns = [self.grid.fields.length(one.axis) for one in self.around if turning]
         slot, slots, owner = "int64_t(0)", "int64_t(1)", []
-        for one in self.kernel.grid:
+        for one in outer if turning else self.kernel.grid:
             if one in needed:
                 length = self.grid.fields.length(one.axis)
                 slot = f"({slot}) * {length} + {self.grid.fields.row(one)}"
@@ -94,6 +96,7 @@ class Regions:
                 rows=self.grid.fields.length(index.axis),
                 slots=slots,
                 slot=slot,
+                turns=" * ".join(turns) or "1",
                 owner=" && ".join(owner) or "true",
                 lines=(*printer.lines, f"return {unwrapped(text)};"),
             )

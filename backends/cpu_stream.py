@@ -73,7 +73,7 @@ class StreamPrinter:
         self._refuse()
         count = self._enter_grid()
         held = self._held()
-        regions = Regions(kernel, self.grid)
+        regions = Regions(kernel, self.grid, self.around)
         loops = tuple(self._loop(loop, regions) for loop in kernel.loops)
         sweep = self._sweep()
         held = self._with_drawn(held)

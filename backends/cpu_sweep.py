@@ -45,14 +45,6 @@ class SweepPrinter(StreamPrinter):
             raise UnsupportedError("sums over rows beside a running maximum", "cpu", INSTEAD)
         if any(loop.around not in ((), self.around) for loop in self.kernel.loops):
             raise UnsupportedError("key sources over different heads", "cpu", INSTEAD)
-        for loop in self.kernel.loops:
-            shifts = {summary.index.axis for summary in loop.region.summaries}
-            free = {index for one in loop.region.summaries for index in one.expr.free}
-            if free & set(self.around) or (shifts and self._batch_around()):
-                raise UnsupportedError("tiles chosen by data of several heads", "cpu", INSTEAD)
-
-    def _batch_around(self) -> bool:
-        return any(index.axis.name == "b" for index in self.around)
 
     # --- Layers: the terms of a pair --------------------------------------------------------------
 

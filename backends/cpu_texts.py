@@ -29,6 +29,7 @@ class SummaryText:
     rows: str
     slots: str
     slot: str
+    turns: str
     owner: str
     lines: tuple[str, ...]
 

@@ -116,8 +116,10 @@ struct Summaries {
             if (count_only) return;
             parallel_tasks(call.threads, grids, [&](int64_t, int64_t number) {
                 Grid grid;
-                K::enter(call, number, grid);
-                if (rule.owner(grid)) summarize(rule, grid, made);
+                for (int64_t turn = 0; turn < rule.turns(probe); turn++) {
+                    K::enter(call, number, grid, turn);
+                    if (rule.owner(grid)) summarize(rule, grid, made);
+                }
             });
         });
     }
