@@ -152,7 +152,7 @@ def compare(
     if not all(one.passed for one in comparisons) and np.isfinite([*found.values()]).all():
         for near in neighbours(tensors, spec, NEIGHBOURS):
             (there,) = errors(near, eager)
-            own = {name: _larger(own[name], there[name]) for name in own}
+            own = {name: larger(own[name], there[name]) for name in own}
         comparisons = _comparisons(found, own, dtype)
     return Verdict(backend, dtype, case, comparisons)
 
@@ -187,7 +187,7 @@ def _comparisons(found: Errors, own: Errors, dtype: torch.dtype) -> tuple[Compar
     return tuple(comparisons)
 
 
-def _larger(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+def larger(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
     """Of two pairs of errors; what is not finite in a neighbouring call counts for nothing."""
     a, b = (max(x, y) if np.isfinite(y) else x for x, y in zip(one, other, strict=True))
     return a, b
