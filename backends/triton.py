@@ -14,10 +14,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from attnc.backends.triton_chunks import ChunkPrinter
 from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
 from attnc.backends.triton_region import print_region, print_summary
-from attnc.backends.triton_scan import print_scan
+from attnc.backends.triton_scan import ScanPrinter
 from attnc.backends.triton_sizes import fits_int32
 from attnc.backends.triton_stream import (
     added_arrays,
@@ -61,6 +62,8 @@ def emit(schedule: Schedule) -> str:
     Raises UnsupportedError for what the backend cannot do.
     """
     texts, entries = [read_template("triton/prelude.py.jinja")], []
+    if any(isinstance(kernel, ScanKernel) and kernel.chunked for kernel in schedule.kernels):
+        texts.append(read_template("triton/chunks.py.jinja"))
     for kernel in schedule.kernels:
         if isinstance(kernel, StreamKernel):
             kernel_texts, entry = _emit_stream(kernel, schedule)
@@ -183,10 +186,18 @@ def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[st
 
 
 def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
-    holes = print_scan(kernel, schedule)
-    entry = {"kind": "scan", **_entry(holes), **holes["facts"]}
+    """A recurrence row by row, and in chunks where it has that form; the launch chooses."""
+    holes = ScanPrinter(kernel, schedule).print()
+    texts = [_render("scan", holes)]
+    entry = {"kind": "scan", **_entry(holes), **holes["facts"], "chunked": None}
+    entries = [entry]
+    if kernel.chunked is not None:
+        holes = ChunkPrinter(kernel.chunked, schedule).print()
+        texts.append(_render("scan", holes))
+        entry["chunked"] = {**_entry(holes), **holes["facts"]}
+        entries.append(entry["chunked"])
     finals = tuple(final.array.name for final in kernel.finals)
-    return [_render("scan", holes)], entry | _flow([entry], kernel.stores, finals)
+    return texts, entry | _flow(entries, kernel.stores, finals)
 
 
 def _widths_across(kernel: MapKernel, schedule: Schedule) -> tuple[str, ...]:

@@ -19,33 +19,50 @@ from attnc.backends.triton_texts import unwrapped
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, position, postorder
-from attnc.schedule import Let, ScanKernel, Schedule, Store
+from attnc.schedule import (
+    Contraction,
+    Let,
+    Product,
+    ScanKernel,
+    Schedule,
+    Store,
+    TriangularSolve,
+)
 
 OWN = ("rest", "step")  # names of the template
 # The name under which the launch passes a result that an input has the name of already.
 LAST = ".last"
 
 
-def print_scan(kernel: ScanKernel, schedule: Schedule) -> dict[str, Any]:
-    """The holes of a scan kernel, and what its launch must know."""
-    return _ScanPrinter(kernel, schedule).print()
-
-
 def expressions(kernel: ScanKernel) -> tuple[Expr, ...]:
-    """Every expression of a scan kernel in its sequential form."""
+    """Every expression of a scan kernel."""
+    first = (*(let.expr for let in kernel.grid_values), *kernel.loop.initial)
+    return (*first, *repeated(kernel))
+
+
+def repeated(kernel: ScanKernel) -> tuple[Expr, ...]:
+    """The expressions of the loop."""
     loop = kernel.loop
-    lets = (*kernel.grid_values, *loop.inside, *loop.after)
     return (
-        *(let.expr for let in lets if isinstance(let, Let)),
-        *loop.initial,
+        *(expr for one in (*loop.inside, *loop.after) for expr in parts_of(one)),
         *loop.advance,
         *(store.expr for store in kernel.stores),
     )
 
 
+def parts_of(statement: Let | Product | TriangularSolve | Contraction) -> tuple[Expr, ...]:
+    """The expressions of a statement."""
+    if isinstance(statement, Let):
+        return (statement.expr,)
+    if isinstance(statement, TriangularSolve):
+        return (statement.matrix, statement.right)
+    log = statement.log if isinstance(statement, Contraction) else None
+    return (statement.left, statement.right, *(() if log is None else (log,)))
+
+
 def split_axes(kernel: ScanKernel, axes: Iterable[Axis]) -> tuple[Axis, ...]:
     """The axes along which entries never meet: nothing folds them, no state is read elsewhere."""
-    met: set[Axis] = set()
+    met = {one.along.axis for one in kernel.loop.inside if isinstance(one, Contraction)}
     for node in postorder(*expressions(kernel)):
         met.update(index.axis for index in node.bound)
         if node.op == "read" and node.array.role in STATES:
@@ -56,11 +73,14 @@ def split_axes(kernel: ScanKernel, axes: Iterable[Axis]) -> tuple[Axis, ...]:
     return tuple(axis for axis in axes if axis in kept - met)
 
 
-class _ScanPrinter:
+class ScanPrinter:
+    """Prints one kernel: `print()` gives the holes of its template and what its launch must
+    know."""
+
+    how = "row by row"
+
     def __init__(self, kernel: ScanKernel, schedule: Schedule) -> None:
-        if kernel.loop.inner is not None:
-            raise UnsupportedError("a scan in chunks", "triton", ("cpu", "eager"))
-        if getattr(kernel, "checkpoints", ()):
+        if kernel.checkpoints:
             raise UnsupportedError("states kept for a backward", "triton", ("cpu", "eager"))
         self.kernel = kernel
         names = Names()
@@ -89,7 +109,7 @@ class _ScanPrinter:
         ]
         begin += [f"{tiles[s.name]} = {text}" for s, text in zip(loop.states, firsts, strict=True)]
         self.places.states = {s.name: (tiles[s.name], s) for s in loop.states}
-        body, outer = self._time(tiles)
+        body = self._body(tiles)
         end = [line for final in kernel.finals for line in self._final(final)]
         shifted = list(self.arguments.shifted.values())
         return {
@@ -99,17 +119,17 @@ class _ScanPrinter:
             "place": [*place, *shifted, *lanes],
             "begin": begin,
             "time": loop.time.name,
-            "length": outer,
-            "row": f"{self.scope.rows[loop.time].text} = tl.full([], 0, tl.int64) + step",
+            "how": self.how,
+            "count": self._count(),
             "rows": body,
             "end": end,
-            "comment": [f'"""{", ".join(s.name for s in loop.states)} row by row."""'],
+            "comment": [f'"""{", ".join(s.name for s in loop.states)} {self.how}."""'],
             "facts": self._facts(),
         }
 
     def _facts(self) -> dict[str, Any]:
-        """What the launch must know: the grid, the axes of tiles, which of them may be split, and
-        the axes of each state."""
+        """What the launch must know: the grid, the axes of tiles, which of them may be split, the
+        axes of each state, and that of rows."""
         return {
             "grid": tuple(index.axis.name for index in self.kernel.grid),
             "split": tuple(axis.name for axis in self.split),
@@ -117,6 +137,7 @@ class _ScanPrinter:
                 tuple(axis.name for axis in state.axes) for state in self.kernel.loop.states
             ),
             "axes": tuple(axis.name for axis in self.axes),
+            "time": self.kernel.loop.time.axis.name,
         }
 
     # --- Where a program stands -------------------------------------------------------------------
@@ -203,14 +224,8 @@ class _ScanPrinter:
 
     def _still(self, lines: list[str]) -> None:
         """Reads of inputs that time does not move, once."""
-        fixed = {*self.kernel.grid, *self.places.order}
-        inside = (*self.kernel.loop.inside, *self.kernel.loop.after)
-        roots = (
-            *(let.expr for let in inside if isinstance(let, Let)),
-            *self.kernel.loop.advance,
-            *(store.expr for store in self.kernel.stores),
-        )
-        for node in postorder(*roots):
+        fixed = {*self.kernel.grid, *self.places.order} - {self.kernel.loop.time}
+        for node in postorder(*repeated(self.kernel)):
             values = {str(one.attr) for one in postorder(node) if one.op == "value"}
             if node.op != "read" or node.array.role in STATES or node.digest in self.scope.known:
                 continue
@@ -233,16 +248,27 @@ class _ScanPrinter:
         cast = f"({text}) != 0" if state.kind == "bool" else f"({text}).to({kind})"
         return f"tl.broadcast_to({cast}, [{sizes}])" if sizes else cast
 
-    def _time(self, tiles: dict[str, str]) -> tuple[list[str], str]:
-        """The statements of a row, and the number of rows."""
+    def _count(self) -> str:
+        """How often the loop runs."""
+        return self.arguments.length(self.kernel.loop.time.axis.name)
+
+    def _enter(self, lines: list[str]) -> None:
+        """The row that the loop is at."""
+        time = self.kernel.loop.time
+        row = self.scope.names.fresh(f"{time.name}_row")
+        lines.append(f"{row} = tl.full([], 0, tl.int64) + step")
+        self._placed(time, Leaf(row), lines)
+
+    def _statement(self, statement: Any, lines: list[str]) -> None:
+        self._let(statement, lines)
+
+    def _body(self, tiles: dict[str, str]) -> list[str]:
+        """The statements of the loop."""
         loop = self.kernel.loop
         lines: list[str] = []
-        length = self.arguments.length(loop.time.axis.name)
-        row = self.scope.names.fresh(f"{loop.time.name}_row")
-        self._placed(loop.time, Leaf(row), lines)
-        for let in loop.inside:
-            assert isinstance(let, Let)
-            self._let(let, lines)
+        self._enter(lines)
+        for statement in loop.inside:
+            self._statement(statement, lines)
         made = []
         for state, expr in zip(loop.states, loop.advance, strict=True):
             text = self._whole(state, expr, lines)
@@ -253,10 +279,11 @@ class _ScanPrinter:
             self._let(let, lines)
         for store in self.kernel.stores:
             lines += self._store(store)
-        return lines, length
+        return lines
 
     def _store(self, store: Store) -> list[str]:
-        layout = (store.width,) if store.width is not None else ()
+        over = (self.kernel.loop.time, *((store.width,) if store.width is not None else ()))
+        layout = (index for index in over if index in self.places.order)
         body: list[str] = []
         printer = self._printer(layout, body, store.array.name)
         text = unwrapped(printer.number(store.expr))

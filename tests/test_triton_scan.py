@@ -119,15 +119,19 @@ def test_error_is_that_of_eager_torch(name: str, dtype: torch.dtype) -> None:
 def test_parts_hold_few_entries() -> None:
     for width in (1, 3, 16, 64, 100, 128, 256):
         widths = {"d": width, "e": width}
-        blocks, warps = scan_parts(widths, (("d", "e"),), ("e",), 16)
+        blocks, _, warps = scan_parts(widths, (("d", "e"),), ("e",), 16)
         assert blocks["d"] == power_of_two(width)
         assert blocks["d"] * blocks["e"] <= 2048 * warps
-    assert scan_parts({"d": 128, "e": 128}, (("d", "e"),), (), 16) == ({"d": 128, "e": 128}, 16)
+    assert scan_parts({"d": 128, "e": 128}, (("d", "e"),), (), 16) == ({"d": 128, "e": 128}, {}, 16)
 
 
 # ahead of time ----------------------------------------------------------------------------------
 
-CASES = ("gated_delta:bfloat16:128", "rwkv7:float32:128", "mamba:float32:64", "momentum:float32:64")
+# The second number is of rows: where they are many, and come in 16 bits, they run in chunks.
+CASES = (
+    "gated_delta:bfloat16:128:8", "rwkv7:float32:128:8", "mamba:float32:64:8",
+    "gated_delta:bfloat16:64:128", "gla:bfloat16:64:128", "linear_attention:bfloat16:64:128",
+)  # fmt: skip
 
 
 @cache
@@ -149,4 +153,74 @@ def reports(capability: int) -> dict[str, list[dict[str, Any]]]:
 def test_nothing_spills(capability: int, wanted: str) -> None:
     (kernel,) = reports(capability)[wanted]
     assert not kernel["stack"], kernel
-    assert not kernel["tf32"]
+    assert kernel["kernel"].endswith("_chunks") == wanted.endswith(":128")
+    assert wanted.endswith(":128") or not kernel["tf32"]
+
+
+# in chunks --------------------------------------------------------------------------------------
+
+CHUNKED = (
+    "linear_attention", "constant_decay", "gla", "value_decay", "rwkv6", "delta_rule",
+    "gated_delta", "rwkv7", "mamba2", "document_reset", "lagged", "key_heads",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_are_the_oracle(name: str) -> None:
+    """Two chunks of two blocks, the last one not full."""
+    shape = replace(SHAPE, rows=37, keys=37, key_heads=1)
+    found = run(name, call_of(name, shape, torch.float64), OUT, chunked=True, CHUNK=32)["out"]
+    close(found, expected(name, shape)["out"])
+
+
+@pytest.mark.parametrize("name", ["gated_delta", "gla", "value_decay"])
+@pytest.mark.parametrize("rows, chunk", [(0, 16), (1, 16), (33, 16), (64, 64)])
+def test_the_chunk_never_shows(name: str, rows: int, chunk: int) -> None:
+    shape = replace(SHAPE, rows=rows, keys=rows, key_heads=1)
+    found = run(name, call_of(name, shape, torch.float64), OUT, chunked=True, CHUNK=chunk)["out"]
+    close(found, expected(name, shape)["out"])
+
+
+@pytest.mark.parametrize("name", ["gla", "gated_delta", "value_decay"])
+def test_decays_of_any_size_in_chunks(name: str) -> None:
+    """Decays from 1 down to 0, among rows and channels: in float32 as near as row by row."""
+    shape = replace(SHAPE, rows=40, keys=40, key_heads=1)
+    call = call_of(name, shape, torch.float32)
+    logs = np.array([0.0, -1e-6, -1.0, -13.8, -800.0, -np.inf])
+    drawn = np.random.default_rng(5).choice(logs, call.tensors["g"].shape)
+    grows = -1 if name != "value_decay" else 1  # of softplus(g), of sigmoid(g)
+    gate = np.where(drawn == 0.0, 40.0, drawn) * grows
+    call.tensors["g"] = torch.from_numpy(gate).float()
+    exact = {n: t.double().numpy() for n, t in call.tensors.items()}
+    case = draw_case(spec_of(name), shape, 1)
+    wanted = oracle(spec_of(name), {n: exact[n] for n in case.tensors}, case.numbers)["out"]
+    errors = []
+    for chunked in (True, False):
+        found = run(name, call, OUT, chunked=chunked, CHUNK=32)["out"].double().numpy()
+        assert np.isfinite(found).all()
+        errors.append(relative_errors(found, wanted, wanted.ndim - 1))
+    for mine, other, floor in zip(*errors, FLOOR[torch.float32], strict=True):
+        assert mine <= LARGEST_RATIO * max(other, floor), errors
+
+
+def test_states_in_and_out_of_chunks() -> None:
+    shape = replace(SHAPE, rows=20, keys=20, key_heads=1)
+    first = np.random.default_rng(1).standard_normal((1, 1, 5, 11))
+    call = call_of("linear_attention", shape, torch.float64, S=torch.from_numpy(first))
+    wanted = expected("linear_attention", shape, states={"S": first}, emit=("S", "z"))
+    found = run("linear_attention", call, OUT, chunked=True, CHUNK=16)
+    close(found["out"], wanted["out"])
+
+
+def test_equal_keys_solve_exactly() -> None:
+    """The triangular system of keys that are all the same: powers of its matrix would cancel."""
+    shape = replace(SHAPE, rows=64, keys=64, key_heads=1)
+    call = call_of("delta_rule", shape, torch.float32)
+    call.tensors["k"] = call.tensors["k"][:, :, :1].expand(call.tensors["k"].shape)
+    call.tensors["beta"] = torch.full_like(call.tensors["beta"], 4.0)
+    exact = {n: t.double().numpy() for n, t in call.tensors.items()}
+    case = draw_case(spec_of("delta_rule"), shape, 1)
+    given = {n: exact[n] for n in case.tensors}
+    wanted = oracle(spec_of("delta_rule"), given, case.numbers)["out"]
+    found = run("delta_rule", call, OUT, chunked=True, CHUNK=64)["out"].double().numpy()
+    assert max(relative_errors(found, wanted, wanted.ndim - 1)) < 1e-5

@@ -89,9 +89,10 @@ def resources(cubin: bytes) -> tuple[int, int]:
         file.flush()
         command = [str(tool), "-res-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    assert found is not None, text
-    return int(found[1]), int(found[2])
+    found = re.findall(r"REG:(\d+) STACK:(\d+)", text)  # functions of the driver may stand first
+    assert found, text
+    registers, stack = zip(*found, strict=True)
+    return max(map(int, registers)), max(map(int, stack))
 
 
 def report(capability: int, wanted: str, folder: Path) -> dict[str, Any]:

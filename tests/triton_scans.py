@@ -2,7 +2,7 @@
 
 Run as a program, it compiles ahead of time (triton_aot), one JSON line for each case:
 
-    python triton_scans.py 90 gated_delta:bfloat16:128 mamba:float32:64
+    python triton_scans.py 90 gated_delta:bfloat16:128:8 mamba:float32:64:8
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ def run(name: str, call: Call, wanted: frozenset[str], **forced: Any) -> dict[st
 
 
 def report(capability: int, wanted: str) -> dict[str, Any]:
-    """What the compiler made of `name:dtype:width`."""
+    """What the compiler made of `name:dtype:width:rows`."""
     from triton_aot import AheadOfTime
 
-    name, dtype, width = wanted.split(":")
-    call = call_of(name, Shape(8, 8, int(width), int(width), 2, 2, 2), getattr(torch, dtype))
+    name, dtype, *sizes = wanted.split(":")
+    width, rows = map(int, sizes)
+    call = call_of(name, Shape(rows, rows, width, width, 2, 2, 2), getattr(torch, dtype))
     module = kernels_of(name)
     backend = AheadOfTime(module.SETS[""].cuda, vars(module), capability)
     backend(call, frozenset(o.name for o in call.signature.outputs))

@@ -135,7 +135,8 @@ def _in_chunks(
         kernel = in_chunks(f"{graph.name}_chunks", rows, own, outputs, finals)
     except RowByRow as reason:
         return None, f"No chunkwise form: {reason}."
-    return kernel, "Chunkwise form: what a chunk of rows does, as products of matrices."
+    where = "on a GPU where rows are many and matrix units take their numbers"
+    return kernel, f"Chunkwise form: what a chunk of rows does, as products of matrices; {where}."
 
 
 def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_old: bool) -> Store:

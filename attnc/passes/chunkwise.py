@@ -203,7 +203,7 @@ class _Chunks:
     ) -> tuple[Expr, Expr]:
         """A product as a vector along the key and one along the other width, the sign with it."""
         x, y = factors.split(lambda factor: key in factor.free)
-        if across is not None and across in x.expr.free:
+        if key not in x.expr.free or (across is not None and across in x.expr.free):
             raise RowByRow(f"what is added to {state.name} is no product of two vectors")
         return Factors(x.above, x.below).expr, Factors(y.above, y.below, factors.negative).expr
 

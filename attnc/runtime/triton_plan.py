@@ -52,7 +52,8 @@ CROWDED_16_BIT = (
     (16, 16, 4, 1, (ANY, ANY, ANY)),
 )
 CROWDED_32_BIT = (
-    (32, 32, 8, 2, (256, 256, 256)),
+    (32, 32, 8, 2, (128, 256, 256)),
+    (32, 16, 16, 2, (256, 0, 0)),
     (32, 16, 8, 1, (512, 512, 512)),
     (16, 16, 8, 1, (ANY, ANY, ANY)),
 )
@@ -61,6 +62,7 @@ TILES_64_BIT = ((32, 16, 8, 1, (384, 384, 384)), (16, 16, 8, 1, (ANY, ANY, ANY))
 # Of scans: entries of states that one warp holds, the least part of a split width, and how many
 # programs are enough.
 SCAN_ENTRIES, SCAN_PART, SCAN_PROGRAMS = 1024, 8, 256
+CHUNK_PART = 32  # of scans in chunks: the most of a width that may be split
 SHARED = {75: 65536, 80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448}
 
 
@@ -136,9 +138,10 @@ def stream_tiles(
     depth = sum(_whole_chunks(widths[axis], bytes_) for axis in kernel["products"])
     carried = sum(blocks[width] for _, width in kernel["carried"] if width is not None)
     table = {2: TILES_16_BIT, 4: TILES_32_BIT, 8: TILES_64_BIT}[bytes_]
-    if kernel["crowded"]:
-        table = {2: CROWDED_16_BIT, 4: CROWDED_32_BIT, 8: CROWDED_64_BIT}[bytes_]
     family = 0 if device.capability < 90 else 1 if device.capability < 100 else 2
+    # Two products of float32 spill on sm_80 where one does not, whatever stands beside them.
+    if kernel["crowded"] or (family == 0 and bytes_ == 4 and len(kernel["products"]) > 1):
+        table = {2: CROWDED_16_BIT, 4: CROWDED_32_BIT, 8: CROWDED_64_BIT}[bytes_]
     draws = any(source[0] == "seed" for _, _, source in kernel["arguments"])
     pairs, most = (RANDOM_PAIRS, RANDOM_WALKED) if draws else (ANY, ANY)
     fitting = [
@@ -188,8 +191,8 @@ def scan_parts(
     states: Sequence[Sequence[str]],
     split: Sequence[str],
     outer: int,
-) -> tuple[dict[str, int], int]:
-    """The part of each width that a program of a scan holds, and its warps.
+) -> tuple[dict[str, int], dict[str, int], int]:
+    """The part of each width that a program of a scan holds, its constexprs, and its warps.
 
     Entries of states stay in registers, 32 of a thread: where widths can be split one warp has
     them, and fewer as long as programs are few."""
@@ -206,7 +209,25 @@ def scan_parts(
         if not divisible:
             break
         blocks[max(divisible, key=blocks.__getitem__)] //= 2
-    return blocks, min(16, max(1, power_of_two(-(-held() // SCAN_ENTRIES))))
+    return blocks, {}, min(16, max(1, power_of_two(-(-held() // SCAN_ENTRIES))))
+
+
+def chunk_parts(
+    widths: Mapping[str, int], split: Sequence[str], short: bool
+) -> tuple[dict[str, int], dict[str, int], int]:
+    """The same of a scan in chunks: all of what is contracted, a part of the other width, and rows
+    so few that no register spills. `short`: few of them, as a chunk has much beside its states."""
+    blocks = {axis: padded_width(width) for axis, width in widths.items()}
+    for axis in split:
+        blocks[axis] = min(blocks[axis], CHUNK_PART)
+    widest = max(blocks.values(), default=16)
+    chunk = 32 if widest <= 64 and not short else 16
+    return blocks, {"CHUNK": chunk, "CHUNK_BLOCK": 16}, 8 if chunk == 32 or widest > 64 else 4
+
+
+def fits_chunks(widths: Mapping[str, int], crowded: bool) -> bool:
+    """Whether the tiles of chunks of 16 rows fit the registers."""
+    return max(map(padded_width, widths.values()), default=16) <= (64 if crowded else 128)
 
 
 def merge_warps(held: int, across: int) -> int:

@@ -12,6 +12,8 @@ from attnc.runtime.triton_lists import list_tiles
 from attnc.runtime.triton_plan import (
     TritonTile,
     block_of_width,
+    chunk_parts,
+    fits_chunks,
     merge_warps,
     padded_width,
     scan_parts,
@@ -23,6 +25,7 @@ from attnc.runtime.triton_sources import KernelArguments
 NARROW_LIMIT = 2**20  # up to here positions are computed in 32 bits, where the formulas allow it
 CANDIDATES = 64  # tiles that the region kernel judges at once
 MAP_ROWS = 16
+CHUNKED_ROWS = 64  # from here on a recurrence runs in chunks (not measured: no GPU was at hand)
 
 
 class KernelRun(KernelArguments):
@@ -43,22 +46,47 @@ class KernelRun(KernelArguments):
     # --- Scan -------------------------------------------------------------------------------------
 
     def scan(self) -> None:
-        """A recurrence row by row: a program for each part of an instance."""
+        """A recurrence: a program for each part of an instance, row by row or, where rows are many
+        and matrix units take its products, in chunks."""
         kernel, forced = self.kernel, self.backend.forced
         widths = {axis: self.length(axis) for axis in kernel["axes"]}
-        blocks, warps = scan_parts(widths, kernel["states"], kernel["split"], self.outer())
+        crowded = bool(kernel["chunked"]) and kernel["chunked"]["crowded"]
+        many = self.length(kernel["time"]) >= CHUNKED_ROWS and fits_chunks(widths, crowded)
+        units = self.state_precision() != "ieee"
+        if kernel["chunked"] is not None and forced.get("chunked", many and units):
+            entry = kernel["chunked"]
+            blocks, options, warps = chunk_parts(widths, entry["split"], entry["short"])
+        else:
+            entry = kernel
+            blocks, options, warps = scan_parts(
+                widths, entry["states"], entry["split"], self.outer()
+            )
         self.blocks = {axis: forced.get(f"BLOCK_{axis.upper()}", blocks[axis]) for axis in widths}
-        self.set_types({})
+        self.set_types({**options, **{name: forced[name] for name in options if name in forced}})
+        self.options["CHUNK_PRECISION"] = forced.get("CHUNK_PRECISION", self.state_precision())
         programs = self.outer()
-        for axis in kernel["split"]:
+        for axis in entry["split"]:
             programs *= -(-widths[axis] // self.blocks[axis])
-        if programs and not self.try_launch(programs, TritonTile({}, forced.get("warps", warps))):
+        tile = TritonTile({}, forced.get("warps", warps))
+        if programs and not self.try_launch(programs, tile, entry):
             raise UnsupportedError(f"states of widths {widths}", "triton", ("eager", "numpy"))
 
-    def try_launch(self, programs: int, tile: TritonTile) -> bool:
-        """Launches the kernel; False if it does not fit the device."""
+    def state_precision(self) -> str:
+        """How products with states are computed: nearly as exactly as float32 has them on matrix
+        units where the call came in 16 bits, else as that call asks for."""
+        if self.device.interpreted:
+            return "ieee"
+        if self.call.dtype.itemsize == 2:
+            return "tf32x3"
+        fast = torch.get_float32_matmul_precision() != "highest"
+        return "tf32" if fast and self.call.dtype == torch.float32 else "ieee"
+
+    def try_launch(
+        self, programs: int, tile: TritonTile, entry: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Launches the kernel (or another of its entries); False if it does not fit the device."""
         try:
-            self.launch(self.kernel, programs, tile)
+            self.launch(entry or self.kernel, programs, tile)
         except Exception as error:
             if type(error).__name__ != "OutOfResources":
                 raise
