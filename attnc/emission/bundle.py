@@ -8,11 +8,13 @@ another are a program. Imports move to the top, once; everything else stays as i
 from __future__ import annotations
 
 import ast
+from functools import cache
 from importlib.resources import files
 
 BANNER = "# " + "-" * 98
 
 
+@cache
 def bundle_runtime(names: tuple[str, ...]) -> str:
     """The text of the runtime files `names` (without `.py`), in this order, their imports merged on
     top."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import keyword
+from functools import cache
 
 from attnc.errors import AttncError
 from attnc.signature import Signature
@@ -42,8 +43,10 @@ def check_names(signature: Signature, support: str) -> None:
         )
 
 
-def taken_names(support: str) -> set[str]:
-    """What the support part defines or imports, with Python's own names."""
+@cache
+def taken_names(support: str) -> frozenset[str]:
+    """What the support part defines or imports, with Python's own names. (Modules share one or two
+    support parts of thousands of lines.)"""
     taken = {*OF_EVERY_MODULE, *dir(builtins)}
     for node in ast.parse(support).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -53,4 +56,4 @@ def taken_names(support: str) -> set[str]:
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             taken.update(target.id for target in targets if isinstance(target, ast.Name))
-    return taken
+    return frozenset(taken)
