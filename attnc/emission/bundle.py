@@ -1,15 +1,18 @@
 """The support part of an emitted module: files of attnc/runtime, copied verbatim into one text.
 
 Each runtime file imports only the standard library, torch, NumPy and other runtime files, so that
-the files one after
-another are a program. Imports move to the top, once; everything else stays as it is.
+the files one after another are a program. Imports move to the top, once; everything else stays as
+it is. The files share one namespace there, so no two may define the same name.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
+
+from attnc.errors import InternalError
 
 BANNER = "# " + "-" * 98
 
@@ -21,10 +24,14 @@ def bundle_runtime(names: tuple[str, ...]) -> str:
     imports: dict[str, set[str]] = {}
     plain: set[str] = set()
     bodies: list[str] = []
+    owners: dict[str, str] = {}
     for name in names:
         text = files("attnc.runtime").joinpath(f"{name}.py").read_text(encoding="utf-8")
         tree = ast.parse(text)
         _collect_imports(tree, imports, plain)
+        for defined in (n for n in _defined(tree) if n != "__all__"):
+            if owners.setdefault(defined, name) != name:
+                raise InternalError(f"runtime files {owners[defined]} and {name}: both `{defined}`")
         bodies.append(f"{BANNER}\n# support: {name}\n{BANNER}\n\n{_without_imports(text, tree)}")
     lines = [f"import {name}" for name in sorted(plain)]
     for module, imported in sorted(imports.items()):
@@ -39,6 +46,17 @@ def _collect_imports(tree: ast.Module, imports: dict[str, set[str]], plain: set[
         elif isinstance(node, ast.ImportFrom) and not _inside(node):
             assert node.module is not None
             imports.setdefault(node.module, set()).update(_spelled(alias) for alias in node.names)
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """The names that a file defines at its top."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, ast.Assign):
+            yield from (n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
 
 
 def _spelled(alias: ast.alias) -> str:

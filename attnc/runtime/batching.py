@@ -31,7 +31,7 @@ def call_batched(
     wanted = names_of(signature, flat[-1])
     slots = [slot for slot in signature.outputs if slot.name in wanted]
     if size and foldable(signature, mapped) and all(BATCH in slot.axes[:1] for slot in slots):
-        outputs = operator.invoke(tuple(_folded(signature, size, moved, mapped)))
+        outputs = operator.invoke(tuple(_batch_joined(signature, size, moved, mapped)))
         unfolded = [
             one.reshape(size, one.shape[0] // size, *one.shape[1:]) if slot.name in wanted else one
             for slot, one in zip(signature.outputs, outputs, strict=True)
@@ -52,7 +52,9 @@ def foldable(signature: Signature, mapped: list[bool]) -> bool:
     )
 
 
-def _folded(signature: Signature, size: int, moved: list[Any], mapped: list[bool]) -> list[Any]:
+def _batch_joined(
+    signature: Signature, size: int, moved: list[Any], mapped: list[bool]
+) -> list[Any]:
     """The flat call with every batch repeated or joined with the mapped dimension."""
     first = len(signature.inputs) + len(signature.numbers)
     shifts = {first + 2 * place for place in range(len(SHIFTS))}

@@ -347,7 +347,7 @@ class _Grid:
         return tensor[tuple(part.long().clamp(0, size - 1) for part, size in sizes)]
 
 
-def _folded(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+def _chained(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def all_of(first: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         for other in others:
             first = rule(first, other)
@@ -357,12 +357,12 @@ def _folded(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 VALUES: dict[str, Callable[..., torch.Tensor]] = {
-    "add": _folded(torch.add), "sub": torch.sub, "mul": _folded(torch.mul), "div": torch.div,
+    "add": _chained(torch.add), "sub": torch.sub, "mul": _chained(torch.mul), "div": torch.div,
     "floordiv": torch.floor_divide, "mod": torch.remainder, "pow": torch.pow, "neg": torch.neg,
-    "min": _folded(torch.minimum), "max": _folded(torch.maximum), "abs": torch.abs,
+    "min": _chained(torch.minimum), "max": _chained(torch.maximum), "abs": torch.abs,
     "sign": torch.sign, "eq": torch.eq, "ne": torch.ne, "lt": torch.lt, "le": torch.le,
-    "gt": torch.gt, "ge": torch.ge, "and": _folded(torch.logical_and),
-    "or": _folded(torch.logical_or), "not": torch.logical_not, "where": torch.where,
+    "gt": torch.gt, "ge": torch.ge, "and": _chained(torch.logical_and),
+    "or": _chained(torch.logical_or), "not": torch.logical_not, "where": torch.where,
     "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "sin": torch.sin, "cos": torch.cos,
     "tanh": torch.tanh, "erf": torch.erf, "floor": torch.floor, "ceil": torch.ceil,
     "round": torch.round, "stop": lambda x: x, "exp2": torch.exp2, "log2": torch.log2,
