@@ -356,6 +356,12 @@ def substitute_all(roots: Iterable[Expr], exchange: dict[Index, Expr]) -> tuple[
     return tuple(done[root.digest] for root in roots)
 
 
+def number_of(expr: Expr) -> float:
+    """The value of a constant."""
+    assert isinstance(expr.attr, (bool, int, float))
+    return float(expr.attr)
+
+
 def is_number(expr: Expr, wanted: float | None = None) -> bool:
     """Whether the node is a constant (and equals `wanted`)."""
     if expr.op != "number":

@@ -20,7 +20,17 @@ from typing import Literal
 
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
-from attnc.expressions.tree import TRUE, Array, Expr, fold, is_number, number, position, postorder
+from attnc.expressions.tree import (
+    TRUE,
+    Array,
+    Expr,
+    fold,
+    is_number,
+    number,
+    number_of,
+    position,
+    postorder,
+)
 from attnc.graph import Recurrence
 from attnc.passes.factors import ONE, ZERO, factors_of, total
 from attnc.passes.signs import never_positive
@@ -134,7 +144,7 @@ def _log(factor: Expr) -> Expr | None:
     if factor.op == "sigmoid":
         return make("neg", make("softplus", make("neg", factor.args[0])))
     if is_number(factor):
-        size = float(factor.attr)  # type: ignore[arg-type]
+        size = number_of(factor)
         return number(math.log(size) if size > 0 else -math.inf) if size >= 0 else None
     if factor.op == "where":
         branches = [_log_of(branch) for branch in factor.args[1:]]
@@ -160,7 +170,7 @@ def _is_share_itself(factor: Expr) -> bool:
     if factor.op == "where":
         return all(_is_share(branch) for branch in factor.args[1:])
     if is_number(factor):
-        return 0 <= float(factor.attr) <= 1  # type: ignore[arg-type]
+        return 0 <= number_of(factor) <= 1
     return factor.op == "sigmoid" or (factor.op == "exp" and never_positive(factor.args[0]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from attnc.expressions.tree import Expr, call, is_infinite, number, postorder
+from attnc.expressions.tree import Expr, call, is_infinite, number, number_of, postorder
 from attnc.passes.constants import evaluate
 from attnc.passes.signs import is_positive
 
@@ -35,7 +35,7 @@ def limit(expr: Expr, score: Expr) -> float | None:
         if node == score:
             known[node.digest] = -math.inf
         elif node.op == "number" and not isinstance(node.attr, bool):
-            known[node.digest] = float(node.attr)  # type: ignore[arg-type]
+            known[node.digest] = number_of(node)
         else:
             known[node.digest] = _step(node, [known[arg.digest] for arg in node.args])
     return known[expr.digest]
@@ -59,7 +59,7 @@ def _step(node: Expr, args: list[float | None]) -> float | None:
     constant = evaluate(call(node.op, *(number(arg) for arg in args if arg is not None)))
     if constant is None or isinstance(constant.attr, bool):
         return None
-    return float(constant.attr)  # type: ignore[arg-type]
+    return number_of(constant)
 
 
 def _product(node: Expr, args: list[float | None]) -> float | None:

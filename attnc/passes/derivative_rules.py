@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Expr, call, is_number, number, postorder, rewrite
+from attnc.expressions.tree import Expr, call, is_number, number, number_of, postorder, rewrite
 from attnc.passes.constants import LN_2
 from attnc.passes.contexts import close
 from attnc.passes.derivative_folds import FOLDS
@@ -110,7 +110,7 @@ def _real(expr: Expr) -> Expr:
     if expr.kind != "int":
         return expr
     if expr.op == "number":
-        return number(float(expr.attr))  # type: ignore[arg-type]
+        return number(number_of(expr))
     return call("to_real", expr)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnc.expressions.tree import Expr, number
+from attnc.expressions.tree import Expr, number, number_of
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.simplify import make
 
@@ -70,9 +70,9 @@ def _term(addend: Expr, scale: float) -> Linear:
     coefficient = -scale if factors.negative else scale
     numbers, rest = factors.split(lambda f: f.op == "number")
     for above in numbers.above:
-        coefficient *= float(above.attr)  # type: ignore[arg-type]
+        coefficient *= number_of(above)
     for below in numbers.below:
-        divisor = float(below.attr)  # type: ignore[arg-type]
+        divisor = number_of(below)
         if divisor == 0:
             return Linear(((addend, scale),))
         coefficient /= divisor

@@ -27,6 +27,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import (
     Array,
     Expr,
+    Role,
     number,
     position,
     postorder,
@@ -232,8 +233,8 @@ class RowValues:
         level = self._level(node)
 
         def target(part: str, base: str) -> Target:
-            role = "output" if word == "saved" else "workspace"
-            array = Array(self.names.fresh(base), over, "real", role)  # type: ignore[arg-type]
+            role: Role = "output" if word == "saved" else "workspace"
+            array = Array(self.names.fresh(base), over, "real", role)
             self.levels[array.name] = level
             return Target(array, width, formula, part)  # type: ignore[arg-type]
 
@@ -253,8 +254,8 @@ class RowValues:
     @staticmethod
     def _back(target: Target) -> Expr:
         array = target.array
-        role = "input" if array.role == "output" else "workspace"
-        given = Array(array.name, array.indices, array.kind, role)  # type: ignore[arg-type]
+        role: Role = "input" if array.role == "output" else "workspace"
+        given = Array(array.name, array.indices, array.kind, role)
         return read(given, map(position, array.indices))
 
     def _level(self, node: Expr) -> int:

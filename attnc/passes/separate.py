@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, is_number, postorder
+from attnc.expressions.tree import Expr, is_number, number_of, postorder
 from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of
 from attnc.passes.frame import Frame
 from attnc.passes.linear import Linear
@@ -124,7 +124,7 @@ class Separation:
         found = self.terms(base)
         if self._walks(power) or len(found) != 1:
             return None
-        whole = power.op == "number" and float(power.attr).is_integer()  # type: ignore[arg-type]
+        whole = power.op == "number" and number_of(power).is_integer()
         if not whole and not never_negative(found[0].row):
             return None
         return (Term(*(make("pow", part, power) for part in (found[0].row, found[0].pair))),)
