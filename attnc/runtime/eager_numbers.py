@@ -309,7 +309,8 @@ def minimum(a: Value, b: Value) -> Value:
 def where(condition: Value, a: Value, b: Value) -> Value:
     """a where the condition holds, b elsewhere: selected, never multiplied."""
     if isinstance(condition, bool):
-        return a if condition else b
+        chosen, other = (a, b) if condition else (b, a)
+        return _spread(chosen, other) if isinstance(other, Real) else chosen
     if not isinstance(a, Real) and not isinstance(b, Real):
         device = condition.device
         return torch.where(
@@ -320,6 +321,14 @@ def where(condition: Value, a: Value, b: Value) -> Value:
     if a.exponent is None and b.exponent is None:
         return Real(mantissa)
     return Real(mantissa, torch.where(condition, _exponent(a), _exponent(b)))
+
+
+def _spread(x: Value, like: Real) -> Real:
+    """A number over the axes of another too: which of the two is taken does not change a shape."""
+    real = as_real(x, like)
+    shape = torch.broadcast_shapes(real.mantissa.shape, like.mantissa.shape)
+    exponent = None if real.exponent is None else real.exponent.expand(shape)
+    return Real(real.mantissa.expand(shape), exponent)
 
 
 def over(a: Value, b: Value) -> Value:
