@@ -350,6 +350,9 @@ class StreamKernel:
     A kernel with deposits or scatters runs the held tiles of one grid instance in order, so that
     its sums have one order and need no atomics; `split` then shares the held tiles, and the arrays
     deposited into have it as first index, for a later map to sum.
+
+    repeated      its products are formed again by another kernel, which relies on the same bits:
+                  each is summed in the one order that a backend's products have
     """
 
     name: str
@@ -363,6 +366,7 @@ class StreamKernel:
     stores: tuple[Store, ...]
     access: Access = STRIDED
     split: Index | None = None
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object
 
 def _runner(kernel: StreamKernel) -> str:
     """The class template that runs a stream kernel; the form for few rows has no vectors of
-    pairs."""
+    pairs, and sums products in an order of its own."""
     if sweeps(kernel):
         return "Sweep"
     pairwise = any(
@@ -160,7 +160,7 @@ def _runner(kernel: StreamKernel) -> str:
         for loop in kernel.loops
         for one in loop.contributions
     )
-    return "Stream" if pairwise else "Either"
+    return "Stream" if pairwise or kernel.repeated else "Either"
 
 
 def _operands(schedule: Schedule) -> list[str]:

@@ -147,15 +147,17 @@ def streams(schedule: Schedule) -> list[StreamKernel]:
 
 def test_one_sweep_has_five_products() -> None:
     derivative = lower_derivative(spec_of("softmax/causal_softmax"), (), "one")
-    (kernel,) = streams(derivative.backward)
+    sums, kernel = streams(derivative.backward)
+    assert sums.held.name == "i" and len(sums.loops[0].products) == 2, "<g, out> from its terms"
+    assert [one.width for one in sums.carried] == [None]
     (loop,) = kernel.loops
     assert kernel.held.name == "j" and [index.name for index in loop.around] == ["head_group"]
     assert len(loop.products) == 2 and len(loop.contributions) == 2 and len(loop.deposits) == 1
     assert loop.region.segments, "rows after a key: a closed form"
     powers = [let for let in loop.pair_values if "exp2" in {n.op for n in nodes(let.expr)}]
     assert len(powers) == 1, "each weight once"
-    assert derivative.reads == ("out",)
-    assert [array.name for array in derivative.saved] == ["saved_log2"]
+    assert derivative.reads == ()
+    assert [array.name for array in derivative.saved] == ["saved_row", "saved_power"]
 
 
 def nodes(expr: Any) -> Iterator[Any]:

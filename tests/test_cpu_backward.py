@@ -1,5 +1,6 @@
 """CPU backward kernels on hand-made schedules: in one sweep (keys held, rows deposited) and in two;
-tables, dense biases, shares; against autograd of the dense formula in float64."""
+tables, dense biases, shares; against autograd of the dense formula in float64. And of specs, in
+float32 against autograd's error."""
 
 from __future__ import annotations
 
@@ -11,7 +12,11 @@ from cpu_gradients import check, given, outputs_of, run, schedule_of
 from triton_gradients import GRADIENTS
 
 import attnc
+from attnc.cases import Shape, draw_case
+from attnc.errors import AttncError
+from attnc.front import load_source, read_spec
 from attnc.runtime.cpu_build import levels_here
+from attnc.verification_gradients import compare_gradients
 
 LENGTHS = (0, 1, 2, 127, 129, 257)
 ISAS = levels_here()
@@ -159,6 +164,45 @@ def test_one_sweep_takes_five_products() -> None:
     (sweep,) = [k for k in schedule_of("window", "one").kernels if k.name == "sweep"]
     (loop,) = sweep.loops  # type: ignore[union-attr]
     assert len(loop.products) == 2 and len(loop.contributions) == 2 and len(loop.deposits) == 1
+
+
+# --- derived: the bar of errors -------------------------------------------------------------------
+
+DERIVED = {
+    "window": """
+attention window(q, k, v):
+    param window: int = 40, step: int = 2
+    mask: 0 <= i - j < window and (i - j) % step == 0
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+""",
+    "document": """
+attention document(q, k, v):
+    input document: int[b, j]
+    mask: j <= i and document[i] == document[j]
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+""",
+}
+
+
+SIZES = ((0, 2), (2, 0), (1, 1), (1, 127), (127, 2), (2, 129), (129, 127), (129, 129))
+
+
+@pytest.mark.parametrize("name", DERIVED)
+def test_float32_holds_the_bar(name: str) -> None:
+    """Gradients that a spec gives, at lengths around tiles and with rows that see one key, two or
+    none: at most twice the error of autograd, in the norm and in the worst row."""
+    spec = read_spec(load_source(DERIVED[name]))
+    run, eager = (attnc.compile(DERIVED[name], backend=b) for b in ("cpu", "eager"))
+    for seed, (rows, keys) in enumerate(SIZES):
+        shape = Shape(rows, keys, 16, 24, 2, 1, 3, offset=max(keys - rows, 0))
+        try:
+            case = draw_case(spec, shape, seed)
+        except AttncError:  # documents of rows beyond the keys
+            continue
+        verdict = compare_gradients(spec, case, run, eager, F32, seed=seed)
+        assert verdict.passed, (rows, keys, verdict.comparisons)
 
 
 # --- vectors of pairs -----------------------------------------------------------------------------

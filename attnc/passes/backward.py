@@ -26,6 +26,7 @@ from attnc.expressions.tree import Array, Kind, number
 from attnc.graph import Graph
 from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
+from attnc.passes.gradient_kernels import repeated
 from attnc.passes.pipeline import finished, prepare
 from attnc.passes.scan_gradients import differentiate_scan
 from attnc.passes.stream import emit_passes, frame_of, stream, targets_of
@@ -85,7 +86,8 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
     saved = tuple(target.array for target in kept)
     saving = _saving(own, saved)
     kept_notes = [*forward.notes, *_kept_note(saved)]
-    first = finished(spec.name, saving, forward, forward.kernels, kept_notes)
+    kernels = tuple(map(repeated, forward.kernels))
+    first = finished(spec.name, saving, forward, kernels, kept_notes)
     reads = tuple(lowering.values.reads)
     made = tuple(output.array for output in derivative.outputs)
     signature = _signature(own, made, reads, saved, given)

@@ -205,16 +205,24 @@ def regrouped(expr: Expr, frame: Frame) -> Expr:
 
 def _by_level(factors: Factors, frame: Frame) -> Expr:
     scales = []
-    for level in ("grid", "held", "walked"):
-        own, factors = _taken(factors, frame, level)
+    ends = sorted({frame.held, *frame.walked}, key=lambda index: (index.name, index.number))
+    for over in (frozenset[Index](), *(frozenset((index,)) for index in ends)):
+        own, factors = _taken(factors, frame, over)
         if own.above or own.below:
             scales.append(own.expr)
     return (factors * Factors(tuple(scales))).expr
 
 
-def _taken(factors: Factors, frame: Frame, level: str) -> tuple[Factors, Factors]:
-    """The factors of one level, and the rest with the sign."""
-    rest, own = factors.split(lambda factor: frame.level(factor) != level)
+def _taken(factors: Factors, frame: Frame, over: frozenset[Index]) -> tuple[Factors, Factors]:
+    """The factors over one index of the pair, or none, and the rest with the sign. It does not
+    matter which of the two is held, nor around what is walked: kernels that form a pair's value
+    again do so in the same order, and find the same bits."""
+    ends = {frame.held, *frame.walked}
+
+    def stays(factor: Expr) -> bool:
+        return frame.level(factor) == "inner" or factor.free & ends != over
+
+    rest, own = factors.split(stays)
     return own, rest
 
 

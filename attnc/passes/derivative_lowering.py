@@ -74,7 +74,9 @@ class Backward:
         self.preparations = Preparations(names=self.names)
         self.roles = Roles(frame)
         cotangent = frozenset(array.name for array in later.values())
-        self.values = RowValues(self.roles, forward, {}, cotangent, self.names)
+        self.values = RowValues(
+            self.roles, forward, {}, cotangent, self.names, summing=sweep == "one"
+        )
         self.values.passing = Reductions(frame, names=self.names, relative=self.values.exponents)
         self.gradients = Gradients(self.roles, self.values, self.names)
         self.made = Kernels(self.roles, self.preparations)
@@ -101,6 +103,9 @@ class Backward:
             self.made.kernels.append(
                 map_of(f"{self.graph.name}_{array.name}", rows, None, array, expr, self.names.taken)
             )
+        for number, formulas in enumerate(self._row_sums(), 1):
+            name = "row_sums" if number == 1 else f"row_sums_{number}"
+            self.made.emit(Holder(name, self.frame, formulas=formulas), self.graph.name)
         targets = [t for stored in self.values.passed.values() for t in stored.targets]
         passing = self.values.passing
         assert passing is not None
@@ -111,6 +116,16 @@ class Backward:
             lowering = Lowering(self.frame, passing, self.preparations)
             emit_kernels(lowering, f"{self.graph.name}_pass_{level + 1}", own)
             self._take(lowering, own)
+
+    def _row_sums(self) -> list[list[Formula]]:
+        """Sums over the keys of a row, by the loop that makes them: one after those it reads."""
+        loops: list[list[Formula]] = []
+        for array, expr in self.values.summed.values():
+            read = {node.array.name for node in postorder(expr) if node.op == "read"}
+            if not loops or any(one.array.name in read for one in loops[-1]):
+                loops.append([])
+            loops[-1].append(Formula(array, None, expr))
+        return loops
 
     def _take(self, lowering: Lowering, stored: tuple[Target, ...]) -> None:
         self.made.kernels.extend(lowering.kernels)

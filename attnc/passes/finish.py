@@ -30,13 +30,12 @@ from attnc.schedule import Carried, Kernel, Let, MapKernel, Store, Workspace
 class Target:
     """`array = expr`: an output or a workspace, as a formula of reductions.
 
-    part    what of it: all, or its mantissa or exponent (base 2), or its logarithm (base 2), never
-            below LEAST"""
+    part    what of it: all, or its mantissa or exponent (base 2)"""
 
     array: Array
     width: Index | None
     expr: Expr
-    part: Literal["whole", "mantissa", "exponent", "log2"] = "whole"
+    part: Literal["whole", "mantissa", "exponent"] = "whole"
 
 
 @dataclass
@@ -135,9 +134,6 @@ class Finish:
 
     def _formula(self, target: Target) -> Expr:
         whole = scaled(target.expr, self._leaf)
-        if target.part == "log2":
-            log = make("add", whole.exponent.expr(), make("log2", whole.mantissa))
-            return above_bottom(log)
         if target.part != "whole":
             return whole.mantissa if target.part == "mantissa" else whole.exponent.expr()
         for stored in self.lowering.reductions.pending.values():

@@ -11,7 +11,7 @@ does not  order kernels
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
@@ -39,10 +39,15 @@ from attnc.passes.roles import Roles, group_size
 from attnc.passes.separate import Separation, exchange
 from attnc.passes.simplify import make, simplify_node
 from attnc.passes.stream import NO_EXPONENT, emit
-from attnc.schedule import Kernel, Workspace
+from attnc.schedule import Kernel, StreamKernel, Workspace
 
 SHARE = Axis("split")
 GROUP = "head_group"  # a key head's query heads: no name that an operator's own axis has
+
+
+def repeated(kernel: Kernel) -> Kernel:
+    """The kernel, one whose pairs are computed again by others."""
+    return replace(kernel, repeated=True) if isinstance(kernel, StreamKernel) else kernel
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class Kernels:
         )
         emit(lowering, f"{prefix}_{holder.name}", tuple(targets), added, share)
         assert not lowering.reductions.pending, "row values are at hand before"
-        self.kernels.extend(lowering.kernels)
+        self.kernels.extend(map(repeated, lowering.kernels))
         self.workspaces.extend(lowering.workspaces)
         loose = [note for note in lowering.notes if note != NO_EXPONENT]
         self.notes.extend(note for note in loose if note not in self.notes)

@@ -7,10 +7,14 @@ computed again for a pair.
     saved        depends on the operator's inputs alone: an output of the forward itself where it is
                  equal to one, else a further output
     passed       depends on cotangents too and folds over keys: a loop over keys before the others
+    summed       a sum over a width of cotangents and a saved row vector, as <g_i, out_i>: where one
+                 sweep makes the gradients, the sum over the keys of what pairs compute again,
+                 sum_j p_ij <g_i, v_j>, in a loop before the others
     prepared     depends on cotangents, folds over widths only: a map
 
-A row value that may be any power of two is kept as its logarithm (where it cannot be negative), or
-as mantissa and exponent, so that what is relative to it is formed without overflow.
+A row value that may be any power of two is kept as mantissa and exponent, so that what is relative
+to it is formed without overflow. (As one logarithm it would be rounded to its own size, and all
+weights of a row would be off by that.)
 
 does      replaces row values in expressions over the canonical indices by reads
 needs     the forward's reductions
@@ -25,9 +29,11 @@ from dataclasses import dataclass, field, replace
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Index
 from attnc.expressions.tree import (
+    TRUE,
     Array,
     Expr,
     Role,
+    fold,
     number,
     position,
     postorder,
@@ -40,7 +46,6 @@ from attnc.passes.finish import Target
 from attnc.passes.hoist import Names
 from attnc.passes.reductions import Reductions, refuse
 from attnc.passes.roles import Roles
-from attnc.passes.signs import never_negative
 from attnc.passes.simplify import make, simplify_node
 
 
@@ -59,6 +64,7 @@ class RowValues:
     forward     reductions of the forward, None where nothing is saved
     outputs     outputs of the forward, by the digest of their formula: arrays to read
     later       names of cotangents: what depends on one is not saved
+    summing     whether a loop over the keys may sum what pairs compute again (`_summed`)
     """
 
     roles: Roles
@@ -66,10 +72,12 @@ class RowValues:
     outputs: dict[bytes, Array]
     later: frozenset[str]
     names: Names
+    summing: bool = True
     reads: dict[str, Array] = field(default_factory=dict)
     saved: dict[bytes, Stored] = field(default_factory=dict)
     passed: dict[bytes, Stored] = field(default_factory=dict)
     levels: dict[str, int] = field(default_factory=dict)
+    summed: dict[bytes, tuple[Array, Expr]] = field(default_factory=dict)
     prepared: dict[bytes, tuple[Array, Expr]] = field(default_factory=dict)
     exponents: set[str] = field(default_factory=set)
     passing: Reductions | None = None
@@ -80,8 +88,10 @@ class RowValues:
     def exchange(self, expr: Expr, pair: bool = True) -> Expr:
         """The expression with row values as reads. `pair`: it is evaluated for each pair, so that
         sums over widths of a row are prepared too."""
-        found = self._folded(self._canonical(expr))
-        return self._prepared(found) if pair else found
+        whole = self._canonical(expr)
+        if not pair:
+            return self._folded(whole)
+        return self._prepared(self._folded(_topdown(whole, self._summed)))
 
     def _canonical(self, expr: Expr) -> Expr:
         found = self.named.get(expr.digest)
@@ -242,10 +252,6 @@ class RowValues:
             whole = target("whole", f"{word}_row" if width is None else f"{word}_rows")
             value = self._back(whole)
             return Stored((whole,), make("ne", value, number(0.0)) if truth else value)
-        if never_negative(node):
-            log = target("log2", f"{word}_log2")
-            self.exponents.add(log.array.name)
-            return Stored((log,), make("exp2", self._back(log)))
         mantissa, exponent = target("mantissa", f"{word}_row"), target("exponent", f"{word}_power")
         self.exponents.add(exponent.array.name)
         value = make("mul", self._back(mantissa), make("exp2", self._back(exponent)))
@@ -263,6 +269,61 @@ class RowValues:
         reads = (n.array.name for n in postorder(node) if n.op == "read")
         passed = {t.array.name for s in self.passed.values() for t in s.targets}
         return max((self.levels[name] + 1 for name in reads if name in passed), default=0)
+
+    # ------------------------------------------------------------------------------- summed
+
+    def _summed(self, node: Expr) -> Expr | None:
+        """sum_e g_ie (sum_j w_ij v_je) as a read of sum_j w_ij (sum_e g_ie v_je), which a loop over
+        the keys makes of the terms that pairs compute again: what is left of their difference from
+        it is then no smaller than its rounding."""
+        if self.forward is None or not self.summing or not self.roles.folds_keys(node):
+            return node
+        if not self._is_width_sum(node):
+            return None
+        rest, keyed = self._apart(node)
+        if keyed is None:
+            return None
+        if keyed.digest not in self.summed:
+            rows = (*self.roles.frame.grid, self.roles.frame.held)
+            array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")
+            inside = keyed.with_args(tuple(self.exchange(arg) for arg in keyed.args))
+            self.summed[keyed.digest] = (array, inside)
+        array, _ = self.summed[keyed.digest]
+        return (rest * Factors((read(array, map(position, array.indices)),))).expr
+
+    def _is_width_sum(self, node: Expr) -> bool:
+        """Whether it is a sum over widths, of cotangents and row values."""
+        return (
+            node.op == "fold"
+            and node.monoid == "sum"
+            and node.kind == "real"
+            and node.args[0] == TRUE
+            and all(self.roles.of(index.axis) == "width" for index in node.bound)
+            and node.free <= frozenset((*self.roles.frame.grid, self.roles.frame.held))
+            and self.is_later(node)
+        )
+
+    def _apart(self, node: Expr) -> tuple[Factors, Expr | None]:
+        """rest and a sum over keys of sums over widths whose product the node is; or None."""
+        bound = frozenset(node.bound)
+
+        def along(factor: Expr) -> bool:
+            return bool(factor.free & bound)
+
+        wide, rest = factors_of(node.args[1]).split(along)
+        keyed = [f for f in wide.above if f.op == "fold" and self.roles.folds_keys(f)]
+        others = tuple(f for f in wide.above if f not in keyed)
+        if len(keyed) != 1 or keyed[0].monoid != "sum" or wide.below or self.is_later(keyed[0]):
+            return rest, None
+        if any(self.roles.folds_keys(f) for f in others) or along(keyed[0].args[0]):
+            return rest, None
+        own, weight = factors_of(keyed[0].args[1]).split(along)
+        if own.below:
+            return rest, None
+        product = fold("sum", node.bound, (Factors(others) * own).expr)
+        body = (weight * Factors((product,))).expr
+        whole = canonical(fold("sum", keyed[0].bound, body, keyed[0].args[0]))
+        return replace(rest, negative=rest.negative != wide.negative), whole
 
     # ----------------------------------------------------------------------------- prepared
 

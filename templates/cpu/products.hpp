@@ -37,29 +37,39 @@ ATTNC_INLINE Real multiply_add(const void* one, Real lanes, Real sum) {
     return fused(Real(x), lanes, sum);
 }
 
-// One walked position: units would wait for one chain of sums, so there are four, whose ends are
-// added up. (Shorter chains round less, as eager PyTorch's do where there are few keys.)
+// The rounding of a sum grows with the length of its chain, so a long one is made of parts, added up
+// in order. An element has the same bits wherever it stands in a product, and whichever operand is
+// held: other kernels may form it again. (Not so pairs of bfloat16, whose rounding is that of their
+// inputs.)
+constexpr int PART = 16, CHAIN = PAIRS ? 128 : PART;
+
+// One walked position: units would wait for one chain of sums, so four parts run beside each other.
 template <int N, bool ADD>
 ATTNC_INLINE void single(const char* walked, int64_t step, const Acc* held, int64_t by_depth,
                          int depth, Acc* out) {
-    constexpr int CHAINS = 4;
-    Real sum[CHAINS][N];
-    ATTNC_UNROLL for (int c = 0; c < CHAINS; c++)
-        ATTNC_UNROLL for (int v = 0; v < N; v++) sum[c][v] = Real(Acc(0));
-    const auto add = [&](int c, int d) __attribute__((always_inline)) {
-        ATTNC_UNROLL for (int v = 0; v < N; v++)
-            sum[c][v] = multiply_add(walked + d * step, load(held + d * by_depth + v * LANES),
-                                     sum[c][v]);
-    };
-    int d = 0;
-    for (; d + CHAINS <= depth; d += CHAINS)
-        ATTNC_UNROLL for (int c = 0; c < CHAINS; c++) add(c, d + c);
-    for (; d < depth; d++) add(0, d);
-    ATTNC_UNROLL for (int v = 0; v < N; v++) {
-        const Real all = (sum[0][v] + sum[1][v]) + (sum[2][v] + sum[3][v]);
-        Acc* at = out + v * LANES;
-        store(at, ADD ? load(at) + all : all);
+    constexpr int PARTS = 4;
+    Real all[N];
+    ATTNC_UNROLL for (int v = 0; v < N; v++) all[v] = ADD ? load(out + v * LANES) : Real(Acc(0));
+    for (int from = 0; from < depth; from += PARTS * PART) {
+        Real sum[PARTS][N];
+        ATTNC_UNROLL for (int c = 0; c < PARTS; c++)
+            ATTNC_UNROLL for (int v = 0; v < N; v++) sum[c][v] = Real(Acc(0));
+        const auto add = [&](int c, int d) __attribute__((always_inline)) {
+            ATTNC_UNROLL for (int v = 0; v < N; v++)
+                sum[c][v] = multiply_add(walked + d * step, load(held + d * by_depth + v * LANES),
+                                         sum[c][v]);
+        };
+        if (from + PARTS * PART <= depth) {
+            for (int d = from; d < from + PART; d++)
+                ATTNC_UNROLL for (int c = 0; c < PARTS; c++) add(c, d + c * PART);
+        } else {
+            ATTNC_UNROLL for (int c = 0; c < PARTS; c++)
+                for (int d = from + c * PART; d < depth && d < from + (c + 1) * PART; d++) add(c, d);
+        }
+        ATTNC_UNROLL for (int c = 0; c < PARTS; c++)
+            ATTNC_UNROLL for (int v = 0; v < N; v++) all[v] = all[v] + sum[c][v];
     }
+    ATTNC_UNROLL for (int v = 0; v < N; v++) store(out + v * LANES, all[v]);
 }
 
 // out[i][v] (+)= sum over d < depth of walked(i, d) * held[d][v], for i < M and v < N.
@@ -73,22 +83,27 @@ ATTNC_INLINE void product(const char* walked, int64_t row, int64_t step, const A
         single<N, ADD>(walked, by_step, held, HELD, depth, out);
         return;
     }
-    Real sum[M][N];
-    ATTNC_UNROLL for (int i = 0; i < M; i++)
-        ATTNC_UNROLL for (int v = 0; v < N; v++) sum[i][v] = Real(Acc(0));
-#pragma GCC unroll 2
-    for (int d = 0; d < depth; d++) {
-        Real lanes[N];
-        ATTNC_UNROLL for (int v = 0; v < N; v++) lanes[v] = load(held + d * HELD + v * LANES);
+    int from = 0;
+    do {
+        const int to = from + CHAIN < depth ? from + CHAIN : depth;
+        Real sum[M][N];
         ATTNC_UNROLL for (int i = 0; i < M; i++)
-            ATTNC_UNROLL for (int v = 0; v < N; v++)
-                sum[i][v] = multiply_add(walked + i * by_row + d * by_step, lanes[v], sum[i][v]);
-    }
-    ATTNC_UNROLL for (int i = 0; i < M; i++)
-        ATTNC_UNROLL for (int v = 0; v < N; v++) {
-            Acc* at = out + i * OUT + v * LANES;
-            store(at, ADD ? load(at) + sum[i][v] : sum[i][v]);
+            ATTNC_UNROLL for (int v = 0; v < N; v++) sum[i][v] = Real(Acc(0));
+#pragma GCC unroll 2
+        for (int d = from; d < to; d++) {
+            Real lanes[N];
+            ATTNC_UNROLL for (int v = 0; v < N; v++) lanes[v] = load(held + d * HELD + v * LANES);
+            ATTNC_UNROLL for (int i = 0; i < M; i++)
+                ATTNC_UNROLL for (int v = 0; v < N; v++)
+                    sum[i][v] = multiply_add(walked + i * by_row + d * by_step, lanes[v], sum[i][v]);
         }
+        ATTNC_UNROLL for (int i = 0; i < M; i++)
+            ATTNC_UNROLL for (int v = 0; v < N; v++) {
+                Acc* at = out + i * OUT + v * LANES;
+                store(at, ADD || from ? load(at) + sum[i][v] : sum[i][v]);
+            }
+        from = to;
+    } while (from < depth);
 }
 
 template <int N, bool ADD, int ROW, int STEP, int HELD, int OUT>
@@ -159,20 +174,19 @@ void products_between(int first, int last, const char* walked, int64_t row, int6
     rest(std::bool_constant<ADD>{}, tall, 0, rows - tall);
 }
 
-// The same for a sum of DEPTH terms that is known beforehand: out = products. The rounding of a sum
-// grows with the root of its longest chain, so a long one is made of parts, added up in order (each
-// part of the held operand then stays in the first cache, too).
-constexpr int CHAIN = 128;
+// The same for a sum of DEPTH terms that is known beforehand: out = products, in parts of the held
+// operand that stay in the first cache.
+constexpr int DEEP = 128;
 template <int DEPTH, int ROW, int STEP>
 void products_in_parts(int first, int last, const char* walked, int64_t row, const Acc* held,
                        Acc* out, int rows) {
     products_between<false, ROW, STEP>(first, last, walked, row, 0, held,
-                                       DEPTH < CHAIN ? DEPTH : CHAIN, out, rows);
-    if constexpr (DEPTH > CHAIN)
-        for (int d = CHAIN; d < DEPTH; d += CHAIN)
+                                       DEPTH < DEEP ? DEPTH : DEEP, out, rows);
+    if constexpr (DEPTH > DEEP)
+        for (int d = DEEP; d < DEPTH; d += DEEP)
             products_between<true, ROW, STEP>(first, last, walked + d * STEP, row, 0,
                                               held + int64_t(d) * TILE,
-                                              DEPTH - d < CHAIN ? DEPTH - d : CHAIN, out, rows);
+                                              DEPTH - d < DEEP ? DEPTH - d : DEEP, out, rows);
 }
 
 // ---- transposes of 32-bit (64-bit) units
