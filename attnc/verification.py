@@ -17,7 +17,7 @@ changes nothing; it never grants more than torch itself is seen to need.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -246,12 +246,16 @@ def verify(
     device: str = "cpu",
     backend: str = "cpu",
 ) -> Iterator[Verdict]:
-    """One verdict for each shape and dtype; shapes that the spec has no legal call for are left
-    out."""
-    for number, shape in enumerate(shapes):
-        try:
-            case = draw_case(spec, shape, seed + number)
-        except AttncError:
-            continue
+    """One verdict for each shape that the spec has a legal call for and each dtype."""
+    for case, _ in legal_cases(spec, shapes, seed):
         for dtype in dtypes:
             yield compare(spec, case, run, eager, dtype, emit, device, backend)
+
+
+def legal_cases(spec: Spec, shapes: Iterable[Shape], seed: int) -> Iterator[tuple[Case, int]]:
+    """A call for each shape that the spec has one for, and the seed it was drawn with."""
+    for own, shape in enumerate(shapes, seed):
+        try:
+            yield draw_case(spec, shape, own), own
+        except AttncError:
+            continue

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnc.cases import Case, Shape, draw_case
-from attnc.errors import AttncError
+from attnc.cases import Case, Shape
 from attnc.spec import Spec
 from attnc.verification import (
     FLOOR,
@@ -27,6 +26,7 @@ from attnc.verification import (
     Verdict,
     hostile_shapes,
     larger,
+    legal_cases,
     neighbours,
     relative_errors,
     to_torch,
@@ -173,15 +173,11 @@ def verify_gradients(
     device: str = "cpu",
     backend: str = "cpu",
 ) -> Iterator[Verdict]:
-    """One verdict for each shape and dtype; shapes that the spec has no legal call for are left
-    out. Raises UnsupportedError where no gradient is derived."""
-    for number, shape in enumerate(shapes):
-        try:
-            case = draw_case(spec, shape, seed + number)
-        except AttncError:
-            continue
+    """One verdict for each shape that the spec has a legal call for and each dtype. Raises
+    UnsupportedError where no gradient is derived."""
+    for case, own in legal_cases(spec, shapes, seed):
         for dtype in dtypes:
-            yield compare_gradients(spec, case, run, eager, dtype, device, backend, seed + number)
+            yield compare_gradients(spec, case, run, eager, dtype, device, backend, own)
 
 
 def _is_real(tensor: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ from attnc.backends.cpu_names import GridFields, Names
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Expr
+from attnc.expressions.tree import Expr, postorder
 
 LONGEST = 72  # characters of an expression before it becomes a statement
 INSTEAD = ("eager", "numpy")
@@ -413,15 +413,4 @@ def _operands(node: Expr) -> tuple[Expr, ...]:
 
 def _unscoped(root: Expr) -> Iterator[Expr]:
     """Every node once, operands first, but not what a fold binds."""
-    seen: set[bytes] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False)]
-    while stack:
-        node, ready = stack.pop()
-        if node.digest in seen:
-            continue
-        if ready:
-            seen.add(node.digest)
-            yield node
-            continue
-        stack.append((node, True))
-        stack.extend((arg, False) for arg in reversed(_operands(node)))
+    return postorder(root, operands=_operands)

@@ -6,7 +6,7 @@ import math
 import struct
 from collections.abc import Iterator
 
-from attnc.expressions.tree import Expr, is_number
+from attnc.expressions.tree import Expr, is_number, postorder
 
 INFIX = {
     "add": "+", "sub": "-", "mul": "*", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">",
@@ -82,20 +82,9 @@ def operands(node: Expr) -> tuple[Expr, ...]:
 
 
 def unscoped(root: Expr) -> Iterator[Expr]:
-    """Nodes under the root, operands first, each once, not looking into folds."""
-    seen: set[bytes] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False)]
-    while stack:
-        node, ready = stack.pop()
-        if node.digest in seen:
-            continue
-        if ready:
-            seen.add(node.digest)
-            yield node
-            continue
-        stack.append((node, True))
-        # Positions of a read are printed by the read itself, straight or computed.
-        stack.extend((arg, False) for arg in reversed(operands(node)) if node.op != "read")
+    """Nodes under the root, operands first, each once, not looking into folds, nor into reads:
+    their positions are printed by the read itself, straight or computed."""
+    return postorder(root, operands=lambda node: () if node.op == "read" else operands(node))
 
 
 def is_plain(node: Expr) -> bool:

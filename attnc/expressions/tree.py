@@ -294,9 +294,17 @@ def widest_kind(kinds: Iterable[Kind]) -> Kind:
 # walking
 
 
-def postorder(*roots: Expr, done: Container[bytes] = ()) -> Iterator[Expr]:
+def _all_operands(node: Expr) -> tuple[Expr, ...]:
+    return node.args
+
+
+def postorder(
+    *roots: Expr,
+    done: Container[bytes] = (),
+    operands: Callable[[Expr], tuple[Expr, ...]] = _all_operands,
+) -> Iterator[Expr]:
     """Every node under the roots once (equal nodes are one), operands before the nodes that use
-    them; nothing of nodes whose digests are in `done`."""
+    them; nothing of nodes whose digests are in `done`, of each node what `operands` gives."""
     seen: set[bytes] = set()
     stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
     while stack:
@@ -308,7 +316,7 @@ def postorder(*roots: Expr, done: Container[bytes] = ()) -> Iterator[Expr]:
             yield node
             continue
         stack.append((node, True))
-        stack.extend((arg, False) for arg in reversed(node.args) if arg.digest not in seen)
+        stack.extend((arg, False) for arg in reversed(operands(node)) if arg.digest not in seen)
 
 
 def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:
