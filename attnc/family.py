@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
 
-from attnc.errors import UnsupportedError
+from attnc.errors import InternalError, UnsupportedError
 from attnc.passes.backward import (
     Derivative,
     lower_derivative,
@@ -99,6 +99,8 @@ def lower_member(stages: Stages, name: str) -> Member:
     if kind not in ("training", "backward") or of not in ("", "emits"):
         raise UnsupportedError("not derived yet", "kernel", ("eager",))
     derived = {backend: _derivative(spec, taken, SWEEPS[backend]) for backend in BACKENDS}
+    if len({_names(one) for one in derived.values()}) > 1:
+        raise InternalError(f"{spec.name}: backends disagree on what the forward keeps")
     if kind == "training":
         return Member(name, {backend: one.forward for backend, one in derived.items()})
     links = _links(derived["cpu"])
@@ -109,6 +111,12 @@ def lower_member(stages: Stages, name: str) -> Member:
 def _derivative(spec: Spec, emits: tuple[str, ...], sweep: Literal["one", "two"]) -> Derivative:
     """A training form and its backward are lowered together."""
     return lower_derivative(spec, emits, sweep)
+
+
+def _names(derivative: Derivative) -> tuple[str, ...]:
+    """What a module's one signature says of a backward: inputs and outputs in order."""
+    signature = derivative.backward.signature
+    return tuple(one.name for one in (*signature.inputs, *signature.outputs))
 
 
 def _links(derivative: Derivative) -> Links:

@@ -283,6 +283,7 @@ class RowValues:
         rest, keyed = self._apart(node)
         if keyed is None:
             return None
+        self._folded(node)  # two sweeps read it: both take the same of the forward
         if keyed.digest not in self.summed:
             rows = (*self.roles.frame.grid, self.roles.frame.held)
             array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")

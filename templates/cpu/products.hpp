@@ -41,7 +41,7 @@ ATTNC_INLINE Real multiply_add(const void* one, Real lanes, Real sum) {
 // in order. An element has the same bits wherever it stands in a product, and whichever operand is
 // held: other kernels may form it again. (Not so pairs of bfloat16, whose rounding is that of their
 // inputs.)
-constexpr int PART = 16, CHAIN = PAIRS ? 128 : PART;
+constexpr int PART = 32, CHAIN = PAIRS ? 128 : PART;
 
 // One walked position: units would wait for one chain of sums, so four parts run beside each other.
 template <int N, bool ADD>

@@ -245,21 +245,22 @@ struct Stream : Carried<K>, Summaries<K> {
     template <class R>
     static __attribute__((noinline)) void add_seen(const R& rows, const Run& run, int width, const Acc* weights, Acc* tile) {
         for (int l = run.v0 * LANES; l < run.v1 * LANES; l++)
-            for (int c = 0; c < width; c++) {
-                Acc sum = 0;
-                for (int r = 0; r < run.count; r++) {
-                    Acc weight;
-                    if constexpr (PAIRS) {
-                        const uint32_t pair = float_to_bits(weights[(run.at + r) / 2 * TILE + l]);
-                        weight = bits_to_float(r & 1 ? pair & 0xffff0000 : pair << 16);
-                    } else {
-                        weight = weights[(run.at + r) * TILE + l];
+            for (int c = 0; c < width; c++)
+                for (int from = 0; from < run.count; from += CHAIN) {  // parts as in any product
+                    Acc sum = 0;
+                    for (int r = from; r < run.count && r < from + CHAIN; r++) {
+                        Acc weight;
+                        if constexpr (PAIRS) {
+                            const uint32_t pair = float_to_bits(weights[(run.at + r) / 2 * TILE + l]);
+                            weight = bits_to_float(r & 1 ? pair & 0xffff0000 : pair << 16);
+                        } else {
+                            weight = weights[(run.at + r) * TILE + l];
+                        }
+                        if (weight == 0 && std::signbit(weight)) continue;
+                        sum = fused(weight, Acc(widen(rows.row(run.first + r)[c * rows.step])), sum);
                     }
-                    if (weight == 0 && std::signbit(weight)) continue;
-                    sum = fused(weight, Acc(widen(rows.row(run.first + r)[c * rows.step])), sum);
+                    tile[c * TILE + l] += sum;
                 }
-                tile[c * TILE + l] += sum;
-            }
     }
     // Adds rows [first, last) to the block, from the last, and flushes it whenever it is full.
     template <class Flush>
