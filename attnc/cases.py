@@ -220,6 +220,26 @@ def position_bounds(spec: Spec) -> dict[str, Axis]:
     return bounds
 
 
+def deciding(spec: Spec) -> frozenset[str]:
+    """The arrays that masks, choices and integers are made of, directly or through equations."""
+    found: set[str] = set()
+    left = [
+        node
+        for root in expressions(spec.root)
+        for node in postorder(root)
+        if node.kind in ("bool", "int")
+    ]
+    while left:
+        for node in postorder(left.pop()):
+            if node.op != "read" or node.array.name in found:
+                continue
+            found.add(node.array.name)
+            definition = spec.definition(node.array)
+            if definition is not None:
+                left.append(definition.expr)
+    return frozenset(found)
+
+
 def expressions(block: Block) -> list[Expr]:
     """Every expression of a block and of the blocks in it."""
     found: list[Expr] = []

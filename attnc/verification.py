@@ -9,10 +9,9 @@ where the values are one-hot over key blocks, a row's result is zero exactly whe
 block is visible.
 
 The error of one sum is a draw of its roundings, so torch may be near the truth by luck in the very
-row that is hardest (scores that cancel under a ratio of two keys). Where a ratio is too large,
-torch's error is therefore the largest over a few neighbouring calls, whose inputs are moved by
-single roundings, each beside the oracle's answer to that call. With many rows of one hardness this
-changes nothing; it never grants more than torch itself is seen to need.
+row that is hardest (scores that cancel under a ratio of two keys). Where a ratio is too large, both
+errors are therefore the largest over a few neighbouring calls, whose inputs are moved by single
+roundings, each beside the oracle's answer to that call.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attnc.cases import Case, Shape, draw_case
+from attnc.cases import Case, Shape, deciding, draw_case
 from attnc.errors import AttncError
 from attnc.spec import Spec
 
@@ -151,8 +150,7 @@ def compare(
     comparisons = _comparisons(found, own, dtype)
     if not all(one.passed for one in comparisons) and np.isfinite([*found.values()]).all():
         for near in neighbours(tensors, spec, NEIGHBOURS):
-            (there,) = errors(near, eager)
-            own = {name: larger(own[name], there[name]) for name in own}
+            found, own = map(larger, (found, own), errors(near, run, eager))
         comparisons = _comparisons(found, own, dtype)
     return Verdict(backend, dtype, case, comparisons)
 
@@ -160,13 +158,14 @@ def compare(
 def neighbours(
     tensors: dict[str, torch.Tensor], spec: Spec, count: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Calls near this one: each number of an input given by place is moved by a rounding up, down
-    or not at all. Other inputs stay, so that masks do."""
-    positional = {given.name for given in spec.inputs if given.positional}
+    """Calls near this one: each number of an input given by place, or of a real one that no mask or
+    choice looks at, is moved by a rounding up, down or not at all."""
+    stay = deciding(spec)
+    moved = {one.name for one in spec.inputs if one.positional or one.name not in stay}
     for seed in range(count):
         generator = torch.Generator().manual_seed(seed)
         near = dict(tensors)
-        for name in sorted(positional & tensors.keys()):
+        for name in sorted(moved & tensors.keys()):
             tensor = tensors[name]
             if tensor.is_floating_point():
                 steps = torch.randint(-1, 2, tensor.shape, generator=generator).to(tensor)
@@ -187,10 +186,12 @@ def _comparisons(found: Errors, own: Errors, dtype: torch.dtype) -> tuple[Compar
     return tuple(comparisons)
 
 
-def larger(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    """Of two pairs of errors; what is not finite in a neighbouring call counts for nothing."""
-    a, b = (max(x, y) if np.isfinite(y) else x for x, y in zip(one, other, strict=True))
-    return a, b
+def larger(one: Errors, other: Errors) -> Errors:
+    """The larger errors of two calls by output; NaN is larger than any."""
+    return {
+        name: (float(np.maximum(a, c)), float(np.maximum(b, d)))
+        for (name, (a, b)), (c, d) in zip(one.items(), other.values(), strict=True)
+    }
 
 
 def _exact(tensor: torch.Tensor) -> NDArray[Any]:

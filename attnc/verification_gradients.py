@@ -23,6 +23,7 @@ from attnc.verification import (
     FLOOR,
     NEIGHBOURS,
     Comparison,
+    Errors,
     Verdict,
     hostile_shapes,
     larger,
@@ -36,7 +37,7 @@ from attnc.verification import (
 # errors are absolute, relative to terms of size 1.
 CANCELLED = 1e-10
 LONGEST, WIDEST = 129, 80  # of the shapes: dense float64 autograd keeps every pair many times
-Gradients = dict[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
 
 
 def gradient_errors(found: torch.Tensor, exact: torch.Tensor, rows: int) -> tuple[float, float]:
@@ -74,8 +75,8 @@ def _compared(
 
 
 def gradients_of(
-    run: Callable[..., Any], tensors: Gradients, cotangent: torch.Tensor, **keywords: Any
-) -> Gradients:
+    run: Callable[..., Any], tensors: Tensors, cotangent: torch.Tensor, **keywords: Any
+) -> Tensors:
     """The gradient of each real tensor of a call, 0 where the result does not depend on it.
 
     Raises UnsupportedError where no gradient is derived."""
@@ -113,7 +114,6 @@ def compare_gradients(
         size = run(**tensors, **keywords).shape
     drawn = np.random.default_rng((seed, 1)).standard_normal(tuple(size))
     cotangent = torch.from_numpy(drawn).to(device, dtype)
-    found = gradients_of(run, tensors, cotangent, **keywords)
     truth = gradients_of(eager, exact, cotangent.double(), **keywords)
     lower = torch.float32 if dtype is torch.float64 else dtype
     scale = torch.finfo(dtype).eps / torch.finfo(lower).eps
@@ -121,26 +121,31 @@ def compare_gradients(
     positional = {one.name for one in spec.inputs if one.positional}
     rows = {name: gradient.dim() - (name in positional) for name, gradient in truth.items()}
 
-    def rival_errors(near: Gradients, there: Gradients) -> dict[str, tuple[float, float]]:
-        rivals = gradients_of(eager, near, cotangent.to(lower), **keywords)
-        return {n: gradient_errors(rivals[n], one, rows[n]) for n, one in there.items()}
+    def errors(
+        form: Callable[..., Any], at: Tensors, cotangent: torch.Tensor, truth: Tensors
+    ) -> Errors:
+        gradients = gradients_of(form, at, cotangent, **keywords)
+        return {n: gradient_errors(gradients[n], one, rows[n]) for n, one in truth.items()}
 
-    errors = {name: gradient_errors(found[name], one, rows[name]) for name, one in truth.items()}
-    own = rival_errors(given, truth)
+    own_errors = errors(run, tensors, cotangent, truth)
+    rival_errors = errors(eager, given, cotangent.to(lower), truth)
 
     def comparisons() -> tuple[Comparison, ...]:
         return tuple(
-            replace(_compared(errors[n], own[n], dtype, scale), output=f"gradient of {n}")
+            replace(
+                _compared(own_errors[n], rival_errors[n], dtype, scale), output=f"gradient of {n}"
+            )
             for n in truth
         )
 
     verdict = comparisons()
-    if not all(one.passed for one in verdict) and np.isfinite([*errors.values()]).all():
+    if not all(one.passed for one in verdict) and np.isfinite([*own_errors.values()]).all():
         for near in neighbours(given, spec, NEIGHBOURS):
             wide = {name: x.double() if _is_real(x) else x for name, x in near.items()}
             there = gradients_of(eager, wide, cotangent.double(), **keywords)
-            moved = rival_errors(near, there)
-            own = {name: larger(own[name], moved[name]) for name in own}
+            mine = near if dtype is lower else wide
+            own_errors = larger(own_errors, errors(run, mine, cotangent, there))
+            rival_errors = larger(rival_errors, errors(eager, near, cotangent.to(lower), there))
         verdict = comparisons()
     return Verdict(backend, dtype, case, verdict)
 
