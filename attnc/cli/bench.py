@@ -64,15 +64,21 @@ def command(
     rates = {str(d).removeprefix("torch."): multiply_ceiling(d, device) for d in chosen}
     screen.print(f"{time.strftime('%Y-%m-%d')}: {machine_line(device, rates)}")
     written: dict[str, Any] = {"ceilings": rates}
+
+    def at_most() -> dict[str, float]:
+        """The ceilings once more: machines have slow moments."""
+        rates.update({d: max(rates[d], multiply_ceiling(getattr(torch, d), device)) for d in rates})
+        return rates
+
     if which in ("forward", "all"):
         cases = _chosen(quick_set() if quick else bench_set(), only)
         rows = _followed(screen, run_set(cases, chosen, device, runs, seconds))
-        screen.print(*bench_tables.forward_table(rows, rates), sep="\n")
+        screen.print(*bench_tables.forward_table(rows, at_most()), sep="\n")
         written["forward"] = [bench_tables.plain_row(row) for row in rows]
     if which in ("backward", "all"):
         cases = _chosen(training_set()[: 1 if quick else None], only)
         trained = _followed(screen, run_training(cases, chosen, device, runs, seconds))
-        screen.print(*bench_tables.training_table(trained, rates), sep="\n")
+        screen.print(*bench_tables.training_table(trained, at_most()), sep="\n")
         written["backward"] = [bench_tables.plain_training(row) for row in trained]
     if which in ("scans", "all"):
         scanned = list(run_scans(not quick, runs, seconds, only))
