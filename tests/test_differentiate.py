@@ -398,7 +398,7 @@ def test_chains_of_choices_take_linear_time(term: str) -> None:
         return process_time() - begun
 
     seconds(5)
-    assert seconds(160) < 12 * max(seconds(40), 0.05)
+    assert min(seconds(160) for _ in range(3)) < 12 * max(seconds(40), 0.05)
 
 
 # --- twice ---------------------------------------------------------------------------------------
