@@ -156,7 +156,7 @@ def test_one_sweep_has_five_products() -> None:
     assert loop.region.segments, "rows after a key: a closed form"
     powers = [let for let in loop.pair_values if "exp2" in {n.op for n in nodes(let.expr)}]
     assert len(powers) == 1, "each weight once"
-    assert derivative.reads == ("out",), "for the other sweep, which two backends share a forward with"
+    assert derivative.reads == ("out",), "the other sweep reads it, of the same forward"
     assert [array.name for array in derivative.saved] == ["saved_power", "saved_row"]
 
 

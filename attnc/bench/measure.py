@@ -75,7 +75,7 @@ def multiply_ceiling(dtype: torch.dtype, device: str) -> float:
         return 2.0 * 8192**3 / min(taken.seconds)
     run = _ceiling_library(dtype).attnc_ceiling
     run.restype, run.argtypes = ctypes.c_double, (ctypes.c_int64, ctypes.c_int64)
-    rates = []
+    rates: list[float] = []
     for _ in range(12):
         start = time.perf_counter()
         operations = run(torch.get_num_threads(), 2**20)

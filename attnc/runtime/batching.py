@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from attnc.runtime.arguments import SHIFTS, absent, names_of
-from attnc.runtime.slots import Signature
+from attnc.runtime.arguments import absent, names_of
+from attnc.runtime.slots import SHIFTS, Signature
 
 BATCH = "b"
 

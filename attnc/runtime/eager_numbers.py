@@ -326,7 +326,8 @@ def where(condition: Value, a: Value, b: Value) -> Value:
 def _spread(x: Value, like: Real) -> Real:
     """A number over the axes of another too: which of the two is taken does not change a shape."""
     real = as_real(x, like)
-    shape = torch.broadcast_shapes(real.mantissa.shape, like.mantissa.shape)
+    sizes = real.mantissa.shape, like.mantissa.shape
+    shape = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]
     exponent = None if real.exponent is None else real.exponent.expand(shape)
     return Real(real.mantissa.expand(shape), exponent)
 
