@@ -147,6 +147,9 @@ def test_other_rows_are_no_step(name: str) -> None:
     (spec, tensors), (_, op) = call_of(name), made(name)
     with pytest.raises(UnsupportedError, match=r"t - (window|1).*carry it in a state"):
         op.step(None, **row(spec, tensors, 0))
+    _, states = op(**tensors, return_state=True)
+    with pytest.raises(UnsupportedError, match=r"go on from a state.*carry it in a state"):
+        op(**tensors, state=states)
 
 
 def test_wrong_states_are_refused() -> None:

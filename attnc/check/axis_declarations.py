@@ -17,11 +17,15 @@ from attnc.expressions.index import Axis, AxisForm, Index
 BATCH, HEAD, GROUP = "b", "h", "hk"
 
 
-def _dimension_binders(body: Body) -> Iterator[syntax.Binder]:
-    for statement in body.operator.statements:
+def _inputs(operator: syntax.Operator) -> Iterator[syntax.Declared]:
+    for statement in operator.statements:
         if isinstance(statement, syntax.Declaration) and statement.stage == "input":
-            for group in statement.groups:
-                yield from group.dims or ()
+            yield from statement.groups
+
+
+def _dimension_binders(body: Body) -> Iterator[syntax.Binder]:
+    for group in _inputs(body.operator):
+        yield from group.dims or ()
 
 
 def declare_measured(checker: Checker, body: Body) -> None:
@@ -58,13 +62,14 @@ def declare_measured(checker: Checker, body: Body) -> None:
 
 
 def _default_axes(operator: syntax.Operator) -> list[str]:
-    names = [name.name for name in operator.arguments or ()]
+    declared = {name.name for group in _inputs(operator) for name in group.names}
+    names = {name.name for name in operator.arguments or ()} - declared
     found: list[str] = []
     if operator.rows is None:
         found.append("i")
     if operator.keys is None and not is_recurrence(operator):
         found.append("j")
-    if "q" in names or "k" in names:
+    if names & {"q", "k"}:
         found.append("d")
     if "v" in names:
         found.append("e")

@@ -26,7 +26,7 @@ from attnc.expressions.tree import (
 from attnc.graph import Graph, GraphOutput, Recurrence
 from attnc.passes.affine import sentence, transitions
 from attnc.passes.chunkwise import RowByRow, in_chunks
-from attnc.passes.hoist import Names
+from attnc.passes.hoist import Names, names_in
 from attnc.passes.reductions import refuse
 from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
@@ -84,10 +84,7 @@ def instance_of(graph: Graph) -> Instance:
     grid = _grid(graph, recurrence.time)
     states = tuple(_local(state, grid) for state in recurrence.states)
     widths = _widths(graph, recurrence, grid, states)
-    taken = {node.array.name for node in postorder(*graph.roots) if node.op == "read"}
-    taken |= {str(node.attr) for node in postorder(*graph.roots) if node.op == "param"}
-    taken |= {output.array.name for output in graph.outputs}
-    return Instance(recurrence, grid, states, widths, frozenset(taken))
+    return Instance(recurrence, grid, states, widths, frozenset(names_in(graph)))
 
 
 def scan(graph: Graph, kept: Sequence[Checkpoint] = (), every: int = 0) -> Scan:

@@ -28,7 +28,7 @@ from attnc.passes.gradient_kernels import (
     sum_of,
 )
 from attnc.passes.gradients import Gradients, PairSum
-from attnc.passes.hoist import Names
+from attnc.passes.hoist import Names, names_in
 from attnc.passes.maps import map_of
 from attnc.passes.pipeline import finished
 from attnc.passes.prune import arrays_read, arrays_written
@@ -68,11 +68,11 @@ class Backward:
         self.graph = graph
         self.frame = frame
         self.sweep = sweep
-        self.names = Names(_taken(graph))
+        self.names = Names(names_in(graph) | {REFERENCE})
         if forward is not None:
             self.names.taken |= forward.names.taken
         self.preparations = Preparations(names=self.names)
-        self.roles = Roles(frame)
+        self.roles = Roles(frame, self.names.fresh("head_group"))
         cotangent = frozenset(array.name for array in later.values())
         self.values = RowValues(
             self.roles, forward, {}, cotangent, self.names, summing=sweep == "one"
@@ -250,13 +250,6 @@ def _products(loop: WalkedLoop) -> int:
 
 def _whole(array: Array) -> Expr:
     return read(array, map(position, array.indices))
-
-
-def _taken(graph: Graph) -> set[str]:
-    taken = {node.array.name for node in postorder(*graph.roots) if node.op == "read"}
-    taken.update(output.array.name for output in graph.outputs)
-    taken.update(str(node.attr) for node in postorder(*graph.roots) if node.op == "param")
-    return taken | {REFERENCE}
 
 
 def _ordered(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:

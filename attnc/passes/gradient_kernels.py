@@ -41,9 +41,6 @@ from attnc.passes.simplify import make, simplify_node
 from attnc.passes.stream import NO_EXPONENT, emit
 from attnc.schedule import Kernel, StreamKernel, Workspace
 
-SHARE = Axis("split")
-GROUP = "head_group"  # a key head's query heads: no name that an operator's own axis has
-
 
 def repeated(kernel: Kernel) -> Kernel:
     """The kernel, one whose pairs are computed again by others."""
@@ -92,7 +89,7 @@ def key_holder(one: PairSum, roles: Roles) -> Holder:
         fine = roles.own(coarse.axis.of)
         assert fine is not None
         size = group_size(coarse.axis)
-        group = Index(GROUP, Axis(GROUP, "range", length=size), 0)
+        group = Index(roles.group, Axis(roles.group, "range", length=size), 0)
         head = make("add", make("mul", position(coarse), size), position(group))
         places = ((fine, head),)  # type: ignore[assignment]
         around = (*around, group)
@@ -111,6 +108,11 @@ class Kernels:
     workspaces: list[Workspace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     reads: dict[str, Expr] = field(default_factory=dict)
+    share: Index = field(init=False)  # of a walked axis, where rows are summed in shares
+
+    def __post_init__(self) -> None:
+        name = self.preparations.names.fresh("split")
+        self.share = Index(name, Axis(name), 0)
 
     def emit(self, holder: Holder, prefix: str) -> None:
         """The kernel of a holder."""
@@ -124,7 +126,7 @@ class Kernels:
             if formula.array.role == "workspace":
                 self.workspaces.append(Workspace(formula.array, "accumulate"))
         shared = any(self._kind(one, frame) != "pair" for one in holder.added)
-        share = Index("split", SHARE, 0) if shared else None
+        share = self.share if shared else None
         added = tuple(
             each for one in holder.added for each in self._added(one, holder, share, lowering)
         )
@@ -200,7 +202,7 @@ class Kernels:
         place, coarse = holder.coarse
         if index == coarse:
             return place
-        if index in holder.frame.around and index.axis.name == GROUP:
+        if index in holder.frame.around and index.axis.name == self.roles.group:
             (fine,) = moves.values()
             return make("sub", position(fine), make("mul", place, group_size(coarse.axis)))
         return position(index)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder, value
+from attnc.graph import Graph
 from attnc.passes.frame import Frame, Level
 from attnc.schedule import Let
 
@@ -34,6 +35,21 @@ class Names:
             name = f"{base}_{count}"
         self.taken.add(name)
         return name
+
+
+def names_in(graph: Graph) -> set[str]:
+    """What the text names: arrays, params, axes. Generated code has one name space for them."""
+    nodes = tuple(postorder(*graph.roots))
+    indices = [index for output in graph.outputs for index in output.array.indices]
+    indices += [index for node in nodes for index in node.bound]
+    taken = {output.array.name for output in graph.outputs}
+    for node in nodes:
+        if node.op == "read":
+            taken.add(node.array.name)
+            indices += node.array.indices
+        elif node.op == "param":
+            taken.add(str(node.attr))
+    return taken | {name for index in indices for name in (index.name, index.axis.name)}
 
 
 @dataclass

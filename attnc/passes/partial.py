@@ -3,7 +3,7 @@
     split     keys in shares: carried values over a further grid index, then one map that combines
               them in the order of the shares and finishes (short queries on long keys)
     partial   an operator that returns what is carried, for a shard of the keys
-    merge     partial results, stacked along `part`, combined into one
+    merge     partial results, stacked along a first axis, combined into one
     finish    the operator's outputs from one partial result
 
 Merging is exact in the same sense as the loop itself: relative to the greatest reference.
@@ -40,7 +40,7 @@ class Pieces:
 def split(graph: Graph) -> Pieces:
     """The operator with its keys in shares."""
     lowering, targets, carries = _carried(graph)
-    share = Index("split", Axis("split"), 0)
+    share = _own(lowering, "split")
     for carry, prefix in _named(carries):
         stores = spill(lowering.frame, carry, prefix, (share,))
         lowering.workspaces.extend(Workspace(store.array, "accumulate") for store in stores)
@@ -68,9 +68,9 @@ def partial(graph: Graph) -> Pieces:
 
 
 def merge(graph: Graph) -> Pieces:
-    """Partial results stacked along a first axis `part`, combined in its order."""
+    """Partial results stacked along a first axis, combined in its order."""
     lowering, _, carries = _carried(graph)
-    part = Index("part", Axis("part"), 0)
+    part = _own(lowering, "part")
     inputs: list[Array] = []
     kernels: list[Kernel] = []
     over = (*lowering.frame.grid, lowering.frame.held)
@@ -113,6 +113,12 @@ def _carried(graph: Graph) -> tuple[Lowering, tuple[Target, ...], list[Carry]]:
     if lowering.reductions.pending:
         raise refuse("two_pass: a partial result of an operator that walks its keys more than once")
     return lowering, targets, carries_of(lowering, targets)
+
+
+def _own(lowering: Lowering, name: str) -> Index:
+    """An index on an axis that the text does not have."""
+    name = lowering.preparations.names.fresh(name)
+    return Index(name, Axis(name), 0)
 
 
 def _named(carries: list[Carry]) -> list[tuple[Carry, str]]:

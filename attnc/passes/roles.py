@@ -35,9 +35,13 @@ Role = Literal["grid", "row", "key", "coarse", "width"]
 
 @dataclass(frozen=True)
 class Roles:
-    """The roles of axes in the operator whose forward has this frame (rows held)."""
+    """The roles of axes in the operator whose forward has this frame (rows held).
+
+    group     the name of an axis that counts a key head's query heads
+    """
 
     frame: Frame
+    group: str
 
     def of(self, axis: Axis) -> Role:
         if any(index.axis is axis for index in self.frame.grid):

@@ -169,7 +169,8 @@ class Destinations:
             places[grid] = position(index)
             if way == "member":
                 size = group_size(index.axis)
-                group = Index("g", Axis("group", "range", length=size), 1)
+                name = self.names.fresh("head_group")
+                group = Index(name, Axis(name, "range", length=size), 1)
                 bound.append(group)
                 places[grid] = call("add", call("mul", position(index), size), position(group))
         for grid in self.grid:

@@ -15,7 +15,7 @@ from attnc.graph import Graph
 from attnc.passes.contract import Preparations
 from attnc.passes.finish import Carry, Finish, Lowering, Target, finish_kernels, spill
 from attnc.passes.frame import Frame
-from attnc.passes.hoist import Names
+from attnc.passes.hoist import Names, names_in
 from attnc.passes.loops import Added, LoopBuilder
 from attnc.passes.reductions import SEEN, Reductions, refuse
 from attnc.passes.references import REFERENCE, Group, group, witness
@@ -49,10 +49,7 @@ def emit_passes(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> N
 def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:
     """The frame of a graph, and its outputs as formulas of reductions."""
     frame = frame_of(graph)
-    taken = {node.array.name for node in postorder(*graph.roots) if node.op == "read"}
-    taken.update(output.array.name for output in graph.outputs)
-    taken.update(str(node.attr) for node in postorder(*graph.roots) if node.op == "param")
-    names = Names(taken | {REFERENCE})
+    names = Names(names_in(graph) | {REFERENCE})
     lowering = Lowering(frame, Reductions(frame, names=names), Preparations(names=names))
     targets = []
     for output in graph.outputs:

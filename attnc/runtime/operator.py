@@ -277,8 +277,8 @@ class KernelOperator:
 
 
 def _stacked(signature: Signature, parts: tuple[Any, ...]) -> list[Any]:
-    """The partial results along a first axis `part`, for each tensor that a merge takes."""
-    slots = [slot for slot in signature.inputs if slot.positional and slot.axes[0] == "part"]
+    """The partial results along a first axis, for each tensor that a merge takes."""
+    slots = [slot for slot in signature.inputs if slot.positional]
     for number, part in enumerate(parts):
         if not isinstance(part, (tuple, list)) or len(part) != len(slots):
             expected = f"the {len(slots)} tensors of a partial result"

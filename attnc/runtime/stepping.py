@@ -26,6 +26,8 @@ def call_with_states(
     if not isinstance(returns, bool):
         raise ValueRangeError(signature.name, "return_state", "True or False", repr(returns))
     given = named_states(signature, state)
+    if given:
+        refuse_lags(signature, "to go on from a state")
     for name in given.keys() & kwargs.keys():
         raise ArgumentUnknown(signature.name, name, "it once", "by name and in `state`")
     kwargs.update(given)
@@ -58,6 +60,13 @@ def named_states(signature: Signature, state: Any) -> dict[str, Any]:
     return dict(zip(names, state, strict=True))
 
 
+def refuse_lags(signature: Signature, what: str) -> None:
+    """States alone must say all of the rows before."""
+    if signature.lags:
+        feature = f"{what}: {signature.lags[0]} reads another row; carry it in a state"
+        raise UnsupportedError(feature, "kernel", ())
+
+
 def call_step(
     run: Callable[..., Any],
     signature: Signature,
@@ -68,9 +77,7 @@ def call_step(
     """One row: (result, emits asked for, states after it). Tensors lack the axis of time."""
     if not signature.states:
         raise UnsupportedError("a step of an operator without states", "kernel", ())
-    if signature.lags:
-        feature = f"a step: {signature.lags[0]} reads another row; carry it in a state"
-        raise UnsupportedError(feature, "kernel", ())
+    refuse_lags(signature, "a step")
     emit = checked_emits(signature, kwargs.get("emit", ()))
     slots = {slot.name: slot for slot in signature.inputs}
     places = [slot.name for slot in signature.inputs if slot.positional]
