@@ -213,6 +213,13 @@ def _colon(at: Trouble) -> Mistake | None:
     return None
 
 
+def _block_on_a_line(at: Trouble) -> Mistake | None:
+    """`update: S = ...`: the lines of a block stand under its header."""
+    if at.accepts == {"_NL"} and at.first in BLOCKS and at.before == ":":
+        return Mistake("block-on-a-line", {"found": at.first})
+    return None
+
+
 def _reserved(at: Trouble) -> Mistake | None:
     """A word of the language where a name is introduced."""
     wants_name = "NAME" in at.accepts and not at.wants_operand
@@ -264,6 +271,7 @@ RULES: tuple[Rule, ...] = (
     _equals,
     _statement_word,
     _colon,
+    _block_on_a_line,
     _reserved,
     _operand,
     _between,
