@@ -1,6 +1,7 @@
 """The further kernel sets of an operator: what each is lowered from.
 
 partial, merge, finish                partial results over shards of the keys
+partial_backward, ... (each of them)  the backward of a shard, of the merge, of the finish
 training, backward                    the operator with what its backward reads, and that
 training_emits, backward_emits        the same of the result and every emit
 second, second_emits                  the backward of a backward
@@ -21,11 +22,13 @@ from attnc.passes.backward import (
     lower_second,
     lower_tangent,
 )
+from attnc.passes.shard_gradients import lower_shard
 from attnc.schedule import Schedule
 from attnc.spec import Spec
 from attnc.stages import Links, Member, Stages
 
 FORMS: tuple[Literal["partial", "merge", "finish"], ...] = ("partial", "merge", "finish")
+OF_FORMS = tuple(f"{form}_backward" for form in FORMS)
 OF_RESULT = ("training", "backward", "second")
 OF_EMITS = ("training_emits", "backward_emits", "second_emits")
 BACKENDS = ("cpu", "triton")
@@ -33,6 +36,7 @@ WORDS = {
     "partial": "a partial result",
     "merge": "the merge of partial results",
     "finish": "the finish of a partial result",
+    **{f"{form}_backward": f"the backward of {form}" for form in FORMS},
     "training": "the backward (reverse-mode derivative)",
     "backward": "the backward (reverse-mode derivative)",
     "second": "the backward of a backward (second order)",
@@ -46,7 +50,14 @@ SWEEPS: dict[str, Literal["one", "two"]] = {"cpu": "one", "triton": "two"}
 def member_names(stages: Stages) -> tuple[str, ...]:
     """The further kernel sets of an operator, in the order of a written module."""
     emits = OF_EMITS if emits_of(stages) else ()
-    return (*FORMS, *OF_RESULT, *emits, "tangent", *(("continued",) if _begins(stages) else ()))
+    return (
+        *FORMS,
+        *OF_FORMS,
+        *OF_RESULT,
+        *emits,
+        "tangent",
+        *(("continued",) if _begins(stages) else ()),
+    )
 
 
 def _begins(stages: Stages) -> bool:
@@ -88,6 +99,8 @@ def lower_member(stages: Stages, name: str) -> Member:
             schedule = lower(spec, emits, form)
             results = 1 if form == "finish" else len(schedule.signature.outputs)
             return Member(name, _everywhere(schedule), results)
+        if name == f"{form}_backward":
+            return _of_form(name, spec, emits, form)
     if name == "continued":
         return Member(name, _everywhere(lower(spec, emits, "continued")))
     if name == "tangent":
@@ -105,6 +118,16 @@ def lower_member(stages: Stages, name: str) -> Member:
         return Member(name, {backend: one.forward for backend, one in derived.items()})
     links = _links(derived["cpu"])
     return Member(name, {backend: one.backward for backend, one in derived.items()}, 0, links)
+
+
+def _of_form(
+    name: str, spec: Spec, emits: tuple[str, ...], form: Literal["partial", "merge", "finish"]
+) -> Member:
+    """The backward of a shard, of the merge or of the finish."""
+    derived = {backend: lower_shard(spec, emits, form, SWEEPS[backend]) for backend in BACKENDS}
+    one = derived["cpu"]
+    links = Links(one.reads, (), one.cotangents, one.gradients)
+    return Member(name, {backend: each.schedule for backend, each in derived.items()}, 0, links)
 
 
 @lru_cache(maxsize=64)

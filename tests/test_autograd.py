@@ -107,7 +107,20 @@ VALUES: dict[str, Callable[[Any], Tensors]] = {
         else torch.func.vmap(lambda q: op(q, K, V))(torch.stack([Q, 2 * Q])),
     ),
     "gradient penalty": lambda op: penalty(op, lambda out: out),
+    "shards": lambda op: torch.autograd.grad(statistics(*by_shards(op, Q, K, V)), (Q, K, V)),
 }
+
+
+def by_shards(op: Any, q: Any, k: Any, v: Any, cuts: Any = ((0, 2), (2, 3), (3, 5))) -> Any:
+    """The result and lse from shards of the keys; of the dense formula, at once."""
+    if op.backend == "eager":
+        return op(q, k, v, emit=("lse",))
+    parts = [op.partial(q, k[:, :, a:b], v[:, :, a:b], key_offset=a) for a, b in cuts]
+    return op.finish(op.merge(*parts), emit=("lse",))
+
+
+def statistics(out: torch.Tensor, lse: torch.Tensor) -> torch.Tensor:
+    return out.sin().sum() + lse.cos().sum()
 
 
 def penalty(op: Any, use: Callable[[Any], torch.Tensor]) -> Tensors:
@@ -115,6 +128,17 @@ def penalty(op: Any, use: Callable[[Any], torch.Tensor]) -> Tensors:
     first = torch.autograd.grad(use(op(Q, K, V)).sin().sum(), (Q, K, V), create_graph=True)
     total = torch.stack([(one * one.cos()).sum() for one in first]).sum()
     return torch.autograd.grad(total, (Q, K, V))
+
+
+def test_shards_by_finite_differences() -> None:
+    """A shard that no row sees is among them; what sums are relative to has no gradient."""
+    op = operators(CAUSAL)[0]
+    q, k, v = (x[:1, :2, :4, :3].detach().requires_grad_() for x in inputs())
+    k, v = (torch.cat([x, x], 2).detach().requires_grad_() for x in (k[:, :1], v[:, :1]))
+    cuts = ((0, 3), (3, 5), (5, 8))
+    assert torch.autograd.gradcheck(lambda *x: by_shards(op, *x, cuts=cuts), (q, k, v))
+    carried = op.partial(q, k, v)
+    assert [x.requires_grad for x in carried] == [True, True, False]
 
 
 @pytest.mark.parametrize("name", VALUES)

@@ -1,16 +1,23 @@
-"""Partial results: split keys, shards, their merge and finish, against the whole."""
+"""Partial results: split keys, shards, their merge and finish, against the whole; gradients through
+them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from attnc.backends.numpy_oracle import evaluate as oracle
+from derivative_cases import cotangents_of
+from eager_loader import load, to_torch
 from schedule_interpreter import interpret
 from spec_builder import Operator, op
 from test_stream import NORMALIZERS, tensors
 
 from attnc.errors import UnsupportedError
 from attnc.passes import lower
+from attnc.passes.shard_gradients import Form, lower_shard
 from attnc.spec import Spec
 
 ONE_PASS = [
@@ -57,3 +64,66 @@ def test_shards_merge_and_finish(name: str) -> None:
 def test_two_passes_have_no_partial_result() -> None:
     with pytest.raises(UnsupportedError, match="two_pass"):
         lower(operator("thresholded softmax"), form="partial")
+
+
+# --- Gradients ------------------------------------------------------------------------------------
+
+SHARDS = ((0, 4), (4, 5), (5, 11))
+Arrays = dict[str, np.ndarray]
+
+
+def truth(spec: Spec, given: Arrays) -> tuple[Arrays, Arrays]:
+    """Cotangents of the result and of lse, and the gradients of the dense formula."""
+    leaves = {name: x.requires_grad_() for name, x in to_torch(given).items()}
+    outputs = load(spec)(**leaves, emit=("lse",))
+    cotangents = cotangents_of(outputs)
+    whole = sum((outputs[n].nan_to_num(0, 0, 0) * torch.from_numpy(cotangents[n])).sum()
+                for n in cotangents)  # fmt: skip
+    grads = torch.autograd.grad(whole, list(leaves.values()))
+    return cotangents, dict(zip(leaves, (grad.numpy() for grad in grads), strict=True))
+
+
+def by_shards(spec: Spec, given: Arrays, cotangents: Arrays, sweep: Any) -> Arrays:
+    """The gradients through the finish, the merge and each shard, every kernel interpreted."""
+    keys = spec.root.sources[0].keys[0].axis
+    forms: tuple[Form, ...] = ("partial", "merge", "finish")
+    partial, merge, finish = (lower_shard(spec, ("lse",), form, sweep) for form in forms)
+    shards = [
+        {**given, "k": given["k"][:, :, begin:end], "v": given["v"][:, :, begin:end]}
+        for begin, end in SHARDS
+    ]
+    carried = [
+        interpret(lower(spec, ("lse",), "partial"), shard, starts={keys: begin})
+        for (begin, _), shard in zip(SHARDS, shards, strict=True)
+    ]
+    stacked = {f"{name}s": np.stack([one[name] for one in carried]) for name in carried[0]}
+    whole = interpret(lower(spec, ("lse",), "merge"), stacked)
+    asked = {own: cotangents["out" if name not in cotangents else name]
+             for name, own in finish.cotangents}  # fmt: skip
+    back = interpret(finish.schedule, {**given, **whole, **asked})
+    links = dict(finish.gradients)
+    asked = {own: back[links[name]] for name, own in merge.cotangents}
+    parts = interpret(merge.schedule, {**stacked, **asked})
+    links = dict(merge.gradients)
+    total: Arrays = {name: np.zeros_like(x) for name, x in given.items()}
+    for place, ((begin, end), shard) in enumerate(zip(SHARDS, shards, strict=True)):
+        asked = {own: parts[links[f"{name}s"]][place] for name, own in partial.cotangents}
+        read = {name: carried[place][name] for name in partial.reads}
+        found = interpret(
+            partial.schedule, {**shard, **read, **asked}, starts={keys: begin}, tiles=(4, 2)
+        )
+        for name, gradient in partial.gradients:
+            into = total[name] if name == "q" else total[name][:, :, begin:end]
+            into += found[gradient]
+    return total
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
+def test_gradients_by_shards(name: str) -> None:
+    """Three shards, rows that see nothing of some, rows that see nothing at all."""
+    spec, given = operator(name), tensors()
+    cotangents, wanted = truth(spec, given)
+    for sweep in ("one", "two"):
+        found = by_shards(spec, given, cotangents, sweep)
+        for own, gradient in wanted.items():
+            np.testing.assert_allclose(found[own], gradient, rtol=1e-9, atol=1e-11, err_msg=own)

@@ -91,7 +91,7 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
     first = finished(spec.name, saving, forward, kernels, kept_notes)
     reads = tuple(sorted(lowering.values.reads))
     made = tuple(output.array for output in derivative.outputs)
-    signature = _signature(own, made, reads, saved, given)
+    signature = derivative_signature(own, made, reads, saved, given)
     second = lowering.schedule(f"{spec.name}_backward", signature)
     return Derivative(
         first,
@@ -115,7 +115,7 @@ def _of_scan(spec: Spec, graph: Graph) -> Derivative:
     gradients = sorted(found.gradients, key=lambda pair: order.index(pair[0]))
     of = {array.name: name for name, array in gradients}
     made = tuple(array for _, array in gradients)
-    signature = _signature(own, made, (), found.saved, found.given, of)
+    signature = derivative_signature(own, made, (), found.saved, found.given, of)
     forward = Schedule(
         spec.name, _saving(own, found.saved), (found.forward,), (), found.widths, found.notes
     )
@@ -140,7 +140,7 @@ def _stored(array: Array) -> Dtype:
     return dtypes.get(array.kind, "accumulate")
 
 
-def _signature(
+def derivative_signature(
     own: Signature,
     made: Sequence[Array],
     reads: tuple[str, ...],

@@ -91,16 +91,16 @@ def merged(carry: Carry, arrays: dict[str, Array], part: Index) -> dict[str, Exp
     """For each carried value, and the reference, the combination of its parts along the first axis
     of its array, in the order of the parts."""
 
-    def at(name: str) -> Expr:
-        return read(arrays[name], map(position, (part, *arrays[name].indices[1:])))
+    def at(name: str, own: Index = part) -> Expr:
+        return read(arrays[name], map(position, (own, *arrays[name].indices[1:])))
 
     found: dict[str, Expr] = {}
     power = number(1.0)
     if REFERENCE in arrays:
-        own = at(REFERENCE)
-        top = fold("max", (part,), own)
+        each = Index(part.name, part.axis, part.number + 1)  # within a sum over the parts
+        top = fold("max", (each,), at(REFERENCE, each))
         found[REFERENCE] = top
-        power = make("exp2", make("sub", own, above_bottom(top)))
+        power = make("exp2", make("sub", at(REFERENCE), above_bottom(top)))
     for carried in carry.names.carried:
         body = make("mul", at(carried.name), power) if carried.rescaled else at(carried.name)
         found[carried.name] = fold(carried.monoid, (part,), body)
@@ -124,7 +124,7 @@ class Finish:
         for carry in self.carries:
             taken |= carry.builder.names.taken
         hoister = Hoister(inner, Names(taken))
-        formulas = hoister.share((self._formula(target) for target in targets), "grid")
+        formulas = hoister.share((self.formula(target) for target in targets), "grid")
         stores = []
         for target, expr in zip(targets, formulas, strict=True):
             if target.width is None and expr.op not in CHEAP:
@@ -132,7 +132,8 @@ class Finish:
             stores.append(Store(target.array, target.width, hoister.hoist(expr, "held")))
         return hoister.lets["grid"], tuple(stores)
 
-    def _formula(self, target: Target) -> Expr:
+    def formula(self, target: Target) -> Expr:
+        """The target in terms of carried values."""
         whole = scaled(target.expr, self._leaf)
         if target.part != "whole":
             return whole.mantissa if target.part == "mantissa" else whole.exponent.expr()

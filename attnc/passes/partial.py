@@ -39,9 +39,9 @@ class Pieces:
 
 def split(graph: Graph) -> Pieces:
     """The operator with its keys in shares."""
-    lowering, targets, carries = _carried(graph)
-    share = _own(lowering, "split")
-    for carry, prefix in _named(carries):
+    lowering, targets, carries = carried_of(graph)
+    share = own_index(lowering, "split")
+    for carry, prefix in prefixed(carries):
         stores = spill(lowering.frame, carry, prefix, (share,))
         lowering.workspaces.extend(Workspace(store.array, "accumulate") for store in stores)
         lowering.kernels.append(
@@ -54,9 +54,9 @@ def split(graph: Graph) -> Pieces:
 
 def partial(graph: Graph) -> Pieces:
     """What is carried, as outputs over the operator's rows."""
-    lowering, _, carries = _carried(graph)
+    lowering, _, carries = carried_of(graph)
     outputs: list[Array] = []
-    for carry, prefix in _named(carries):
+    for carry, prefix in prefixed(carries):
         stores = tuple(
             replace(store, array=_renamed(store.array, "output"))
             for store in spill(lowering.frame, carry, prefix)
@@ -69,12 +69,12 @@ def partial(graph: Graph) -> Pieces:
 
 def merge(graph: Graph) -> Pieces:
     """Partial results stacked along a first axis, combined in its order."""
-    lowering, _, carries = _carried(graph)
-    part = _own(lowering, "part")
+    lowering, _, carries = carried_of(graph)
+    part = own_index(lowering, "part")
     inputs: list[Array] = []
     kernels: list[Kernel] = []
     over = (*lowering.frame.grid, lowering.frame.held)
-    for carry, prefix in _named(carries):
+    for carry, prefix in prefixed(carries):
         stores = spill(lowering.frame, carry, prefix)
         stacked = {
             carried.name: Array(
@@ -95,9 +95,9 @@ def merge(graph: Graph) -> Pieces:
 
 def finish(graph: Graph) -> Pieces:
     """The operator's outputs from what was carried."""
-    lowering, targets, carries = _carried(graph)
+    lowering, targets, carries = carried_of(graph)
     inputs: list[Array] = []
-    for carry, prefix in _named(carries):
+    for carry, prefix in prefixed(carries):
         for carried, store in zip(
             carry.carried(), spill(lowering.frame, carry, prefix), strict=True
         ):
@@ -108,20 +108,21 @@ def finish(graph: Graph) -> Pieces:
     return Pieces(lowering, tuple(kernels), tuple(inputs))
 
 
-def _carried(graph: Graph) -> tuple[Lowering, tuple[Target, ...], list[Carry]]:
+def carried_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...], list[Carry]]:
+    """What an operator carries. Raises UnsupportedError where it walks its keys more than once."""
     lowering, targets = targets_of(graph)
     if lowering.reductions.pending:
         raise refuse("two_pass: a partial result of an operator that walks its keys more than once")
     return lowering, targets, carries_of(lowering, targets)
 
 
-def _own(lowering: Lowering, name: str) -> Index:
+def own_index(lowering: Lowering, name: str) -> Index:
     """An index on an axis that the text does not have."""
     name = lowering.preparations.names.fresh(name)
     return Index(name, Axis(name), 0)
 
 
-def _named(carries: list[Carry]) -> list[tuple[Carry, str]]:
+def prefixed(carries: list[Carry]) -> list[tuple[Carry, str]]:
     """Each carry with the prefix of its arrays."""
     if len(carries) == 1:
         return [(carries[0], "partial")]
@@ -170,4 +171,15 @@ def uses(kernels: tuple[Kernel, ...]) -> tuple[frozenset[str], frozenset[Axis]]:
     return frozenset(read), frozenset(lengths)
 
 
-__all__ = ["Form", "Pieces", "finish", "merge", "partial", "split", "uses"]
+__all__ = [
+    "Form",
+    "Pieces",
+    "carried_of",
+    "finish",
+    "merge",
+    "own_index",
+    "partial",
+    "prefixed",
+    "split",
+    "uses",
+]

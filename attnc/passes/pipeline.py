@@ -47,7 +47,7 @@ def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedul
         return finished(name, signature, pieces.lowering, pieces.kernels, pieces.lowering.notes)
     widths = widths_of_kernels(pieces.kernels)
     notes = tuple(pieces.lowering.notes)
-    return _passed(Schedule(name, signature, pieces.kernels, (), widths, notes))
+    return passed(Schedule(name, signature, pieces.kernels, (), widths, notes))
 
 
 def finished(
@@ -64,10 +64,10 @@ def finished(
     every = (*before, *kernels) if prepared else tuple(kernels)
     spaces = (*lowering.preparations.workspaces, *lowering.workspaces)
     said = (*notes, *_prepared_notes(before))
-    return _passed(Schedule(name, signature, every, spaces, widths_of_kernels(every), said))
+    return passed(Schedule(name, signature, every, spaces, widths_of_kernels(every), said))
 
 
-def _passed(schedule: Schedule) -> Schedule:
+def passed(schedule: Schedule) -> Schedule:
     """The schedule after every pass that leaves it one."""
     for schedule_pass in SCHEDULE_PASSES:
         schedule = _verified(verify_schedule, schedule_pass(_verified(verify_schedule, schedule)))

@@ -36,7 +36,11 @@ PULLBACKS = {
     "emits": ("backward_emits", "training_emits"),
     "backward": ("second", ""),
     "backward_emits": ("second_emits", ""),
+    "partial": ("partial_backward", ""),
+    "merge": ("merge_backward", ""),
+    "finish": ("finish_backward", ""),
 }
+SHARDS = ("partial", "merge", "finish")
 TANGENTS = {"": "tangent", "backward": "backward_tangent", "backward_emits": "backward_tangent"}
 
 
@@ -115,6 +119,8 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
     signature = operator.signature
     slots = forward_form.signature.outputs
     everything = (1 << len(slots)) - 1
+    keeping = training is not None or variant in SHARDS  # what its backward reads
+    moving = _moving(operator, variant)
 
     class Function(torch.autograd.Function):
         """An operator for autograd: what it cannot derive, it refuses."""
@@ -128,14 +134,9 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
         @staticmethod
         def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
             keep(ctx, inputs, output)
-            own = {slot.name: slot.dtype for slot in signature.outputs}
-            wanted = names_of(signature, inputs[-1])
+            smooth = names_of(signature, inputs[-1]) & moving
             ctx.mark_non_differentiable(
-                *(
-                    one
-                    for slot, one in zip(slots, output, strict=True)
-                    if slot.name not in wanted or own[slot.name] in ("int", "bool")
-                )
+                *(one for slot, one in zip(slots, output, strict=True) if slot.name not in smooth)
             )
             ctx.set_materialize_grads(False)
 
@@ -146,7 +147,7 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
                 return nothing
             flat, outputs = kept(ctx)
             names = [slot.name for slot in slots]
-            made = dict(zip(names, outputs, strict=True)) if training else None
+            made = dict(zip(names, outputs, strict=True)) if keeping else None
             places = [place for place, need in enumerate(ctx.needs_input_grad) if need]
             given = dict(zip(names, cotangents, strict=True))
             found = pull_back(operator, variant, flat, made, given, places)
@@ -162,6 +163,19 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
             return call_batched(forward_form, info.batch_size, in_dims, given)
 
     return Function
+
+
+def _moving(operator: Any, variant: str) -> frozenset[str]:
+    """The outputs that have a derivative: the real ones, but of a partial result what it is
+    relative to."""
+    real = frozenset(s.name for s in operator.signature.outputs if s.dtype not in ("int", "bool"))
+    if variant not in SHARDS:
+        return real
+    try:
+        links = operator.family.kernel_set(PULLBACKS[variant][0]).links
+    except UnsupportedError:
+        return real
+    return frozenset(name for name, _ in links.cotangents)
 
 
 def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:

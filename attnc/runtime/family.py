@@ -5,7 +5,8 @@ it is first asked for, so that what a program does not use costs nothing, and it
 its first call.
 
     ""                        the operator
-    partial, merge, finish    partial results over shards of the keys
+    partial, merge, finish    partial results over shards of the keys; with `_backward` behind the
+                              name: the backward of each
     training, backward        the operator with what its backward reads, and that backward; with
                               `_emits` behind the name: of the result and every emit
     second                    the backward of the backward
