@@ -29,6 +29,7 @@ workspace whose dtype is not the one wanted is converted on load.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,13 +171,15 @@ class Scatter:
 
 @dataclass(frozen=True, slots=True)
 class PairStore:
-    """`array[..., held, ..., walked, ...] = term` for each pair of valid positions, 0 where the
-    pair is masked or its tile is not visited: the gradient of a dense bias.
+    """`array[..., held, ..., walked, ...] = term` for each pair of valid positions, `otherwise`
+    where the pair is masked or its tile is not visited: the gradient of a dense bias, weights or
+    scores that are asked for.
 
     `array` is a workspace or output over the grid, `around`, held and walked, in any order."""
 
     array: Array
     term: Expr
+    otherwise: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +356,8 @@ class StreamKernel:
 
     repeated      its products are formed again by another kernel, which relies on the same bits:
                   each is summed in the one order that a backend's products have
+    idle          a truth over held values: a held tile whose rows are all idle need be neither
+                  walked nor stored. What is stored for an idle row is what it had.
     """
 
     name: str
@@ -367,6 +372,7 @@ class StreamKernel:
     access: Access = STRIDED
     split: Index | None = None
     repeated: bool = False
+    idle: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,7 +535,7 @@ class SelectKernel:
 @dataclass(frozen=True, slots=True)
 class RepeatKernels:
     """The kernels in order, once for each value of `index` (alternating row and column passes,
-    solver rounds)."""
+    solver rounds). A backend may end the rounds when every kernel finds all its rows idle."""
 
     index: Index
     count: Expr
@@ -545,6 +551,14 @@ Kernel = (
     | SelectKernel
     | RepeatKernels
 )
+
+
+def leaves(kernels: Iterable[Kernel]) -> tuple[Kernel, ...]:
+    """The kernels, those of rounds in the place of the rounds."""
+    found: list[Kernel] = []
+    for kernel in kernels:
+        found.extend(leaves(kernel.kernels) if isinstance(kernel, RepeatKernels) else (kernel,))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,6 +76,8 @@ def _stream(kernel: StreamKernel) -> Iterator[str]:
     yield from _access(kernel.access, kernel.held)
     yield from _lets(kernel.grid_values)
     yield from _lets(kernel.held_values)
+    if kernel.idle is not None:
+        yield f"  idle {_text(kernel.idle)}"
     yield from (f"  carry {_carried(carried)}" for carried in kernel.carried)
     for loop in kernel.loops:
         yield from (f"  {line}" for line in _loop(loop))

@@ -4,13 +4,14 @@ The text depends on the schedule only: headers, a class of printed algebra for e
 entry points of the C ABI. Widths, dtypes and the instruction set enter as macros when the text is
 compiled (attnc/runtime/cpu_build), which reads what to hand over from the table in the first line.
 
-Does not print scans in chunks, steps, repeats, selections, complex numbers, packed or paged
+Does not print scans in chunks, steps, selections, complex numbers, packed or paged
 addresses: UnsupportedError.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from attnc.backends.cpu_map import MapPrinter
@@ -27,12 +28,15 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
 from attnc.schedule import (
+    Kernel,
     MapKernel,
+    RepeatKernels,
     ReverseScanKernel,
     ScanKernel,
     Schedule,
     StreamKernel,
     is_pairwise,
+    leaves,
 )
 
 HEADERS = (
@@ -50,6 +54,7 @@ class ModuleText:
     headers: str
     kernels: tuple[str, ...]
     runners: tuple[str, ...]
+    steps: tuple[str, ...]
     workspaces: tuple[str, ...]
     tensor_count: int
     given_count: int
@@ -58,9 +63,10 @@ class ModuleText:
 def emit(schedule: Schedule) -> str:
     """The C++ text of a schedule. Raises UnsupportedError for what the backend cannot do."""
     slots = Slots(schedule)
-    wanted = Wanted(schedule, any(sweeps(kernel) for kernel in schedule.kernels))
+    kernels = leaves(schedule.kernels)
+    wanted = Wanted(schedule, any(sweeps(kernel) for kernel in kernels))
     texts, runners = [], []
-    for place, kernel in enumerate(schedule.kernels):
+    for place, kernel in enumerate(kernels):
         name = f"Kernel{place}"
         if isinstance(kernel, StreamKernel):
             kind = SweepPrinter if sweeps(kernel) else StreamPrinter
@@ -87,6 +93,7 @@ def emit(schedule: Schedule) -> str:
         headers=headers(_headers_of(schedule)),
         kernels=tuple(texts),
         runners=tuple(runners),
+        steps=tuple(_steps(schedule.kernels, iter(runners))),
         workspaces=workspaces,
         tensor_count=len(slots.tensors),
         given_count=given,
@@ -95,8 +102,27 @@ def emit(schedule: Schedule) -> str:
     return template.render(m=module)
 
 
+def _steps(kernels: Iterable[Kernel], runners: Iterator[str]) -> Iterator[str]:
+    """The kernels as statements, in order; rounds end when each kernel finds all its rows idle."""
+    for kernel in kernels:
+        if not isinstance(kernel, RepeatKernels):
+            yield f"{next(runners)}::run(prepared.call, base + prepared.used);"
+            continue
+        if kernel.count.op != "number":
+            raise UnsupportedError("rounds whose number is given at the call", "cpu", INSTEAD)
+        yield f"for (int64_t round = 0; round < {kernel.count.attr}; round++) {{"
+        if not all(isinstance(inner, StreamKernel) and inner.idle for inner in kernel.kernels):
+            yield from (f"    {line}" for line in _steps(kernel.kernels, runners))
+        else:
+            yield "    bool walked = false;"
+            for _ in kernel.kernels:
+                yield f"    walked |= {next(runners)}::run(prepared.call, base + prepared.used);"
+            yield "    if (!walked) break;"
+        yield "}"
+
+
 def _headers_of(schedule: Schedule) -> tuple[str, ...]:
-    sums = ("sums", "sweep") if any(map(sweeps, schedule.kernels)) else ()
+    sums = ("sums", "sweep") if any(map(sweeps, leaves(schedule.kernels))) else ()
     return (*HEADERS, *sums, *(("scan",) if _scans(schedule) else ()))
 
 
@@ -168,7 +194,7 @@ def _operands(schedule: Schedule) -> list[str]:
     run in the accumulation type."""
     reads = [
         operand
-        for kernel in schedule.kernels
+        for kernel in leaves(schedule.kernels)
         if isinstance(kernel, StreamKernel)
         for loop in kernel.loops
         for operand in (
@@ -192,7 +218,7 @@ def _operands(schedule: Schedule) -> list[str]:
 
 def _reads_integers_of_pairs(schedule: Schedule) -> bool:
     """Whether an integer is read from a tensor for each pair: such numbers have no bound."""
-    for kernel in schedule.kernels:
+    for kernel in leaves(schedule.kernels):
         if not isinstance(kernel, StreamKernel):
             continue
         for loop in kernel.loops:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from attnc.errors import InternalError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, postorder
-from attnc.schedule import MapKernel, Schedule, StreamKernel
+from attnc.schedule import MapKernel, Schedule, StreamKernel, leaves
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Slots:
             self.types[workspace.array.name] = kind
         for axis in self.schedule.widths:
             self.widths[f"ATTNC_WIDTH_{len(self.widths)}"] = axis.name
-        for kernel in self.schedule.kernels:
+        for kernel in leaves(self.schedule.kernels):
             if isinstance(kernel, StreamKernel) and kernel.split is not None:
                 self.planned[kernel.split.axis.name] = self._shares(kernel)
         for axis in self._own_axes():
@@ -71,7 +71,7 @@ class Slots:
         """Axes that kernels go over and no tensor of the call has (the heads of a group): their
         lengths are formulas."""
         found = [axis for workspace in self.schedule.workspaces for axis in workspace.array.axes]
-        for kernel in self.schedule.kernels:
+        for kernel in leaves(self.schedule.kernels):
             if isinstance(kernel, StreamKernel):
                 found += [one.axis for one in kernel.grid]
                 found += [one.axis for loop in kernel.loops for one in loop.around]

@@ -105,6 +105,7 @@ class StreamPrinter:
             start=start,
             count=rows,
             held=held,
+            idle=self._idle(),
             summaries=tuple(regions.summaries),
             loops=loops,
             loop_names=", ".join(f"Loop{place}" for place in range(len(loops))),
@@ -198,6 +199,12 @@ class StreamPrinter:
     def _held(self) -> KeptText:
         start = Printer(self.grid).start(self.kernel.held.axis)
         return self._keep(self.kernel.held, start, self.kernel.held_values, "held", self.held_kept)
+
+    def _idle(self) -> str:
+        """Whether a held row is idle; nothing where none ever is."""
+        if self.kernel.idle is None:
+            return ""
+        return f"{self.held_kept[str(self.kernel.idle.attr)]}[at]"
 
     def _with_drawn(self, held: KeptText) -> KeptText:
         """The held values with the random numbers that the loops keep beside them."""

@@ -154,6 +154,7 @@ class StreamText:
     start: str
     count: str
     held: KeptText
+    idle: str
     summaries: tuple[SummaryText, ...]
     loops: tuple[LoopText, ...]
     loop_names: str

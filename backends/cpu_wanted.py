@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnc.expressions.tree import Array, Expr, postorder
-from attnc.schedule import MapKernel, Schedule, StreamKernel, WalkedLoop
+from attnc.schedule import MapKernel, Schedule, StreamKernel, WalkedLoop, leaves
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Wanted:
         for place, output in enumerate(self.schedule.signature.outputs):
             self.macros[f"ATTNC_WANTED_{place}"] = output.name
             self.feeds[output.name] = frozenset((output.name,))
-        for kernel in reversed(self.schedule.kernels):
+        for kernel in reversed(leaves(self.schedule.kernels)):
             if isinstance(kernel, MapKernel):
                 for store in kernel.stores:
                     exprs = (store.expr, *(let.expr for let in kernel.values))

@@ -22,6 +22,7 @@ from attnc.backends.triton_scan import ScanPrinter
 from attnc.backends.triton_sizes import fits_int32
 from attnc.backends.triton_stream import (
     added_arrays,
+    filled_arrays,
     crowding,
     print_stream,
     touches_pairs,
@@ -33,7 +34,15 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import MapKernel, ScanKernel, Schedule, Store, StreamKernel
+from attnc.schedule import (
+    MapKernel,
+    RepeatKernels,
+    ScanKernel,
+    Schedule,
+    Store,
+    StreamKernel,
+    leaves,
+)
 
 HOLES = (
     "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",
@@ -62,9 +71,10 @@ def emit(schedule: Schedule) -> str:
     Raises UnsupportedError for what the backend cannot do.
     """
     texts, entries = [read_template("triton/prelude.py.jinja")], []
-    if any(isinstance(kernel, ScanKernel) and kernel.chunked for kernel in schedule.kernels):
+    kernels = leaves(schedule.kernels)
+    if any(isinstance(kernel, ScanKernel) and kernel.chunked for kernel in kernels):
         texts.append(read_template("triton/chunks.py.jinja"))
-    for kernel in schedule.kernels:
+    for kernel in kernels:
         if isinstance(kernel, StreamKernel):
             kernel_texts, entry = _emit_stream(kernel, schedule)
         elif isinstance(kernel, MapKernel):
@@ -76,6 +86,7 @@ def emit(schedule: Schedule) -> str:
             raise UnsupportedError(f"a {kind} kernel", "triton", ("eager", "numpy"))
         texts += kernel_texts
         entries.append(entry)
+    entries = _turned(schedule, entries)
     table = {
         "name": schedule.name,
         "narrow": fits_int32(schedule),
@@ -93,10 +104,28 @@ def emit(schedule: Schedule) -> str:
     return "\n\n\n".join(text.strip("\n") for text in texts) + "\n"
 
 
+def _turned(schedule: Schedule, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, with the number of turns of those that rounds repeat and where these begin. What
+    one turn leaves the next one reads."""
+    found: list[dict[str, Any]] = []
+    for kernel in schedule.kernels:
+        if not isinstance(kernel, RepeatKernels):
+            found.append(entries[len(found)])
+            continue
+        if kernel.count.op != "number":
+            raise UnsupportedError("rounds whose number is given", "triton", ("eager", "numpy"))
+        first = len(found)
+        inner = entries[first : first + len(leaves(kernel.kernels))]
+        kept = dict.fromkeys(name for one in inner for name in (*one["reads"], *one["writes"]))
+        turns = {"turns": (first, int(kernel.count.attr)), "reads": tuple(kept)}  # type: ignore[call-overload]
+        found += [one | turns for one in inner]
+    return found
+
+
 def _lengths(schedule: Schedule) -> tuple[tuple[str, Any], ...]:
     """The axes whose lengths follow from others, with these lengths as plain data."""
     axes = [axis for space in schedule.workspaces for axis in space.array.axes]
-    for kernel in schedule.kernels:
+    for kernel in leaves(schedule.kernels):
         if isinstance(kernel, StreamKernel):
             axes += [index.axis for index in kernel.grid]
             axes += [index.axis for loop in kernel.loops for index in loop.around]
@@ -165,6 +194,7 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
         "carried": tuple((c.name, c.width.axis.name if c.width else None) for c in kernel.carried),
         "operands": walked_arrays(kernel),
         "added": added_arrays(kernel),
+        "filled": filled_arrays(kernel),
         "crowded": max(crowding(kernel, loop) for loop in kernel.loops),
         "narrow": any(touches_pairs(kernel, loop) for loop in kernel.loops),
         "rescales": any(loop.exponent is not None for loop in kernel.loops),
@@ -175,7 +205,8 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
     called = [entry, *(region for region in regions if region is not None)]
     called += [summary for region in called[1:] for summary in region["summaries"]]
     called += [merge] if merge is not None else []
-    return texts, entry | _flow(called, kernel.stores, added_arrays(kernel))
+    added = (*added_arrays(kernel), *(name for name, _ in filled_arrays(kernel)))
+    return texts, entry | _flow(called, kernel.stores, added)
 
 
 def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:

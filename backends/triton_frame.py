@@ -27,6 +27,7 @@ class Stream:
 
     queries    arrays in the query dtype
     blocks     carried and stored widths -> the constexpr of the part that a program holds
+    walks      the name of the number that is 0 where a tile's rows are all idle
     """
 
     kernel: StreamKernel
@@ -35,6 +36,7 @@ class Stream:
     queries: frozenset[str]
     scope: Scope = field(init=False)
     blocks: dict[Index, str] = field(default_factory=dict)
+    walks: str = ""
 
     def __post_init__(self) -> None:
         self.scope = self.place.scope
@@ -69,6 +71,17 @@ class Stream:
         for statement in (*self.kernel.grid_values, *self.kernel.held_values):
             self.let(statement, (self.kernel.held,), lines)
         return lines
+
+    def awake(self) -> list[str]:
+        """1 where a row of the tile is not idle, 0 where there is nothing to walk for."""
+        if self.kernel.idle is None:
+            return []
+        lines: list[str] = []
+        held = (self.kernel.held,)
+        idle = Printer(self.scope, held, lines, "idle").text(self.kernel.idle)
+        inside = self.scope.inside[self.kernel.held].text
+        self.walks = self.scope.names.fresh("awake")
+        return [*lines, f"{self.walks} = tl.max(({inside} & ({idle} == 0)).to(tl.int32), 0)"]
 
     def carried(self) -> list[str]:
         """Names and first values of all that the loops carry; the lanes of their widths."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Kernel, Let, MapKernel, ScanKernel, Schedule, StreamKernel
+from attnc.schedule import Kernel, Let, MapKernel, ScanKernel, Schedule, StreamKernel, leaves
 
 LARGEST = 2**20
 LIMIT = 2**31 - 1
@@ -21,7 +21,7 @@ def fits_int32(schedule: Schedule, lanes_only: bool = False) -> bool:
     """Whether no integer expression leaves 32 bits as long as its leaves are within LARGEST.
 
     lanes_only: what is the same for all pairs of a grid instance has 64 bits anyway."""
-    for kernel in schedule.kernels:
+    for kernel in leaves(schedule.kernels):
         lanes = None
         if lanes_only and isinstance(kernel, StreamKernel):
             lanes = frozenset((kernel.held, *(loop.walked for loop in kernel.loops)))

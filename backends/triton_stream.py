@@ -30,6 +30,8 @@ def print_stream(
     lanes = place.print_lanes()
     stream = Stream(kernel, schedule, place, queries)
     values = stream.values()
+    if not merge:
+        values += stream.awake()
     holes: dict[str, Any] = {"merges": merge, "loops": [], "carried": [], "combine": []}
     if merge:
         holes["combine"] = print_combine(stream)
@@ -55,8 +57,9 @@ def print_stream(
 
 
 def splits(kernel: StreamKernel, place: Place) -> bool:
-    """Whether the launch may let several programs share the walked tiles of one held tile."""
-    return kernel.split is None and not place.ordered
+    """Whether the launch may let several programs share the walked tiles of one held tile, and merge
+    what they carry."""
+    return kernel.split is None and not place.ordered and bool(kernel.carried)
 
 
 def added_arrays(kernel: StreamKernel) -> tuple[str, ...]:
@@ -65,8 +68,14 @@ def added_arrays(kernel: StreamKernel) -> tuple[str, ...]:
     for loop in kernel.loops:
         added += [deposit.array.name for deposit in loop.deposits]
         added += [scatter.array.name for scatter in loop.scatters]
-        added += [store.array.name for store in loop.pair_stores]
+        added += [store.array.name for store in loop.pair_stores if not store.otherwise]
     return tuple(dict.fromkeys(added))
+
+
+def filled_arrays(kernel: StreamKernel) -> tuple[tuple[str, str], ...]:
+    """The arrays that begin with another number than zero, and that number."""
+    stores = (store for loop in kernel.loops for store in loop.pair_stores if store.otherwise)
+    return tuple((store.array.name, repr(store.otherwise)) for store in stores)
 
 
 def touches_pairs(kernel: StreamKernel, loop: WalkedLoop) -> bool:

@@ -15,6 +15,7 @@ from attnc.backends.triton_groups import head_rows
 from attnc.backends.triton_operands import Key, Operands
 from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.backends.triton_scatter import print_scatter
+from attnc.backends.triton_region import float_text
 from attnc.backends.triton_texts import is_true, unwrapped
 from attnc.backends.triton_tiles import Tiles
 from attnc.backends.triton_turns import print_turn
@@ -113,14 +114,15 @@ class _Walk:
             self.scatter(scatter, operands)
         for store in loop.pair_stores:
             self.store_pairs(store)
+        awake = f" * {stream.walks}" if stream.walks else ""
         return {
             "walked": loop.walked.name,
             "around": around,
             "held_operands": self.held,
             "rounds": self.rounds,
             "tiles": tiles,
-            "mixed_count": f"mixed_count_{self.number}",
-            "full_count": f"full_count_{self.number}",
+            "mixed_count": f"mixed_count_{self.number}{awake}",
+            "full_count": f"full_count_{self.number}{awake}",
             "mixed_tile": mixed_tile,
             "full_tile": full_tile,
             "lanes": lanes,
@@ -391,10 +393,11 @@ class _Walk:
         print_scatter(stream, self.loop, scatter, term, operands, self.held, self.combine)
 
     def store_pairs(self, store: PairStore) -> None:
-        """One number for each pair of the tile, 0 where it is masked."""
+        """One number for each pair of the tile, and what stands where it is masked."""
         stream = self.stream
         pointer, body = stream.arguments.pointer(store.array), list[str]()
-        term = self.masked(self.full(store.term, self.combine, "pair"), "pair", "0.0")
+        bottom = float_text(repr(store.otherwise)) if store.otherwise else "0.0"
+        term = self.masked(self.full(store.term, self.combine, "pair"), "pair", bottom)
         printer = Printer(stream.scope, self.over, body, store.array.name)
         entry, guards = printer.address(store.array, tuple(map(position, store.array.indices)))
         mask = " & ".join(dict.fromkeys([*guards, "(block == 0)"]))

@@ -191,8 +191,8 @@ def _solve(node: Expr, wide: frozenset[Axis]) -> Edges:
     left, right = node.args[2:]
     unknown = Expr("unknown", (), node.attr, "real")
     gap = make("sub", left, right)
-    slope = _put(_slope_by(gap, unknown, wide), unknown, node)
-    child = _put(gap, unknown, held(node))
+    slope = put(slope_by(gap, unknown, wide), unknown, node)
+    child = put(gap, unknown, held(node))
     return (Edge(child, Factors((), (slope,), True), (make("ne", slope, ZERO),)),)
 
 
@@ -211,11 +211,11 @@ def released(root: Expr) -> Expr:
     return rewrite(root, change)
 
 
-def _put(root: Expr, unknown: Expr, value: Expr) -> Expr:
+def put(root: Expr, unknown: Expr, value: Expr) -> Expr:
     return canonical(rewrite(root, lambda node: value if node == unknown else node))
 
 
-def _slope_by(root: Expr, leaf: Expr, wide: frozenset[Axis]) -> Expr:
+def slope_by(root: Expr, leaf: Expr, wide: frozenset[Axis]) -> Expr:
     """The derivative of an expression by a leaf in it: forward mode for one direction."""
     found: dict[bytes, Expr] = {leaf.digest: ONE}
     stack = [(root, False)]

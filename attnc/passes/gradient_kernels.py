@@ -39,11 +39,13 @@ from attnc.passes.roles import Roles, group_size
 from attnc.passes.separate import Separation, exchange
 from attnc.passes.simplify import make, simplify_node
 from attnc.passes.stream import NO_EXPONENT, emit
-from attnc.schedule import Kernel, StreamKernel, Workspace
+from attnc.schedule import Kernel, RepeatKernels, StreamKernel, Workspace
 
 
 def repeated(kernel: Kernel) -> Kernel:
     """The kernel, one whose pairs are computed again by others."""
+    if isinstance(kernel, RepeatKernels):
+        return replace(kernel, kernels=tuple(map(repeated, kernel.kernels)))
     return replace(kernel, repeated=True) if isinstance(kernel, StreamKernel) else kernel
 
 
@@ -156,14 +158,15 @@ class Kernels:
         (walked,) = (i for i in frame.walked if i in (one.key, self.roles.frame.held))
         array = self._array(one, holder, share if kind != "pair" else None)
         at = None if one.at is None else holder.into(one.at)
-        self.workspaces.append(Workspace(array, "accumulate"))
+        if array.role == "workspace":
+            self.workspaces.append(Workspace(array, "accumulate"))
         found: list[Added] = []
         whole = lowering.reductions.formed(body)
         for term in self._terms(whole, one, frame, walked):
             part = Part(walked, kept, Scaled(term), "")
             name = f"added {one.array.name} {len(found)}"
             entry = Reduction(name, "sum", "real", one.width, (part,))
-            found.append(Added(entry, kind, array, at))
+            found.append(Added(entry, kind, array, at, one.otherwise))
         return found
 
     @staticmethod
@@ -181,6 +184,8 @@ class Kernels:
 
     def _array(self, one: PairSum, holder: Holder, share: Index | None) -> Array:
         """The array of a sum over the kernel's own outer indices, and how it is read back."""
+        if one.array.role == "output":
+            return one.array
         frame = holder.frame
         ends = [i for i in one.array.indices if i not in self.roles.frame.grid]
         indices = (*((share,) if share else ()), *frame.outer, *ends)
@@ -215,7 +220,7 @@ def sum_of(one: PairSum, holder: Holder) -> Expr:
     whole = TRUE
     for condition in one.conditions:
         whole = make("and", whole, holder.into(condition))
-    return fold("sum", (*frame.around, walked), holder.into(one.body), whole)
+    return fold(one.monoid, (*frame.around, walked), holder.into(one.body), whole)
 
 
 def direct(

@@ -17,8 +17,7 @@ from attnc.passes.fuse import fuse
 from attnc.passes.partial import Form, Pieces, uses
 from attnc.passes.reductions import refuse
 from attnc.passes.simplify import simplify
-from attnc.passes.stream import stream
-from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel
+from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel, leaves
 from attnc.signature import Signature, TensorArgument
 from attnc.signature_of import lengths_of, signature_of
 from attnc.spec import Spec
@@ -109,7 +108,9 @@ def prepare(spec: Spec, emit: Sequence[str] = ()) -> Graph:
 
 
 def _whole(graph: Graph) -> Pieces:
-    lowering = stream(graph)
+    from attnc.passes.emits import lower_outputs  # which lowers what is over keys as derivatives do
+
+    lowering = lower_outputs(graph)
     return Pieces(lowering, tuple(lowering.kernels))
 
 
@@ -156,7 +157,7 @@ def _needed(whole: Signature, pieces: Pieces) -> tuple[TensorArgument, ...]:
 def widths_of_kernels(kernels: Sequence[Kernel]) -> tuple[Axis, ...]:
     """The axes of widths, each once, in order."""
     found: dict[Axis, None] = {}
-    for kernel in kernels:
+    for kernel in leaves(kernels):
         if isinstance(kernel, StreamKernel):
             for loop in kernel.loops:
                 found.update((product.width.axis, None) for product in loop.products)

@@ -23,6 +23,7 @@ from attnc.schedule import (
     Kernel,
     Let,
     MapKernel,
+    RepeatKernels,
     Scatter,
     Schedule,
     StreamKernel,
@@ -31,7 +32,9 @@ from attnc.schedule import (
 
 
 def arrays_written(kernel: Kernel) -> frozenset[str]:
-    """The names of the arrays that a map or a stream kernel writes."""
+    """The names of the arrays that a map or a stream kernel writes, or the kernels of rounds."""
+    if isinstance(kernel, RepeatKernels):
+        return frozenset().union(*map(arrays_written, kernel.kernels))
     if not isinstance(kernel, (MapKernel, StreamKernel)):
         return frozenset()
     names = {store.array.name for store in kernel.stores}
@@ -44,7 +47,9 @@ def arrays_written(kernel: Kernel) -> frozenset[str]:
 
 
 def arrays_read(kernel: Kernel) -> set[str]:
-    """The names of the arrays that a map or a stream kernel reads."""
+    """The names of the arrays that a map or a stream kernel reads, or the kernels of rounds."""
+    if isinstance(kernel, RepeatKernels):
+        return set().union(*map(arrays_read, kernel.kernels))
     return {node.array.name for node in postorder(*_exprs(kernel)) if node.op == "read"}
 
 
@@ -57,6 +62,8 @@ def _exprs(kernel: Kernel) -> Iterable[Expr]:
     for lets in (kernel.grid_values, kernel.held_values, kernel.finish):
         yield from (let.expr for let in lets)
     yield from (store.expr for store in kernel.stores)
+    if kernel.idle is not None:
+        yield kernel.idle
     for loop in kernel.loops:
         yield from loop_exprs(loop)
 
@@ -77,7 +84,10 @@ def needed(schedule: Schedule, outputs: Iterable[str] | None = None) -> tuple[Ke
 
 
 def trimmed(kernel: Kernel, wanted: frozenset[str]) -> Kernel | None:
-    """The kernel without what the wanted arrays do not need; None where nothing is left."""
+    """The kernel without what the wanted arrays do not need; None where nothing is left. Rounds
+    stay whole: what one leaves the next one reads."""
+    if isinstance(kernel, RepeatKernels):
+        return kernel if arrays_written(kernel) & wanted else None
     if not isinstance(kernel, (MapKernel, StreamKernel)):
         return kernel
     if not arrays_written(kernel) & wanted:
@@ -97,6 +107,7 @@ def trimmed(kernel: Kernel, wanted: frozenset[str]) -> Kernel | None:
     loops = tuple(loop for loop in slim if loop is not None) or kernel.loops
     inner = [expr for loop in loops for expr in loop_exprs(loop)]
     ends = [*(let.expr for let in finish), *(store.expr for store in stores), *inner]
+    ends += [kernel.idle] if kernel.idle is not None else []
     held = _live(kernel.held_values, ends)
     grid = _live(kernel.grid_values, [*ends, *(let.expr for let in held)])
     adds = any(loop.deposits or loop.scatters for loop in loops)

@@ -8,6 +8,7 @@ and stored by a kernel that runs before (two passes over the keys, or more).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from attnc.errors import UnsupportedError
@@ -20,6 +21,7 @@ from attnc.expressions.tree import (
     Kind,
     fold,
     is_number,
+    number,
     position,
     postorder,
     read,
@@ -38,6 +40,7 @@ from attnc.passes.separate import Separation, Term, exchange, finished, row_part
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
 from attnc.passes.sources import SEEN, join_sources
+from attnc.passes.unknowns import Solve, solve_of
 
 ELSEWHERE = ("eager", "numpy")
 
@@ -45,6 +48,17 @@ ELSEWHERE = ("eager", "numpy")
 def refuse(feature: str) -> UnsupportedError:
     """What kernels cannot run yet, in the words of the feature list."""
     return UnsupportedError(feature, "kernel", ELSEWHERE)
+
+
+def check_supported(nodes: Iterable[Expr]) -> None:
+    """Raises UnsupportedError for operations that no loop over keys has."""
+    for node in nodes:
+        if node.op in ("topk", "rank", "argmax", "argmin"):
+            raise refuse("bucketing" if node.op == "rank" else "token_topk")
+        if node.op == "solve":
+            raise refuse("simplex_projection: a solve that is not of a row")
+        if node.op == "grad" or node.kind == "complex":
+            raise refuse("gradient_state" if node.op == "grad" else "lti_ssm: complex numbers")
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,9 @@ class Keys:
 
 @dataclass(frozen=True)
 class Reduction:
-    """The result of folding over keys: over grid, held and `width`; stands as `value(name)`."""
+    """The result of folding over keys: over grid, held and `width`; stands as `value(name)`.
+
+    exact    a maximum that pairs are compared with: one of their own numbers, bit for bit"""
 
     name: str
     monoid: str
@@ -80,6 +96,7 @@ class Reduction:
     width: Index | None
     parts: tuple[Part, ...]
     level: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,13 +126,23 @@ class Reductions:
     aliases: dict[str, tuple[str, Index, Index]] = field(default_factory=dict)
     names: Names = field(default_factory=Names)
     domains: dict[str, tuple[Index, tuple[Expr, ...]]] = field(default_factory=dict)
+    solves: dict[bytes, Solve] = field(default_factory=dict)
 
     def finish(self, expr: Expr) -> Expr:
-        """The output as an expression of row values, with `value` nodes for the reductions."""
-        whole = rewrite(expr, self._node)
+        """The output as an expression of row values, with `value` nodes for the reductions, and
+        reads of the roots of solves."""
+        whole = rewrite(rewrite(expr, self._root), self._node)
         if any(node.op == "value" and node.attr in self.aliases for node in postorder(whole)):
             whole = rewrite(whole, self._unalias)
         return join_sources(whole, self)
+
+    def _root(self, node: Expr) -> Expr:
+        """A read of a row's root for its solve."""
+        if node.op != "solve" or not node.free <= self.frame.rows:
+            return node
+        if node.digest not in self.solves:
+            self.solves[node.digest] = solve_of(node, self.frame, self.names)
+        return self.solves[node.digest].root
 
     # -------------------------------------------------------------------------------- folds
 
@@ -126,13 +153,26 @@ class Reductions:
             if any(index.axis is self.frame.held.axis for index in node.bound):
                 raise refuse("column_norm: a fold over the rows")
             return simplify_node(self._width_fold(node))
-        if node.op in ("topk", "rank", "argmax", "argmin"):
-            raise refuse("bucketing" if node.op == "rank" else "token_topk")
-        if node.op == "solve":
-            raise refuse("simplex_projection")
-        if node.op == "grad" or node.kind == "complex":
-            raise refuse("gradient_state" if node.op == "grad" else "lti_ssm: complex numbers")
+        if node.op in ("argmax", "argmin") and self.frame.walker(node.bound[0].axis):
+            return self._place_of_extremum(node)
+        check_supported((node,))
         return simplify_node(node)
+
+    def _place_of_extremum(self, node: Expr) -> Expr:
+        """The first key at which the extremum stands, -1 over nothing: a pass finds the extremum,
+        and the next the least of the keys that are equal to it. Both form a pair's number alike, so
+        that equal means the same bits."""
+        (condition, key), monoid = node.args, "max" if node.op == "argmax" else "min"
+        top = self._key_fold(fold(monoid, node.bound, key, condition))
+        for below in postorder(top):
+            entry = self.entries.get(str(below.attr)) if below.op == "value" else None
+            if entry is not None:
+                self.entries[entry.name] = replace(entry, exact=True)
+        place = make("to_real", position(node.bound[0]))
+        there = make("and", condition, make("eq", key, top))
+        first = self._key_fold(fold("min", node.bound, place, there))
+        none = make("lt", first, number(float("inf")))
+        return make("where", none, make("to_int", first), number(-1))
 
     def _key_fold(self, node: Expr) -> Expr:
         bound = [index for index in node.bound if index not in self.frame.around]
@@ -151,7 +191,7 @@ class Reductions:
         for part in conjuncts(condition):
             (inner if self.frame.walks(part) else outer).append(part)
         separation = Separation(self.frame, walked, lambda expr: self._stored(expr, walked))
-        stored = {c: self._stored(c, walked) if finished(c) else c for c in inner}
+        stored = {c: self._at_hand(self._stored(c, walked)) if finished(c) else c for c in inner}
         domain = self._domain(walked, tuple(stored.values()))
         conditions = tuple(stored[c] for c in inner if not implied(c, node.monoid, body))
         keys = Keys(walked, conditions, domain)
@@ -207,12 +247,13 @@ class Reductions:
     def _extremum(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         """max_j (r_i + s_ij) = r_i + max_j s_ij, where the row part has finished values."""
         if not finished(body):
-            return self._reduction(monoid, keys, body)
+            whole = self.formed(body) if self.bounded else body
+            return self._reduction(monoid, keys, whole)
         terms = separation.terms(body)
         row = [t.row for t in terms if t.pair == ONE]
         pair = [t for t in terms if t.pair != ONE]
         if len(pair) != 1 or pair[0].row != ONE:
-            stored = separation.store(body)
+            stored = self._at_hand(separation.store(body))
             return self._reduction(monoid, keys, stored)
         found = self._reduction(monoid, keys, pair[0].pair)
         for part in row:
@@ -264,16 +305,34 @@ class Reductions:
     def _apart(self, body: Expr) -> Scaled:
         """The body with its exponent apart. An exponent relative to one of an earlier pass is no
         greater than the row's, so it need not be tracked."""
-        stored = {p.exponent.name for p in self.pending.values() if p.exponent is not None}
-        stored |= self.relative
         if self.bounded:
             return Scaled(self.formed(body))
-        known = {n.digest for n in postorder(body) if n.op == "read" and n.array.name in stored}
+        known = self._known_exponents(body)
         if not known:
             return scaled(body)
-        whole = scaled(body, aligning=False)
+        whole = scaled(body, self._log_at_hand, aligning=False)
         relative = any(term.digest in known for term, _ in whole.exponent.terms)
         return Scaled(whole.collapsed()) if relative else whole
+
+    def _known_exponents(self, body: Expr) -> set[bytes]:
+        """The reads of exponents that an earlier pass has finished."""
+        stored = {p.exponent.name for p in self.pending.values() if p.exponent is not None}
+        stored |= self.relative
+        return {n.digest for n in postorder(body) if n.op == "read" and n.array.name in stored}
+
+    def _at_hand(self, body: Expr) -> Expr:
+        """A body with finished row values, its powers put together: exp(s) / 2^l may be within
+        range where neither is."""
+        if not self._known_exponents(body):
+            return body
+        return scaled(body, self._log_at_hand, aligning=False).collapsed()
+
+    def _log_at_hand(self, node: Expr) -> Scaled | None:
+        """log(exp(s) / 2^l) of the number itself, where l is finished: s and l may be large, and
+        their difference small."""
+        if node.op != "log" or not self._known_exponents(node):
+            return None
+        return Scaled(make("log", scaled(node.args[0], aligning=False).collapsed()))
 
     def value_of(self, name: str, own: Index | None) -> Expr:
         """The result, at the width index of the place where it is used."""

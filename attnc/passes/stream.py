@@ -20,6 +20,7 @@ from attnc.passes.loops import Added, LoopBuilder
 from attnc.passes.reductions import SEEN, Reductions, refuse
 from attnc.passes.references import REFERENCE, Group, group, witness
 from attnc.passes.simplify import simplify_node
+from attnc.passes.solve import emit_solve
 from attnc.schedule import Let, Store, StreamKernel, Workspace
 
 NO_EXPONENT = "No weight has an exponent that needs a running maximum."
@@ -36,6 +37,7 @@ def stream(graph: Graph) -> Lowering:
 
 def emit_passes(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> None:
     """The kernels that compute the targets, those of row values that they need first."""
+    _solve(lowering, name)
     for level in range(
         1 + max((p.level for p in lowering.reductions.pending.values()), default=-1)
     ):
@@ -44,6 +46,13 @@ def emit_passes(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> N
         names = " and ".join(target.array.name for target in stored)
         lowering.notes.append(f"Pass {level + 1} over the keys finishes {names} for the next.")
     emit(lowering, name, targets)
+
+
+def _solve(lowering: Lowering, name: str) -> None:
+    """The kernels of unknowns that nobody has solved yet, each after those it is made of."""
+    for one in tuple(lowering.reductions.solves.values()):
+        if one.low.name not in {space.array.name for space in lowering.workspaces}:
+            emit_solve(lowering, one, f"{name}_{one.low.name}", emit_passes)
 
 
 def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:

@@ -7,7 +7,8 @@ it comes from; nothing here knows a formula.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -60,6 +61,14 @@ def describe_device(device: torch.device) -> TritonDevice:
     return TritonDevice(capability, shared, properties.multi_processor_count)
 
 
+def in_turns(kernels: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The kernels in order; those of rounds together, as often as their entry says."""
+    for (_, count), group in groupby(kernels, lambda kernel: kernel.get("turns", (-1, 1))):
+        own = tuple(group)
+        for _ in range(count):
+            yield from own
+
+
 class TritonBackend:
     """Runs calls of one module: `TritonBackend(TRITON_KERNELS, globals())(call, wanted)`.
 
@@ -98,7 +107,7 @@ class TritonBackend:
             torch.cuda.device(call.device) if call.device.type == "cuda" else interpreter_mended()
         )
         with guard:
-            for kernel in kernels:
+            for kernel in in_turns(kernels):
                 run = KernelRun(self, kernel, call, tensors, lengths)
                 {"map": run.map, "stream": run.stream, "scan": run.scan}[kernel["kind"]]()
         return tuple(outputs[output.name] for output in call.signature.outputs)

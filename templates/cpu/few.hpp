@@ -379,16 +379,17 @@ struct Either {
         const int64_t whole = Stream<K>::bytes(call);
         return whole + (Few<K>::fits(probe) ? Few<K>::bytes(call, probe) : 0);
     }
-    static void run(const Call& call, char* scratch) {
-        if (!K::grid_count(call)) return;
+    static bool run(const Call& call, char* scratch) {
+        if (!K::grid_count(call)) return false;
         typename K::Grid probe;
         K::enter(call, 0, probe);
-        if (!Few<K>::fits(probe)) return Stream<K>::run(call, scratch);
+        if (K::IDLES || !Few<K>::fits(probe)) return Stream<K>::run(call, scratch);
         Arena common{scratch};
         typename K::Shared shared;
         Stream<K>::make_summaries(call, shared, common, false);
         char* desks = scratch + round_up(common.used, 64);
         Few<K>::run(call, shared, scratch + Stream<K>::bytes(call), desks);
+        return true;
     }
 };
 

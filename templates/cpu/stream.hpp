@@ -325,11 +325,19 @@ struct Stream : Carried<K>, Summaries<K> {
         (walk<Loops>(grid, desk, first, rows), ...);
     }
 
-    static __attribute__((noinline)) void tile(const Grid& grid, Desk& desk, int64_t first, int rows) {
+    static bool idle(const Desk& desk, int rows) {
+        for (int l = 0; l < rows; l++)
+            if (!K::idle(*desk.held, l)) return false;
+        return true;
+    }
+
+    // Whether the tile was walked: where all its rows are idle, it stays as it is.
+    static __attribute__((noinline)) bool tile(const Grid& grid, Desk& desk, int64_t first, int rows) {
         const TileSession session;
         desk.vectors = (rows + LANES - 1) / LANES;
         for (int l = 0; l < TILE; l++)  // spare lanes repeat the last row
             K::fill(grid, *desk.held, l, first + (l < rows ? l : rows - 1));
+        if (K::IDLES && idle(desk, rows)) return false;
         for (bool careful : {false, true}) {
             desk.careful = careful;
             desk.run_count = desk.used = 0;
@@ -345,6 +353,7 @@ struct Stream : Carried<K>, Summaries<K> {
             if (finite(desk)) break;
         }
         finish(grid, desk, first, rows);
+        return true;
     }
 
     // ---- one call
@@ -356,9 +365,11 @@ struct Stream : Carried<K>, Summaries<K> {
         make_summaries(call, shared, arena, true);
         return arena.used + 64 + call.threads * desk_bytes();
     }
-    static void run(const Call& call, char* scratch) {
+    // Whether any tile was walked.
+    static bool run(const Call& call, char* scratch) {
         const int64_t grids = K::grid_count(call);
-        if (!grids) return;
+        if (!grids) return false;
+        int walked = 0;
         Arena common{scratch};
         typename K::Shared shared;
         make_summaries(call, shared, common, false);
@@ -373,8 +384,10 @@ struct Stream : Carried<K>, Summaries<K> {
             K::enter(call, task / tiles, grid);
             grid.shared = &shared;
             const int64_t first = (tiles - 1 - task % tiles) * TILE;  // long causal rows first
-            tile(grid, desk, first, int(rows - first < TILE ? rows - first : TILE));
+            if (tile(grid, desk, first, int(rows - first < TILE ? rows - first : TILE)))
+                __atomic_store_n(&walked, 1, __ATOMIC_RELAXED);
         });
+        return walked;
     }
 };
 
