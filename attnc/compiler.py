@@ -8,7 +8,7 @@ Each arrow is one function; `attnc show FILE --emit STAGE` prints what stands be
 from __future__ import annotations
 
 import builtins
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,14 +61,15 @@ def compile_source(
     return Operator(read_spec(source, name, statics), backend)
 
 
-def lower(spec: Spec) -> Stages:
-    """Spec -> Graph -> Schedule: the result, and lse where there is a score."""
+def lower(spec: Spec, asked: Sequence[str] | None = None) -> Stages:
+    """Spec -> Graph -> Schedule: the result with the emits asked for; if that is not said, with
+    what costs nothing beside it (`lse` where there is a score). What no single schedule runs may be
+    a pipeline of several."""
     from attnc.passes import lower as lower_spec
     from attnc.passes import prepare
 
-    emits = tuple(
-        one.array.name for one in spec.root.offered if short_name(one.array.name) == "lse"
-    )
+    offered = (one.array.name for one in spec.root.offered)
+    emits = tuple(n for n in offered if short_name(n) == "lse") if asked is None else tuple(asked)
     emits += tuple(state.array.name for state in spec.root.states)
     graph = prepare(spec, emits)
     try:

@@ -27,14 +27,37 @@ class Operator:
     op.source                                   the text of the module that attnc compile writes
     """
 
-    def __init__(self, spec: Spec, backend: str = "auto") -> None:
+    def __init__(
+        self, spec: Spec, backend: str = "auto", emits: tuple[str, ...] | None = None
+    ) -> None:
+        """`emits`: those that its kernels give beside the result (see `attnc.compiler.lower`); a
+        call that asks for others has kernels of its own, compiled when it first comes."""
         self.spec = spec
         self.backend = backend
+        self.emits = emits
+        self._asked: dict[frozenset[str], Operator] = {}
         self.__name__ = spec.name
         self._run = self._choose()
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        if "emit" in kwargs:
+            return self._giving(kwargs["emit"])._run(*args, **kwargs)
         return self._run(*args, **kwargs)
+
+    def _giving(self, names: Any) -> Operator:
+        """The operator whose kernels give these emits: this one, or one with kernels for them."""
+        if self.emits is not None or self.backend in ("numpy", "eager"):
+            return self
+        asked = frozenset(names) if isinstance(names, (tuple, list)) else frozenset()
+        if asked not in self._asked:
+            root = self.spec.root
+            known = [one.array.name for one in (*root.offered, *root.emits)]
+            schedule = self.stages.schedule
+            own = {one.name for one in schedule.signature.outputs} if schedule else set(known)
+            found = tuple(name for name in known if name in asked)
+            further = bool(set(found) - own) and asked <= {*known, *own}
+            self._asked[asked] = Operator(self.spec, self.backend, found) if further else self
+        return self._asked[asked]
 
     def __repr__(self) -> str:
         names = ", ".join(given.name for given in self.spec.inputs)
@@ -45,7 +68,7 @@ class Operator:
         """Spec, Graph and Schedule."""
         from attnc.compiler import lower
 
-        return lower(self.spec)
+        return lower(self.spec, self.emits)
 
     @cached_property
     def source(self) -> str:

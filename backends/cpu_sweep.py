@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnc.backends.cpu_printer import INSTEAD, Printer, unwrapped
+from attnc.backends.cpu_printer import INSTEAD, Printer, literal, unwrapped
 from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText, VectorText
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr
+from attnc.expressions.tree import Array, number
 from attnc.schedule import (
+    Contribution,
     Deposit,
     Kernel,
     PairStore,
@@ -24,6 +25,22 @@ from attnc.schedule import (
     WalkedLoop,
     is_pairwise,
 )
+
+Write = Deposit | Scatter | PairStore
+
+
+def _otherwise(one: Contribution | Write) -> float:
+    """What a masked pair stores, or adds."""
+    return one.otherwise if isinstance(one, PairStore) else 0.0
+
+
+def _layer(one: Contribution | Write) -> bytes:
+    """Terms that are one number for each pair, masked ones included."""
+    return one.term.digest + (repr(_otherwise(one)).encode() if _otherwise(one) else b"")
+
+
+def _hidden(one: Contribution | Write) -> str:
+    return literal(number(_otherwise(one)))
 
 
 def sweeps(kernel: Kernel) -> bool:
@@ -49,41 +66,41 @@ class SweepPrinter(StreamPrinter):
     # --- Layers: the terms of a pair --------------------------------------------------------------
 
     def _layers(self, loop: WalkedLoop) -> list[bytes]:
-        terms = [one.term for one in (*self._terms(loop), *loop.writes)]
-        return list(dict.fromkeys(term.digest for term in terms))
+        return list(dict.fromkeys(map(_layer, (*self._terms(loop), *loop.writes))))
 
     def _contribute(self, loop: WalkedLoop, printer: Printer, shown: str, always: bool) -> None:
         super()._contribute(loop, printer, shown, always)
         layers = self._layers(loop)
-        done = {term.term.digest for term in self._terms(loop)}
+        done = {_layer(term) for term in self._terms(loop)}
         for one in loop.writes:
-            if one.term.digest in done:
+            if _layer(one) in done:
                 continue
-            done.add(one.term.digest)
+            done.add(_layer(one))
+            hidden = "-Acc(0)" if not _otherwise(one) else _hidden(one)
             text = f"spread({unwrapped(printer._as('real', printer.text(one.term), one.term))})"
             if shown:
                 test = "" if always else f"!MASKED ? {text} : "
-                text = f"{test}select({shown}, {text}, Real(-Acc(0)))"
-            printer.lines.append(f"weight[{layers.index(one.term.digest)}] = {text};")
+                text = f"{test}select({shown}, {text}, Real({hidden}))"
+            printer.lines.append(f"weight[{layers.index(_layer(one))}] = {text};")
 
     def _layer_uses(self, loop: WalkedLoop) -> list[str]:
         """What each layer is for, as far as it is wanted."""
         uses: list[list[str]] = [[] for _ in self._layers(loop)]
 
-        def add(term: Expr, condition: str, use: str) -> None:
+        def add(one: Contribution | Write, condition: str, use: str) -> None:
             text = use if condition == "true" else f"({condition} ? {use} : 0)"
-            into = uses[self._layers(loop).index(term.digest)]
+            into = uses[self._layers(loop).index(_layer(one))]
             into += [text] if text not in into else []
 
         for one in self._terms(loop):
-            add(one.term, self.wanted.carried(self.kernel, one.carried), "ADDED")
+            add(one, self.wanted.carried(self.kernel, one.carried), "ADDED")
         for deposit in loop.deposits:
             plain = deposit.operand is None or self._is_pairwise(loop, deposit)
             use = "PLAIN" if plain else "DEPOSITED"
-            add(deposit.term, self.wanted.array(deposit.array), use)
+            add(deposit, self.wanted.array(deposit.array), use)
         others: tuple[Scatter | PairStore, ...] = (*loop.scatters, *loop.pair_stores)
         for other in others:
-            add(other.term, self.wanted.array(other.array), "PLAIN")
+            add(other, self.wanted.array(other.array), "PLAIN")
         return [" | ".join(texts) or "0" for texts in uses]
 
     def _is_pairwise(self, loop: WalkedLoop, one: Deposit) -> bool:
@@ -210,7 +227,7 @@ class SweepPrinter(StreamPrinter):
         return PanelText(
             title=one.array.name,
             width="0" if one.width is None else self._width(one.width),
-            layer=str(self._layers(loop).index(one.term.digest)),
+            layer=str(self._layers(loop).index(_layer(one))),
             turns="true" if any(turning) else "false",
             wanted=self.wanted.array(one.array),
             held="true" if held else "false",
@@ -231,8 +248,9 @@ class SweepPrinter(StreamPrinter):
                 base.append(f" + {self.fields.row(index)} * {by}")
         kind, pointer = self.slots.types[one.array.name], self.fields.pointer(one.array)
         shifted = f"{pointer} ? const_cast<{kind}*>({pointer}){''.join(base)} : nullptr"
-        target = f"Plane<{kind}>{{{shifted}, {steps[self.kernel.held]}, {steps[loop.walked]}}}"
-        layer = str(self._layers(loop).index(one.term.digest))
+        fields = f"{shifted}, {steps[self.kernel.held]}, {steps[loop.walked]}, {_hidden(one)}"
+        target = f"Plane<{kind}>{{{fields}}}"
+        layer = str(self._layers(loop).index(_layer(one)))
         return PlaneText(one.array.name, layer, target)
 
     def _target(self, array: Array, row: int, width: Index | None) -> str:

@@ -175,6 +175,8 @@ class Interpreter:
         for array in added:
             shape = [self.size(index) for index in array.indices]
             self.arrays[array.name] = np.zeros(shape)
+        for one in (pair for loop in kernel.loops for pair in loop.pair_stores):
+            self.arrays[one.array.name][...] = one.otherwise
         for store in kernel.stores:
             shape = [self.size(index) for index in store.array.indices]
             self.arrays.setdefault(store.array.name, np.full(shape, np.nan))
@@ -406,7 +408,8 @@ class _StreamRun:
         """A deposit, a scatter, or the numbers of pairs: entry by entry."""
         run = self.interpreter
         pair = {k: v for k, v in where.items() if k not in self.widths}
-        term = np.where(visible, run._value(one.term, pair, values), 0.0)
+        bottom = getattr(one, "otherwise", 0.0)
+        term = np.where(visible, run._value(one.term, pair, values), bottom)
         width = getattr(one, "width", None)
         if width is not None:
             deposited = isinstance(one, Deposit)

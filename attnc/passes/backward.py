@@ -26,10 +26,11 @@ from attnc.expressions.tree import Array, Kind, number
 from attnc.graph import Graph
 from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
+from attnc.passes.emits import Outputs, lower_outputs
 from attnc.passes.gradient_kernels import repeated
 from attnc.passes.pipeline import finished, prepare
 from attnc.passes.scan_gradients import differentiate_scan
-from attnc.passes.stream import emit_passes, frame_of, stream, targets_of
+from attnc.passes.stream import frame_of
 from attnc.passes.tangent import tangent, tangents
 from attnc.schedule import (
     Schedule,
@@ -72,17 +73,18 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
     derivative = differentiate(graph)
     verify_graph(derivative)
     given = cotangents(graph)
-    forward, targets = targets_of(graph)
+    outputs = Outputs.of(graph)
+    forward = outputs.rows
     lowering = Backward(derivative, forward.frame, sweep, given, forward.reductions)
     lowering.values.outputs.update(
-        (target.expr.digest, output.array)
-        for target, output in zip(targets, graph.outputs, strict=True)
-        if output.array.kind == "real"
+        (target.expr.digest, target.array)
+        for target in outputs.targets
+        if target.array.kind == "real"
     )
     lowering.run()
     found = (t for stored in lowering.values.saved.values() for t in stored.targets)
     kept = sorted(found, key=lambda target: target.array.name)
-    emit_passes(forward, graph.name, (*targets, *kept))
+    outputs.emit(tuple(kept))
     own = signature_of(spec, graph)
     saved = tuple(target.array for target in kept)
     saving = _saving(own, saved)
@@ -238,7 +240,7 @@ def lower_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
     graph = prepare(spec, emit)
     moved = tangent(graph)
     verify_graph(moved)
-    lowering = stream(moved)
+    lowering = lower_outputs(moved)
     own = signature_of(spec, graph)
     given = {one.name: one for one in own.inputs}
     moves = tuple(_tangent_argument(given[name], array) for name, array in tangents(graph).items())

@@ -9,10 +9,11 @@ does not  know signatures, or what the forward saves for it
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, Expr, position, postorder, read, rewrite
+from attnc.expressions.tree import Array, Expr, Role, position, postorder, read, rewrite
 from attnc.graph import Graph
 from attnc.passes.contract import Preparations
 from attnc.passes.finish import Lowering, Target
@@ -55,7 +56,8 @@ Sweep = Literal["one", "two"]
 
 class Backward:
     """Lowers one derivative Graph: `run`, then `schedule`. `later`: the cotangents by what they are
-    of; `forward`: the reductions of a forward that can save, or None."""
+    of; `forward`: the reductions of a forward that can save, or None; `keeping`: whether what it
+    saves is an output of its own schedule, or a workspace of this one."""
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class Backward:
         sweep: Sweep,
         later: dict[str, Array],
         forward: Reductions | None,
+        keeping: Role = "output",
     ) -> None:
         self.graph = graph
         self.frame = frame
@@ -75,7 +78,7 @@ class Backward:
         self.roles = Roles(frame, self.names.fresh("head_group"))
         cotangent = frozenset(array.name for array in later.values())
         self.values = RowValues(
-            self.roles, forward, {}, cotangent, self.names, summing=sweep == "one"
+            self.roles, forward, {}, cotangent, self.names, sweep == "one", keeping
         )
         self.values.passing = Reductions(frame, names=self.names, relative=self.values.exponents)
         self.gradients = Gradients(self.roles, self.values, self.names)
@@ -174,6 +177,10 @@ class Backward:
         maps: list[tuple[Array, Expr]] = []
         axes = self._widths(sums)
         for array, expr in self.lowered:
+            one_number = self._straight(array, expr, sums)
+            if one_number is not None:
+                rows.added.append(one_number)
+                continue
             used = {n.array.name for n in postorder(expr) if n.op == "read"} & set(sums)
             keyed = {id(holders[name]): holders[name] for name in used if name in holders}
             one = next(iter(keyed.values())) if len(keyed) == 1 else None
@@ -187,6 +194,17 @@ class Backward:
             whole = in_kernel(formula, sums, holder)
             holder.formulas.append(Formula(store, width, whole))
         return maps
+
+    def _straight(self, array: Array, expr: Expr, sums: dict[str, PairSum]) -> PairSum | None:
+        """The number for each pair that an output is, stored where the output stands."""
+        one = sums.get(expr.array.name) if expr.op == "read" else None
+        if one is None or one.hold != "pair" or self.sweep == "one":
+            return None
+        moves = {at.attr: own for own, at in zip(one.array.indices, expr.args, strict=True)}
+        if set(moves) != set(array.indices):
+            return None
+        indices = tuple(moves[index] for index in array.indices)
+        return replace(one, array=Array(array.name, indices, "real", "output", array.span))
 
     def _place(
         self,

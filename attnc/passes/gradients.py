@@ -26,12 +26,14 @@ from attnc.expressions.tree import (
     fold,
     length,
     number,
+    number_of,
     position,
     read,
     rewrite,
     start,
     substitute,
 )
+from attnc.graph import conjuncts
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
@@ -56,6 +58,8 @@ class PairSum:
     around      outer indices that are summed too (hold key)
     coarse      the coarse index (and the place through which it is read) that stands for its fine
                 one, or None
+    monoid      sum, or of a column (hold key) its maximum or minimum
+    otherwise   what a pair that is not seen stores (hold pair)
     """
 
     hold: Hold
@@ -67,6 +71,8 @@ class PairSum:
     at: Expr | None = None
     around: tuple[Index, ...] = ()
     coarse: tuple[Expr, Index] | None = None
+    monoid: str = "sum"
+    otherwise: float = 0.0
 
 
 @dataclass
@@ -97,6 +103,8 @@ class Gradients:
         if self._is_finished(node):
             return self._renamed(node)
         if node.op == "fold":
+            if node.monoid in ("max", "min") and self._is_column(node):
+                return self._extremum(node)
             if node.monoid != "sum" or node.kind != "real":
                 raise refuse("pooling_stage: a derivative with another fold than a sum")
             if any(self.roles.is_outer(i) for i in node.bound):
@@ -106,6 +114,25 @@ class Gradients:
                 return self._sum(node)
         args = tuple(map(self._visit, node.args))
         return solved(simplify_node(node.with_args(args)))
+
+    def _is_column(self, node: Expr) -> bool:
+        """Whether the node is a fold of numbers over the rows of a key, and maybe heads."""
+        bound = {self.roles.of(index.axis) for index in node.bound}
+        keys = [i for i in node.free if self.roles.of(i.axis) == "key"]
+        return "row" in bound <= {"row", "grid"} and node.kind == "real" and len(keys) == 1
+
+    def _extremum(self, node: Expr) -> Expr:
+        """The greatest or least of a column, made by a loop that holds keys."""
+        whole = Sum(node.bound, conjuncts(node.args[0]), node.args[1])
+        (key,) = (i for i in node.free if self.roles.of(i.axis) == "key")
+        pinned = self._pinned(whole)
+        coarse, tied, summed = self._heads(whole, pinned)
+        row = next(i for i in node.bound if self.roles.of(i.axis) == "row")
+        if tied or set(node.bound) != {*summed, row}:
+            raise refuse("out_colstats: a maximum over rows and more")
+        inside = tuple(c for c in whole.conditions if c not in pinned)
+        inner = Sum((*summed, row), inside, whole.body)
+        return self._key_sum(inner, key, tuple(summed), coarse, node.monoid)
 
     def _is_finished(self, node: Expr) -> bool:
         """Whether the node is a row value that the forward keeps, or a loop before the others."""
@@ -218,7 +245,11 @@ class Gradients:
         over = (*frame.grid, frame.held)
         return self._kept("row", inner, moves, key, over)
 
-    def _held_by_key(self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]) -> Expr:
+    def _heads(
+        self, whole: Sum, pinned: tuple[Expr, ...]
+    ) -> tuple[tuple[Expr, Index, Index] | None, list[Expr], list[Index]]:
+        """What ties a query head to its key head (place, key head, query head), what else ties the
+        sum to the output, and the outer indices that are summed."""
         coarse: tuple[Expr, Index, Index] | None = None
         tied: list[Expr] = []
         for condition in pinned:
@@ -234,6 +265,10 @@ class Gradients:
         if coarse is not None and coarse[2] not in summed:
             coarse = None
             tied = list(pinned)
+        return coarse, tied, summed
+
+    def _held_by_key(self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]) -> Expr:
+        coarse, tied, summed = self._heads(whole, pinned)
         inside = tuple(c for c in whole.conditions if c not in pinned)
         if coarse is not None:  # its place in the group is walked around
             rest = (*inside, *tied)
@@ -249,6 +284,7 @@ class Gradients:
         key: Index,
         summed: tuple[Index, ...],
         coarse: tuple[Expr, Index, Index] | None,
+        monoid: str = "sum",
     ) -> Expr:
         moves = self._canonical(inner.free | set(inner.bound))
         fine = coarse[2] if coarse else None
@@ -274,7 +310,8 @@ class Gradients:
             canonical_place = substitute(coarse[0], _positions(moves))
             tie = (canonical_place, Index(coarse[1].axis.name, coarse[1].axis, 0))
             moves = {**moves, coarse[1]: tie[1]}
-        return self._kept("key", inner, moves, key, (*grid, held), places, around, tie)
+        over = (*grid, held)
+        return self._kept("key", inner, moves, key, over, places, around, tie, monoid=monoid)
 
     def _scattered(self, whole: Sum, key: Index, both: tuple[Expr, ...]) -> Expr:
         """Sums at places that depend on row and key: one axis of cells for all the dimensions."""
@@ -404,10 +441,12 @@ class Gradients:
         coarse: tuple[Expr, Index] | None = None,
         at: Expr | None = None,
         cell: Expr | None = None,
+        monoid: str = "sum",
+        otherwise: float = 0.0,
     ) -> Expr:
         """The array of a sum, made once, read where the sum stood."""
         places = places if places is not None else {new: old for old, new in moves.items()}
-        inner = self._chosen(inner)
+        inner = self._chosen(inner) if monoid == "sum" else inner
         wide = self.roles.widths((inner.body,))
         if len(wide) > 1:
             raise refuse("axis_softmax: a mask for each width, of what is along another")
@@ -422,7 +461,7 @@ class Gradients:
         conditions = tuple(self.values.exchange(substitute(c, exchange)) for c in inner.conditions)
         tests = frozenset(c.digest for c in conditions)
         site = (at.digest if at else b"", coarse[0].digest if coarse else b"")
-        known = (hold, moves[key], over, around, site, tests, body.digest)
+        known = (hold, moves[key], over, around, site, tests, body.digest, monoid, otherwise)
         if known not in self.sums:
             ends = (width,) if width else ()
             words = {"row": "rows", "key": "keyed", "scatter": "cells", "pair": "pairs"}
@@ -430,8 +469,9 @@ class Gradients:
                 self.names.fresh(f"{words[hold]}_grad"), (*over, *ends), "real", "workspace"
             )
             self.sums[known] = PairSum(
-                hold, array, moves[key], conditions, body, width, at, around, coarse
-            )
+                hold, array, moves[key], conditions, body, width, at, around, coarse, monoid,
+                otherwise,
+            )  # fmt: skip
         array = self.sums[known].array
         positions = []
         for index in array.indices:
@@ -454,6 +494,10 @@ class Gradients:
 
     def _pairs(self, whole: Expr) -> Expr:
         """A gradient over rows and keys both."""
+        bottom = _where_else(whole)
+        if bottom is not None:
+            condition, inner, otherwise = bottom
+            return self._number(Sum((), conjuncts(condition), inner), otherwise)
         parts = []
         for addend, minus in addends_of(whole):
             dense = fold("sum", (), addend) if addend.op != "fold" else addend
@@ -476,7 +520,7 @@ class Gradients:
             found = make("where", none, number(0.0), make("mul", own.expr, found))
         return fold("sum", whole.bound, found) if whole.bound else found
 
-    def _number(self, inner: Sum) -> Expr:
+    def _number(self, inner: Sum, otherwise: float = 0.0) -> Expr:
         """A number for each pair, stored."""
         moves = self._canonical(inner.free)
         key = next(i for i in moves if self.roles.of(i.axis) == "key")
@@ -484,7 +528,7 @@ class Gradients:
         if set((*frame.grid, frame.held)) - set(moves.values()):
             raise refuse("map_stage: a derivative that is the same for all rows")
         over = (*frame.grid, frame.held, moves[key])
-        return self._kept("pair", inner, moves, key, over)
+        return self._kept("pair", inner, moves, key, over, otherwise=otherwise)
 
 
 def _positions(moves: dict[Index, Index]) -> dict[Index, Expr]:
@@ -496,6 +540,15 @@ def _all(conditions: tuple[Expr, ...]) -> Expr:
     for condition in conditions:
         whole = make("and", whole, condition)
     return whole
+
+
+def _where_else(whole: Expr) -> tuple[Expr, Expr, float] | None:
+    """c, x and a number n that is not 0, of where(c, x, n) for each pair, no vector."""
+    if whole.op != "where" or whole.kind != "real" or whole.args[2].op != "number":
+        return None
+    condition, inner, rest = whole.args
+    found = number_of(rest)
+    return (condition, inner, found) if found != 0 else None
 
 
 def _cells(

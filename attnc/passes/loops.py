@@ -35,12 +35,13 @@ class Added:
 
     entry    its body and conditions, as of a reduction with one part
     kind     deposit: into rows of the walked axis; scatter: into `array` at `at`; pair: one number
-             for each pair"""
+             for each pair, `otherwise` where it is masked"""
 
     entry: Reduction
     kind: Literal["deposit", "scatter", "pair"]
     array: Array
     at: Expr | None = None
+    otherwise: float = 0.0
 
 
 @dataclass
@@ -173,7 +174,7 @@ class LoopBuilder:
             elif one.kind == "scatter":
                 scatters.append(Scatter(one.array, next(cells), term, entry.width, operand))
             else:
-                stores.append(PairStore(one.array, term))
+                stores.append(PairStore(one.array, term, one.otherwise))
         mask = _all(source.visible)
         if mask is not None:
             mask = self.preparations.scalars(mask, self.frame, walked)
@@ -226,7 +227,9 @@ class LoopBuilder:
         """The term of the pair, and the operand over (walked, width)."""
         term = part.body.mantissa
         if entry.width is None:
-            return _under(own, term, entry.monoid), None
+            added = self.added.get(entry.name)
+            bottom = number(added.otherwise) if added else identity(entry.monoid, "real")
+            return _under(own, term, bottom), None
         if entry.monoid != "sum":
             raise refuse("pooling_stage: a maximum of vectors over keys")
         width = entry.width
@@ -240,7 +243,7 @@ class LoopBuilder:
             self.vectors += 1
         else:
             read = self.preparations.operand(operand, self.frame, along, width)
-        return _under(own, outside.expr, entry.monoid), read
+        return _under(own, outside.expr, identity(entry.monoid, "real")), read
 
     def _along(self, entry: Reduction, part: Part, operand: Expr) -> Index | None:
         """The index that a vector operand is over beside its width: that of the walk, of what is
@@ -297,10 +300,10 @@ def _all(conditions: tuple[Expr, ...]) -> Expr | None:
     return whole
 
 
-def _under(conditions: tuple[Expr, ...], term: Expr, monoid: str) -> Expr:
-    """The term where the conditions hold, else nothing."""
+def _under(conditions: tuple[Expr, ...], term: Expr, bottom: Expr) -> Expr:
+    """The term where the conditions hold, else what stands for nothing."""
     for condition in conditions:
-        term = make("where", condition, term, identity(monoid, "real"))
+        term = make("where", condition, term, bottom)
     return term
 
 

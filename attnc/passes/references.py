@@ -159,7 +159,7 @@ def _counts(members: Group, entry: Reduction) -> bool:
 
 def is_reference(candidate: Group, entry: Reduction) -> bool:
     """Whether a maximum is the reference itself, in natural units."""
-    if entry.monoid != "max" or len(entry.parts) != 1 or entry.width is not None:
+    if entry.monoid != "max" or len(entry.parts) != 1 or entry.width is not None or entry.exact:
         return False
     (part,) = entry.parts
     base = candidate.exponents.get(part.walked)

@@ -65,6 +65,7 @@ class RowValues:
     outputs     outputs of the forward, by the digest of their formula: arrays to read
     later       names of cotangents: what depends on one is not saved
     summing     whether a loop over the keys may sum what pairs compute again (`_summed`)
+    keeping     what saved values are: outputs of another schedule, or workspaces of this one
     """
 
     roles: Roles
@@ -73,6 +74,7 @@ class RowValues:
     later: frozenset[str]
     names: Names
     summing: bool = True
+    keeping: Role = "output"
     reads: dict[str, Array] = field(default_factory=dict)
     saved: dict[bytes, Stored] = field(default_factory=dict)
     passed: dict[bytes, Stored] = field(default_factory=dict)
@@ -243,7 +245,7 @@ class RowValues:
         level = self._level(node)
 
         def target(part: str, base: str) -> Target:
-            role: Role = "output" if word == "saved" else "workspace"
+            role: Role = self.keeping if word == "saved" else "workspace"
             array = Array(self.names.fresh(base), over, "real", role)
             self.levels[array.name] = level
             return Target(array, width, formula, part)  # type: ignore[arg-type]
@@ -289,6 +291,7 @@ class RowValues:
             array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")
             inside = keyed.with_args(tuple(self.exchange(arg) for arg in keyed.args))
             self.summed[keyed.digest] = (array, inside)
+            self.later |= {array.name}
         array, _ = self.summed[keyed.digest]
         return (rest * Factors((read(array, map(position, array.indices)),))).expr
 

@@ -156,6 +156,9 @@ class KernelRun(KernelArguments):
         for name in self.kernel["added"]:
             if self.tensors[name] is not None:
                 self.tensors[name].zero_()
+        for name, value in self.kernel["filled"]:
+            if self.tensors[name] is not None:
+                self.tensors[name].fill_(float(value))
         if not cells:
             return True
         list_tiles(self, held_tiles, walked)
@@ -182,7 +185,7 @@ class KernelRun(KernelArguments):
         kernel runs them in order)."""
         if self.kernel["split"] is not None:
             return self.length(self.kernel["split"])
-        if self.kernel["ordered"]:
+        if self.kernel["ordered"] or self.kernel["merge"] is None:
             return 1
         forced = self.backend.forced.get("splits")
         longest = sum(-(-self.length(axis) // walked) for axis in self.kernel["walked"])

@@ -55,15 +55,16 @@ ATTNC_INLINE void scatter_numbers(Acc* table, int64_t size, const Int* at, const
         if (at[l] >= 0 && at[l] < size) table[at[l]] += terms[l];
 }
 
-// One number for each pair: where it stands for held row 0 and walked row 0.
+// One number for each pair: where it stands for held row 0 and walked row 0, and that of a masked one.
 template <class T>
 struct Plane {
     T* data;
     int64_t by_held, by_walked;
+    Acc otherwise;
     T* at(int64_t held, int64_t walked) const { return data + held * by_held + walked * by_walked; }
     void clear(int64_t first, int64_t rows, int64_t walked) const {
         for (int64_t l = first; l < first + rows; l++)
-            for (int64_t r = 0; r < walked; r++) *at(l, r) = narrow<T>(Acc(0));
+            for (int64_t r = 0; r < walked; r++) *at(l, r) = narrow<T>(otherwise);
     }
     // terms[r][l] for r < rows and l < lanes, steps of TILE; masked ones (-0) become 0.
     void put(int64_t held, int64_t walked, int rows, int lanes, const Acc* terms) const {

@@ -1,0 +1,96 @@
+"""Outputs of every shape: rows, columns (one number for each key), pairs.
+
+    out[i], lse[i]                 the loop that holds rows (stream)
+    colsum[j] = sum(i: weight)     a loop that holds keys, on row values that the first has finished
+    weight[i, j]                   a number for each pair, stored by a loop of its own
+
+The second kind is what the sums of a derivative are, and the same passes lower it.
+
+does      parts outputs by what they are over; orders the kernels: rows first, with the row values
+          that the others read
+needs     a simplified Graph whose result is over rows
+does not  know any emit by name
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from attnc.expressions.index import Axis
+from attnc.expressions.tree import postorder
+from attnc.graph import Graph, GraphOutput
+from attnc.passes.derivative_lowering import Backward
+from attnc.passes.finish import Lowering, Target
+from attnc.passes.reductions import check_supported, refuse
+from attnc.passes.stream import emit_passes, targets_of
+from attnc.schedule import Workspace
+
+
+@dataclass
+class Outputs:
+    """The outputs of a graph on their way to kernels.
+
+    rows       the frame and reductions of outputs over rows, and their targets
+    others     what lowers the others, None where there are none
+    """
+
+    graph: Graph
+    rows: Lowering
+    targets: tuple[Target, ...]
+    others: Backward | None = None
+
+    @staticmethod
+    def of(graph: Graph) -> Outputs:
+        """Raises UnsupportedError for what kernels cannot run yet."""
+        held, others = parted(graph)
+        if not held:
+            raise refuse("out_colstats: a result that is not over rows")
+        rows, targets = targets_of(replace(graph, outputs=held))
+        if not others:
+            return Outputs(graph, rows, targets)
+        rest = replace(graph, outputs=others)
+        check_supported(postorder(*rest.roots))
+        lowering = Backward(rest, rows.frame, "two", {}, rows.reductions, "workspace")
+        lowering.run()
+        return Outputs(graph, rows, targets, lowering)
+
+    def emit(self, kept: tuple[Target, ...] = ()) -> Lowering:
+        """Every kernel, in order. `kept`: more row values that are outputs."""
+        rows, others = self.rows, self.others
+        if others is None:
+            emit_passes(rows, self.graph.name, (*self.targets, *kept))
+            return rows
+        stored = tuple(t for one in others.values.saved.values() for t in one.targets)
+        rows.workspaces.extend(Workspace(target.array, "accumulate") for target in stored)
+        emit_passes(rows, self.graph.name, (*self.targets, *kept, *stored))
+        rows.kernels.extend((*others.preparations.kernels, *others.made.kernels))
+        rows.workspaces.extend((*others.preparations.workspaces, *others.made.workspaces))
+        names = ", ".join(output.array.name for output in others.graph.outputs)
+        rows.notes.append(f"One more pass over the pairs, for {names}.")
+        return rows
+
+
+def parted(graph: Graph) -> tuple[tuple[GraphOutput, ...], tuple[GraphOutput, ...]]:
+    """The outputs over rows, and those over keys or pairs."""
+    keys = {axis for source in graph.keys for axis in source}
+    held: list[GraphOutput] = []
+    others: list[GraphOutput] = []
+    for output in graph.outputs:
+        (held if _is_row(output, keys, graph) else others).append(output)
+    return tuple(held), tuple(others)
+
+
+def _is_row(output: GraphOutput, keys: set[Axis], graph: Graph) -> bool:
+    indices = output.array.indices
+    over_rows = not graph.rows or graph.rows[-1].axis in {index.axis for index in indices}
+    return over_rows and not any(index.axis in keys for index in indices)
+
+
+def lower_outputs(graph: Graph) -> Lowering:
+    """The kernels of a graph without states.
+
+    Raises UnsupportedError for what kernels cannot run yet."""
+    return Outputs.of(graph).emit()
+
+
+__all__ = ["Outputs", "lower_outputs", "parted"]
