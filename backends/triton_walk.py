@@ -14,8 +14,8 @@ from attnc.backends.triton_frame import INFINITY, INITIAL, Stream, indented
 from attnc.backends.triton_groups import head_rows
 from attnc.backends.triton_operands import Key, Operands
 from attnc.backends.triton_printer import Leaf, Printer, Scope
-from attnc.backends.triton_scatter import print_scatter
 from attnc.backends.triton_region import float_text
+from attnc.backends.triton_scatter import print_scatter
 from attnc.backends.triton_texts import is_true, unwrapped
 from attnc.backends.triton_tiles import Tiles
 from attnc.backends.triton_turns import print_turn
