@@ -285,10 +285,21 @@ def test_tangents_share_the_weights_of_the_forward() -> None:
     assert len(kernel.loops[0].products) == 3 and len(kernel.loops[0].lifted) == 1
 
 
-@pytest.mark.parametrize("name", ["softmax/causal_softmax", "variants/relu_squared"])
-def test_second_order(name: str) -> None:
+SECOND = (
+    "softmax/causal_softmax",
+    "variants/relu_squared",
+    "variants/feature_sum",  # powers along a width
+    "variants/relu_length",  # counts
+    "window/interval_mask",  # rows without keys, whose sums are divided by
+    "models/padded_causal",
+)
+
+
+@pytest.mark.parametrize("sweep", ["two", "one"])
+@pytest.mark.parametrize("name", SECOND)
+def test_second_order(name: str, sweep: Any) -> None:
     spec = spec_of(name)
-    schedule = lower_second(spec)
+    schedule = lower_second(spec, (), sweep)
     case = draw_case(spec, Shape(5, 5, 3, 2, 1, 2, 2), 3)
     given, leaves = leaves_of(case)
     outputs = load(spec)(**given, **case.numbers, **case.extras, emit=())

@@ -135,8 +135,11 @@ class Finish:
     def formula(self, target: Target) -> Expr:
         """The target in terms of carried values."""
         whole = scaled(target.expr, self._leaf)
-        if target.part != "whole":
-            return whole.mantissa if target.part == "mantissa" else whole.exponent.expr()
+        if target.part == "mantissa":
+            return whole.mantissa
+        if target.part == "exponent":
+            exponent = whole.exponent.expr()
+            return rewrite(exponent, _bounded) if target.array.role == "workspace" else exponent
         for stored in self.lowering.reductions.pending.values():
             if target.array is stored.exponent:
                 return whole.exponent.expr()
@@ -186,6 +189,13 @@ class Finish:
             return carry.restored.get(str(node.attr), node) if node.op == "value" else node
 
         return rewrite(expr, change)
+
+
+def _bounded(node: Expr) -> Expr:
+    """A reference that is never -inf: later kernels take differences of exponents, which are to be
+    no NaN for a row without keys."""
+    bare = node.op == "value" and node.attr == REFERENCE
+    return above_bottom(node) if bare else node
 
 
 def finish_kernels(

@@ -282,6 +282,8 @@ class Reductions:
         if key not in self.known:
             name = f"r{len(self.known) + 1}"
             pair = self._apart(body) if monoid == "sum" else Scaled(body)
+            if width is not None and any(width in term.free for term, _ in pair.exponent.terms):
+                pair = Scaled(body)  # a reference is a row's, not a width's
             level = max((self._level_of(e) for e in (body, *conditions)), default=0)
             part = Part(walked, conditions, pair, keys.domain)
             self.entries[name] = Reduction(name, monoid, body.kind, width, (part,), level)

@@ -134,14 +134,15 @@ class RowValues:
         return any(n.op == "read" and n.array.name in self.later for n in postorder(node))
 
     def _product(self, node: Expr) -> Expr:
-        """Factors that are saved together, times the others."""
+        """Factors that are saved together, times the others. What is divided by is read as it is:
+        where it is 0, of a row without keys, the quotient is formed for pairs alone."""
         factors = factors_of(node)
         known, rest = factors.split(
             lambda f: self.forward is not None and self.roles.folds_keys(f) and not self.is_later(f)
         )
         known, rest = replace(known, negative=False), replace(rest, negative=factors.negative)
         if not known.above and not known.below:
-            if not self._walks(node):
+            if not self._walks(node) or any(map(self.roles.folds_keys, rest.below)):
                 above, below = (tuple(map(self._folded, f)) for f in (rest.above, rest.below))
                 return Factors(above, below, rest.negative).expr
             return self._passed(node)
@@ -208,7 +209,9 @@ class RowValues:
     def _passed(self, node: Expr) -> Expr:
         """A read of what a loop over keys finishes before the others run."""
         assert self.passing is not None
-        if node.op in ("not", "and", "or", "eq", "ne", "where") and node.kind == "bool":
+        counted = node.op in ("eq", "ne") and node.args[0].kind == "int"
+        truth = node.op in ("not", "and", "or", "eq", "ne", "where") and node.kind == "bool"
+        if truth and not counted:
             return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
         inside = _topdown(node, self._inner)
         return self._keep(inside, self.passed, self.passing, "finished")
