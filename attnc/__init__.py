@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SpecError,
         UnsupportedError,
     )
+    from attnc.flex import TraceError, from_flex
     from attnc.jit import jit
     from attnc.operator import Operator
 
@@ -34,12 +35,20 @@ __all__ = [
     "InternalError",
     "Operator",
     "SpecError",
+    "TraceError",
     "UnsupportedError",
     "compile",
+    "from_flex",
     "jit",
 ]
 
-_HOME = {"compile": "attnc.compiler", "jit": "attnc.jit", "Operator": "attnc.operator"}
+_HOME = {
+    "compile": "attnc.compiler",
+    "from_flex": "attnc.flex",
+    "jit": "attnc.jit",
+    "Operator": "attnc.operator",
+    "TraceError": "attnc.flex",
+}
 
 
 def __getattr__(name: str) -> Any:

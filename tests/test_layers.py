@@ -55,7 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("attnc.verification", "attnc.verification_gradients"),
     ("attnc.tuning",),
-    ("attnc.jit",),
+    ("attnc.jit", "attnc.flex"),
     ("attnc.draw", "attnc.pictures"),
     ("attnc",),  # the surface: attnc/__init__.py alone
     ("attnc.bench",),
@@ -118,6 +118,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "attnc.passes": IN_FUNCTIONS,
         "attnc.runtime": ANYWHERE,
         "attnc.cases": ANYWHERE,
+        "attnc.flex": ANYWHERE,
         "attnc.reference": ANYWHERE,
         "attnc.verification": ANYWHERE,
         "attnc.verification_gradients": ANYWHERE,
@@ -129,6 +130,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "attnc.runtime": ANYWHERE,
         "attnc.operator": IN_FUNCTIONS,
         "attnc.reference": IN_FUNCTIONS,
+        "attnc.flex": ANYWHERE,  # imported when from_flex is first asked for
         "attnc.verification": ANYWHERE,
         "attnc.verification_gradients": ANYWHERE,
         "attnc.tuning": IN_FUNCTIONS,
