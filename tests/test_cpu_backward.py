@@ -288,3 +288,29 @@ def test_tiles_chosen_by_data_of_several_heads() -> None:
 
     for ours, wanted in zip(gradients("cpu"), gradients("eager"), strict=True):
         assert (ours - wanted).norm() <= 1e-12 * wanted.norm()
+
+
+# --- row values of row values ---------------------------------------------------------------------
+
+NORMED = """
+attention normed(q, k, v):
+    input q2: real[b, h, i, d], k2: real[b, hk, j, d], share: real[h]
+    mask: j <= i
+    first[i, j] = softmax(j: dot(q[i], k[j]) * scale)
+    second[i, j] = softmax(j: dot(q2[i], k2[j]) * scale)
+    normalize: first - share * second
+    read: rmsnorm(e: sum(j: weight * v[j]))
+"""
+
+
+def test_norm_of_a_difference_of_softmaxes() -> None:
+    """The backward's sum over a row's widths depends on another one of them."""
+    drawn = {n: torch.randn((1, 2, 9, 4), dtype=F64) for n in ("q", "k", "v", "q2", "k2")}
+    drawn["share"] = torch.rand(2, dtype=F64)
+    found = []
+    for backend in ("cpu", "eager"):
+        leaves = {n: x.clone().requires_grad_() for n, x in drawn.items()}
+        out = attnc.compile(NORMED, backend=backend)(**leaves)
+        found.append(torch.autograd.grad(out.sin().sum(), list(leaves.values())))
+    for ours, wanted in zip(*found, strict=True):
+        assert (ours - wanted).norm() <= 1e-12 * wanted.norm()

@@ -284,7 +284,8 @@ class RowValues:
         if self.forward is None or not self.summing or not self.roles.folds_keys(node):
             return node
         if not self._is_width_sum(node):
-            return None
+            several = sum(map(self.roles.folds_keys, node.args)) > 1
+            return node if several and self.roles.is_row(node) else None  # kept as a whole
         rest, keyed = self._apart(node)
         if keyed is None:
             return None
