@@ -214,7 +214,7 @@ class RowPrinter:
         width = self.fields.length(last.axis)
         inner, within, bases = printer.within(scope, base).loops(node.bound)
         below = self._laned(printer.within(within, {**base, **bases}), last, first)
-        add = _added(below, node, kind, unit, f"{sums}[{turn}]")
+        add = added(below, node, kind, unit, f"{sums}[{turn}]")
         each = f"ATTNC_UNROLL for (int {turn} = 0; {turn} < count; {turn}++) {{"
         at = f"const int64_t {first} = begin + {turn} * LANES;"
         target = f"{buffer.name} + {below.offset(buffer)}"
@@ -292,13 +292,26 @@ class RowPrinter:
         """Whether the largest arrays under the node have the index as their last axis."""
         best, found = 0, False
         for below in postorder(*node.args):
-            indices = self._axes_of(below)
+            indices = self.axes_of(below)
             if len(indices) >= best and indices:
                 found = (found and len(indices) == best) or indices[-1] == index
                 best = len(indices)
         return found
 
-    def _axes_of(self, node: Expr) -> tuple[Index, ...]:
+    def order_of(self, expr: Expr) -> tuple[Index, ...]:
+        """The axes of a value's array in memory order."""
+        indices = expr.free - frozenset((*self.grid, self.time))
+        return self._ordered(sorted(indices, key=lambda i: (i.name, i.number)))
+
+    def array_of(self, node: Expr) -> Buffer | None:
+        """The array that a node reads, if there is one."""
+        if node.digest in self.staged:
+            return self.staged[node.digest][0]
+        if node.op == "value":
+            return self.buffers.get(str(node.attr))
+        return self.buffers.get(node.array.name) if node.array.role != "input" else None
+
+    def axes_of(self, node: Expr) -> tuple[Index, ...]:
         """The indices at the axes of the array that a node reads, in memory order."""
         if node.digest in self.staged:
             return self.staged[node.digest][1]
@@ -320,7 +333,7 @@ def nested(heads: Iterable[str], body: Iterable[str]) -> list[str]:
     return [*opened, *(f"    {line}" for line in body), *("}" for _ in opened)]
 
 
-def _added(printer: LanePrinter, node: Expr, kind: str, unit: str, into: str) -> str:
+def added(printer: LanePrinter, node: Expr, kind: str, unit: str, into: str) -> str:
     """The statement that adds an element to a register; a product and the sum in one operation."""
     condition, body = node.args
     if node.monoid == "sum" and kind == "real" and condition == TRUE and body.op == "mul":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from attnc.backends.cpu_lanes import KEPT, Buffer
 from attnc.backends.cpu_names import GridFields, Names, Slots
+from attnc.backends.cpu_passes import RowPasses
 from attnc.backends.cpu_printer import INSTEAD, TYPES, Scope, unwrapped
 from attnc.backends.cpu_rows import RowPrinter, nested
 
@@ -131,6 +132,31 @@ class InstancePrinter:
             ]
             lines += [f"{b.name}[0] = {name};" for name, (b, _) in zip(held, texts, strict=True)]
 
+    def planned(self, passes: RowPasses, lets: Iterable[object]) -> None:
+        """Values of a row among its statements."""
+        for let in lets:
+            assert isinstance(let, Let)
+
+            def emit(scope: Scope, lines: list[str], let: Let = let) -> Scope:
+                return self._let(passes.rows, scope, let, lines)
+
+            passes.let(let.name, let.expr, emit)
+
+    def carried(self, passes: RowPasses, pairs: Iterable[tuple[str, Buffer, Expr]]) -> None:
+        """Carried arrays among the statements of a row, all from old values: those over the same
+        widths together."""
+        groups: dict[tuple[Index, ...], list[tuple[str, Buffer, Expr]]] = {}
+        for name, buffer, expr in pairs:
+            groups.setdefault(buffer.indices, []).append((name, buffer, expr))
+        for made in groups.values():
+            own = [(buffer, expr) for _, buffer, expr in made]
+
+            def emit(scope: Scope, lines: list[str], own: list[tuple[Buffer, Expr]] = own) -> Scope:
+                self.assign(passes.rows, scope, own, lines)
+                return scope
+
+            passes.assign(made, emit)
+
     def last(self, rows: RowPrinter, scope: Scope, final: Final) -> list[str]:
         """The value of a carried array where a result wants it, if it is asked for."""
         buffer, array = rows.buffers[final.state.name], final.array
@@ -210,13 +236,19 @@ class ScanPrinter(InstancePrinter):
         lines: list[str] = []
         for checkpoint in kernel.checkpoints:
             lines += self._checkpoint(scope, checkpoint, time)
-        scope = self.lets(self.rows, scope, loop.inside, lines)
-        lines.append(f"// {', '.join(state.name for state in loop.states)} after the row")
-        made = [self.rows.buffers[state.name] for state in loop.states]
-        self.assign(self.rows, scope, list(zip(made, loop.advance, strict=True)), lines)
-        scope = self.lets(self.rows, scope, loop.after, lines)
+        passes = RowPasses(self.rows)
+        self.planned(passes, loop.inside)
+        made = [(state.name, self.rows.buffers[state.name]) for state in loop.states]
+        self.carried(passes, [(*one, expr) for one, expr in zip(made, loop.advance, strict=True)])
+        self.planned(passes, loop.after)
         for store in kernel.stores:
-            self._store(scope, store, lines)
+
+            def emit(scope: Scope, lines: list[str], store: Store = store) -> Scope:
+                self._store(scope, store, lines)
+                return scope
+
+            passes.other((store.expr,), emit)
+        passes.print(scope, lines, (state.name for state in loop.states))
         return lines
 
     def _checkpoint(self, scope: Scope, one: Checkpoint, time: str) -> list[str]:

@@ -5,9 +5,11 @@ forwards from its checkpoint into arrays that stay in cache, then the adjoint ba
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 from attnc.backends.cpu_lanes import KEPT, Buffer
 from attnc.backends.cpu_names import Slots
+from attnc.backends.cpu_passes import RowPasses, names_read
 from attnc.backends.cpu_printer import Scope, unwrapped
 from attnc.backends.cpu_rows import RowPrinter, nested
 from attnc.backends.cpu_scan import InstancePrinter, ScanText, folded_axes, guarded
@@ -42,7 +44,7 @@ class ReverseScanPrinter(InstancePrinter):
         """Every expression of a row."""
         kernel = self.kernel
         lets = [*kernel.replay.inside, *kernel.inside, *kernel.given]
-        writes = [e for one in kernel.writes for e in (one.term, one.condition, *one.at) if e]
+        writes = [expr for one in kernel.writes for expr in _parts(one)]
         return [
             *(let.expr for let in lets if isinstance(let, Let)),
             *kernel.replay.advance,
@@ -148,25 +150,66 @@ class ReverseScanPrinter(InstancePrinter):
         return lines
 
     def _replayed(self, scope: Scope, time: str) -> list[str]:
-        replay, rows = self.kernel.replay, self.rows.fork()
+        """The states of a block once more, and gradients that need no cotangent of theirs."""
+        kernel, replay, rows = self.kernel, self.kernel.replay, self.rows.fork()
         lines: list[str] = []
         scope = rows.placed(scope, self.time, time)
-        scope = self.lets(rows, scope, replay.inside, lines)
-        made = [rows.buffers[twin.name] for twin in self.kernel.twins]
-        self.assign(rows, scope, list(zip(made, replay.advance, strict=True)), lines)
+        passes = RowPasses(rows)
+        self.planned(passes, replay.inside)
+        twins = [(twin.name, rows.buffers[twin.name]) for twin in kernel.twins]
+        self.carried(
+            passes, [(*one, expr) for one, expr in zip(twins, replay.advance, strict=True)]
+        )
+        self.planned(passes, kernel.inside)
+        self._writes(passes, self.early)
+        passes.print(scope, lines, (twin.name for twin in kernel.twins))
         return lines
 
     def _backward(self, scope: Scope, time: str) -> list[str]:
         kernel, rows = self.kernel, self.rows.fork()
         lines: list[str] = []
         scope = rows.placed(scope, self.time, time)
-        scope = self.lets(rows, scope, kernel.inside, lines)
-        self._carry(rows, scope, kernel.absorbed, lines)
-        scope = self.lets(rows, scope, kernel.given, lines)
-        for write in kernel.writes:
-            lines += self._written(rows, scope, write)
-        self._carry(rows, scope, kernel.advance, lines)
+        passes = RowPasses(rows)
+        self.planned(passes, kernel.inside)
+        self.carried(passes, self._changed(rows, kernel.absorbed))
+        self.planned(passes, kernel.given)
+        self._writes(passes, [write for write in kernel.writes if write not in self.early])
+        self.carried(passes, self._changed(rows, kernel.advance))
+        passes.print(scope, lines, (array.name for array in kernel.carried))
         return lines
+
+    def _writes(self, passes: RowPasses, writes: Iterable[RowWrite]) -> None:
+        for write in writes:
+
+            def emit(scope: Scope, lines: list[str], write: RowWrite = write) -> Scope:
+                lines += self._written(passes.rows, scope, write)
+                return scope
+
+            passes.other(_parts(write), emit)
+
+    @cached_property
+    def early(self) -> tuple[RowWrite, ...]:
+        """Gradients of states alone, not of their cotangents: written where the states are
+        computed again, so that they are not loaded once more."""
+        kernel = self.kernel
+        states = {state.name for state in (*kernel.replay.states, *kernel.twins)}
+        late = {array.name for array in kernel.carried}
+        late |= {let.name for let in kernel.given if isinstance(let, Let)}
+        behind: dict[str, frozenset[str]] = {}
+        for let in kernel.inside:
+            reads = names_read((let.expr,))
+            behind[let.name] = reads.union(*(behind.get(name, frozenset()) for name in reads))
+
+        def all_reads(write: RowWrite) -> frozenset[str]:
+            reads = names_read(_parts(write))
+            return reads.union(*(behind.get(name, frozenset()) for name in reads))
+
+        reads = {id(write): all_reads(write) for write in kernel.writes}
+        return tuple(
+            write
+            for write in kernel.writes
+            if not write.adds and reads[id(write)] & states and not reads[id(write)] & late
+        )
 
     def _ended(self, scope: Scope) -> list[str]:
         kernel, rows = self.kernel, self.rows.fork()
@@ -183,17 +226,20 @@ class ReverseScanPrinter(InstancePrinter):
         self, rows: RowPrinter, scope: Scope, exprs: Iterable[Expr], lines: list[str]
     ) -> None:
         """What is carried becomes these expressions, where they are others."""
-        pairs = []
-        for array, expr in zip(self.kernel.carried, exprs, strict=True):
-            if expr != read(array, map(position, array.indices)):
-                pairs.append((rows.buffers[array.name], expr))
-        self.assign(rows, scope, pairs, lines)
+        self.assign(rows, scope, [one[1:] for one in self._changed(rows, exprs)], lines)
+
+    def _changed(self, rows: RowPrinter, exprs: Iterable[Expr]) -> list[tuple[str, Buffer, Expr]]:
+        """What is carried and becomes another expression."""
+        return [
+            (array.name, rows.buffers[array.name], expr)
+            for array, expr in zip(self.kernel.carried, exprs, strict=True)
+            if expr != read(array, map(position, array.indices))
+        ]
 
     # --- Gradients --------------------------------------------------------------------------------
 
     def _written(self, rows: RowPrinter, scope: Scope, write: RowWrite) -> list[str]:
-        parts = [write.term, *write.at, *((write.condition,) if write.condition else ())]
-        lines = [*rows.stage(scope, parts), f"// {write.array.name}"]
+        lines = [*rows.stage(scope, _parts(write)), f"// {write.array.name}"]
         place = self._straight(write)
         if place is None:
             body = self._entries(rows, scope, write)
@@ -280,3 +326,8 @@ class ReverseScanPrinter(InstancePrinter):
         if write.condition is not None:
             tests.append(unwrapped(printer.text(write.condition)))  # type: ignore[attr-defined]
         return [f"if ({' && '.join(tests)}) {{"] if tests else []
+
+
+def _parts(write: RowWrite) -> list[Expr]:
+    """The expressions of a gradient's row."""
+    return [write.term, *write.at, *((write.condition,) if write.condition is not None else ())]
