@@ -52,6 +52,7 @@ class Outputs:
         check_supported(postorder(*rest.roots))
         lowering = Backward(rest, rows.frame, "two", {}, rows.reductions, "workspace")
         lowering.run()
+        rows.reductions.names.taken |= lowering.names.taken
         return Outputs(graph, rows, targets, lowering)
 
     def emit(self, kept: tuple[Target, ...] = ()) -> Lowering:

@@ -36,6 +36,7 @@ from attnc.passes.exponents import Scaled, scaled
 from attnc.passes.factors import ONE, ZERO, addends_of, factors_of, total
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
+from attnc.passes.linear import Linear
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
@@ -164,15 +165,24 @@ class Reductions:
         that equal means the same bits."""
         (condition, key), monoid = node.args, "max" if node.op == "argmax" else "min"
         top = self._key_fold(fold(monoid, node.bound, key, condition))
-        for below in postorder(top):
-            entry = self.entries.get(str(below.attr)) if below.op == "value" else None
-            if entry is not None:
-                self.entries[entry.name] = replace(entry, exact=True)
+        self.compared(top)
         place = make("to_real", position(node.bound[0]))
         there = make("and", condition, make("eq", key, top))
         first = self._key_fold(fold("min", node.bound, place, there))
         none = make("lt", first, number(float("inf")))
         return make("where", none, make("to_int", first), number(-1))
+
+    def compared(self, expr: Expr) -> None:
+        """Pairs are compared with the extrema that the expression is made of: each is carried as
+        one of their numbers. Raises UnsupportedError where a pair's number is made of finished
+        values, for it may be formed in more than one way."""
+        for below in postorder(expr):
+            entry = self.entries.get(str(below.attr)) if below.op == "value" else None
+            if entry is None or entry.monoid not in ("max", "min") or entry.kind != "real":
+                continue
+            if entry.level:
+                raise refuse("weight_edit: what is compared with a maximum of weights")
+            self.entries[entry.name] = replace(entry, exact=True)
 
     def _key_fold(self, node: Expr) -> Expr:
         bound = [index for index in node.bound if index not in self.frame.around]
@@ -306,15 +316,19 @@ class Reductions:
 
     def _apart(self, body: Expr) -> Scaled:
         """The body with its exponent apart. An exponent relative to one of an earlier pass is no
-        greater than the row's, so it need not be tracked."""
+        greater than the row's, so it need not be tracked; what it is relative to twice stays
+        apart."""
         if self.bounded:
             return Scaled(self.formed(body))
         known = self._known_exponents(body)
         if not known:
             return scaled(body)
         whole = scaled(body, self._log_at_hand, aligning=False)
-        relative = any(term.digest in known for term, _ in whole.exponent.terms)
-        return Scaled(whole.collapsed()) if relative else whole
+        relative = [(n, c) for n, c in whole.exponent.terms if n.digest in known and c < 0]
+        if not relative:
+            return whole
+        beyond = Linear(tuple((term, c + 1) for term, c in relative if c != -1))
+        return Scaled(Scaled(whole.mantissa, whole.exponent - beyond).collapsed(), beyond)
 
     def _known_exponents(self, body: Expr) -> set[bytes]:
         """The reads of exponents that an earlier pass has finished."""

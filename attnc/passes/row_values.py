@@ -185,9 +185,11 @@ class RowValues:
         assert self.forward is not None
         if node.kind != "real":
             return None
-        array = self.outputs.get(self.formula(node).digest)
+        formula = self.formula(node)
+        array = self.outputs.get(formula.digest)
         if array is None:
             return None
+        self.forward.compared(formula)
         self.reads[array.name] = array
         given = Array(array.name, array.indices, array.kind, "input", array.span)
         places = {self._plain(w).axis: w for w in self.roles.widths((node,))}
@@ -244,6 +246,7 @@ class RowValues:
         over = (*self.roles.frame.grid, self.roles.frame.held, *((width,) if width else ()))
         truth = node.kind == "bool"
         formula = reductions.finish(make("where", node, ONE, ZERO) if truth else node)
+        reductions.compared(formula)
         apart = width is None and bool(scaled(formula, reductions.symbolic).exponent)
         level = self._level(node)
 
