@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from attnc import syntax
@@ -15,6 +16,12 @@ from attnc.source import Source
 
 CORE = "core"
 MAX_IMPORTS = 32  # files inside one another
+
+
+@cache
+def parse_library(name: str) -> syntax.File:
+    """A file of the standard library, read and parsed once a process."""
+    return parse(Source(read_library(name), f"std/{name}.attn"))
 
 
 @dataclass(eq=False)
@@ -62,8 +69,7 @@ class Loader:
 
     def _core(self) -> Library:
         if self.core is None:
-            source = Source(read_library(CORE), f"std/{CORE}.attn")
-            self.core = self.load(parse(source), core=True)
+            self.core = self.load(parse_library(CORE), core=True)
         return self.core
 
     def _own(self, library: Library, file: syntax.File) -> None:
@@ -113,13 +119,14 @@ class Loader:
             if self.files[name] is None:
                 self.diagnostics.append(m.import_cycle(each.module.span, name))
             return self.files[name]
-        source = self._read(name)
-        if source is None:
+        source = None if name in library_names() else self._read(name)
+        if source is None and name not in library_names():
             self.diagnostics.append(m.unknown_module(each.module.span, name, self._modules()))
             return None
         self.files[name] = None
         try:
-            library = self.load(parse(source), depth + 1)
+            file = parse_library(name) if source is None else parse(source)
+            library = self.load(file, depth + 1)
         except SpecError as error:
             self.diagnostics.extend(error.diagnostics)
             library = Library()
@@ -127,8 +134,7 @@ class Loader:
         return library
 
     def _read(self, name: str) -> Source | None:
-        if name in library_names():
-            return Source(read_library(name), f"std/{name}.attn")
+        """A file beside the importing one, which the standard library does not have."""
         for folder in self.search:
             path = folder / f"{name}.attn"
             try:

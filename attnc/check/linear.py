@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor, gcd
+from math import gcd, lcm
 
 Monomial = tuple[bytes, ...]  # digests of atoms, sorted; () is the constant
+Factor = Fraction | int  # whole in tightened forms, which are most
 
 MAX_INEQUALITIES = 160
 MAX_DEGREE = 3
@@ -23,17 +24,17 @@ MAX_DEGREE = 3
 class Form:
     """A sum of monomials with factors; `constant` is the factor of the empty one."""
 
-    terms: Mapping[Monomial, Fraction]
-    constant: Fraction = Fraction(0)
+    terms: Mapping[Monomial, Factor]
+    constant: Factor = 0
 
     def __add__(self, other: Form) -> Form:
         terms = dict(self.terms)
         for monomial, factor in other.terms.items():
-            terms[monomial] = terms.get(monomial, Fraction(0)) + factor
+            terms[monomial] = terms.get(monomial, 0) + factor
         kept = {monomial: factor for monomial, factor in terms.items() if factor}
         return Form(kept, self.constant + other.constant)
 
-    def times(self, factor: Fraction | int) -> Form:
+    def times(self, factor: Factor) -> Form:
         if not factor:
             return Form({})
         scaled = {monomial: each * factor for monomial, each in self.terms.items()}
@@ -52,8 +53,8 @@ class Form:
 
 def product(left: Form, right: Form) -> Form | None:
     """The product of two forms; None where its degree is too large."""
-    terms: dict[Monomial, Fraction] = {}
-    constant = Fraction(0)
+    terms: dict[Monomial, Factor] = {}
+    constant: Factor = 0
     one = [*left.terms.items(), ((), left.constant)]
     other = [*right.terms.items(), ((), right.constant)]
     for first, factor in one:
@@ -65,7 +66,7 @@ def product(left: Form, right: Form) -> Form | None:
             if len(monomial) > MAX_DEGREE:
                 return None
             if monomial:
-                terms[monomial] = terms.get(monomial, Fraction(0)) + value
+                terms[monomial] = terms.get(monomial, 0) + value
             else:
                 constant += value
     return Form({monomial: factor for monomial, factor in terms.items() if factor}, constant)
@@ -75,14 +76,11 @@ def tightened(form: Form) -> Form:
     """form >= 0 with whole, coprime factors and the constant rounded down."""
     if not form.terms:
         return form
-    scale = 1
-    for factor in form.terms.values():
-        scale = scale * factor.denominator // gcd(scale, factor.denominator)
-    common = 0
-    for factor in form.terms.values():
-        common = gcd(common, int(factor * scale))
-    terms = {monomial: factor * scale / common for monomial, factor in form.terms.items()}
-    return Form(terms, Fraction(floor(form.constant * scale / common)))
+    scale = lcm(*[factor.denominator for factor in form.terms.values()])
+    whole = {monomial: int(factor * scale) for monomial, factor in form.terms.items()}
+    common = gcd(*whole.values())
+    terms = {monomial: factor // common for monomial, factor in whole.items()}
+    return Form(terms, form.constant * scale // common)
 
 
 def eliminate(system: Iterable[Form], keep: frozenset[Monomial] = frozenset()) -> list[Form] | None:
@@ -94,7 +92,8 @@ def eliminate(system: Iterable[Form], keep: frozenset[Monomial] = frozenset()) -
         variables = {monomial for form in forms for monomial in form.terms} - keep
         if not variables:
             return forms
-        forms = _without(forms, min(variables, key=lambda v: (_growth(forms or [], v), v)))
+        growth = _growth(forms)
+        forms = _without(forms, min(variables, key=lambda v: (growth[v], v)))
     return None
 
 
@@ -110,8 +109,8 @@ def project(system: Iterable[Form], keep: frozenset[Monomial]) -> tuple[list[For
         variables = {monomial for form in forms for monomial in form.terms} - keep
         if not variables:
             break
-        now = forms
-        chosen = min(variables, key=lambda v: (not _is_exact(now, v), _growth(now, v), v))
+        now, growth = forms, _growth(forms)
+        chosen = min(variables, key=lambda v: (not _is_exact(now, v), growth[v], v))
         exact = exact and (_is_exact(now, chosen) or _has_room(now, chosen))
         forms = _without(now, chosen)
     return forms, exact
@@ -143,10 +142,16 @@ def is_refuted(system: Iterable[Form]) -> bool:
     return eliminate(system) is None
 
 
-def _growth(forms: list[Form], variable: Monomial) -> int:
-    above = sum(1 for form in forms if form.terms.get(variable, 0) > 0)
-    below = sum(1 for form in forms if form.terms.get(variable, 0) < 0)
-    return above * below - above - below
+def _growth(forms: list[Form]) -> dict[Monomial, int]:
+    """How many inequalities more there are when a variable is eliminated, of each variable."""
+    above: dict[Monomial, int] = {}
+    below: dict[Monomial, int] = {}
+    for form in forms:
+        for variable, factor in form.terms.items():
+            side, other = (above, below) if factor > 0 else (below, above)
+            side[variable] = side.get(variable, 0) + 1
+            other.setdefault(variable, 0)
+    return {v: above[v] * below[v] - above[v] - below[v] for v in above}
 
 
 def _without(forms: list[Form], variable: Monomial) -> list[Form] | None:
@@ -162,7 +167,7 @@ def _without(forms: list[Form], variable: Monomial) -> list[Form] | None:
 
 def _reduced(forms: Iterable[Form]) -> list[Form] | None:
     """Tightened, each direction once with its strongest constant; None for a contradiction."""
-    found: dict[frozenset[tuple[Monomial, Fraction]], Form] = {}
+    found: dict[frozenset[tuple[Monomial, Factor]], Form] = {}
     for form in forms:
         form = tightened(form)
         if not form.terms:

@@ -129,10 +129,13 @@ class Expr:
 
     def with_args(self, args: tuple[Expr, ...]) -> Expr:
         """The same node over other operands."""
-        same = len(args) == len(self.args) and all(
-            a is b for a, b in zip(args, self.args, strict=False)
-        )
-        return self if same else Expr(self.op, args, self.attr, self.kind, self.span)
+        if len(args) == len(self.args):
+            for new, old in zip(args, self.args, strict=True):
+                if new is not old:
+                    break
+            else:
+                return self
+        return Expr(self.op, args, self.attr, self.kind, self.span)
 
     @property
     def bound(self) -> tuple[Index, ...]:
@@ -182,14 +185,14 @@ def _joined(args: tuple[Expr, ...]) -> frozenset[Index]:
 
 
 def _digest(expr: Expr) -> bytes:
-    state = hashlib.blake2b(digest_size=16)
-    state.update(f"{expr.op}|{expr.kind}|{_attr_text(expr.attr)}|".encode())
-    for arg in expr.args:
-        state.update(arg.digest)
-    return state.digest()
+    head = f"{expr.op}|{expr.kind}|{_attr_text(expr.attr)}|".encode()
+    content = b"".join((head, *[arg.digest for arg in expr.args]))
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def _attr_text(attr: Payload) -> str:
+    if attr is None:
+        return ""
     if isinstance(attr, tuple):
         return ",".join(_attr_text(part) for part in attr)
     if isinstance(attr, Index):
@@ -306,17 +309,21 @@ def postorder(
     """Every node under the roots once (equal nodes are one), operands before the nodes that use
     them; nothing of nodes whose digests are in `done`, of each node what `operands` gives."""
     seen: set[bytes] = set()
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in reversed(roots)]
+    stack = list(reversed(roots))
     while stack:
-        node, ready = stack.pop()
-        if node.digest in seen or (not ready and node.digest in done):
-            continue
-        if ready:
+        node = stack[-1]
+        if node.digest in seen or node.digest in done:
+            stack.pop()
             seen.add(node.digest)
-            yield node
             continue
-        stack.append((node, True))
-        stack.extend((arg, False) for arg in reversed(operands(node)) if arg.digest not in seen)
+        waiting = [arg for arg in operands(node) if arg.digest not in seen]
+        if waiting:  # the node is looked at once more when they are done
+            waiting.reverse()
+            stack += waiting
+            continue
+        stack.pop()
+        seen.add(node.digest)
+        yield node
 
 
 def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:
@@ -324,7 +331,7 @@ def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:
     changed already)."""
     done: dict[bytes, Expr] = {}
     for node in postorder(root):
-        done[node.digest] = change(node.with_args(tuple(done[arg.digest] for arg in node.args)))
+        done[node.digest] = change(node.with_args(tuple([done[arg.digest] for arg in node.args])))
     return done[root.digest]
 
 
@@ -343,24 +350,21 @@ def substitute_all(roots: Iterable[Expr], exchange: dict[Index, Expr]) -> tuple[
     if not hit:
         return roots
 
-    def change(node: Expr) -> Expr:
-        if node.op == "index" and node.attr in hit:
-            return exchange[node.attr]
-        return node
-
     done: dict[bytes, Expr] = {}
-    stack: list[tuple[Expr, bool]] = [(root, False) for root in roots]
+    stack = list(roots)
     while stack:
-        node, ready = stack.pop()
+        node = stack[-1]
         if node.digest in done:
-            continue
-        if not (node.free & hit):
+            stack.pop()
+        elif hit.isdisjoint(node.free):
             done[node.digest] = node
-        elif ready:
-            done[node.digest] = change(node.with_args(tuple(done[a.digest] for a in node.args)))
+        elif node.op == "index":
+            assert isinstance(node.attr, Index)
+            done[node.digest] = exchange[node.attr]
+        elif waiting := [arg for arg in node.args if arg.digest not in done]:
+            stack += waiting
         else:
-            stack.append((node, True))
-            stack.extend((arg, False) for arg in node.args)
+            done[node.digest] = node.with_args(tuple([done[arg.digest] for arg in node.args]))
     return tuple(done[root.digest] for root in roots)
 
 
