@@ -254,6 +254,7 @@ SHOWN_BY = {
     "segment_table": "segment_relation",
     "selective_ssm": "mamba",
     "separate_sources": "positional_only",
+    "simplex_projection": "sparsemax",
     "sink_keys": "sink_window",
     "sliding_window": "sliding_window",
     "token_axis": "axial",

@@ -34,6 +34,7 @@ from attnc.expressions.tree import Array, Expr, number, value
 from attnc.passes.derivative_rules import put, slope_by
 from attnc.passes.factors import ZERO
 from attnc.passes.finish import Lowering, Target
+from attnc.passes.maps import map_of
 from attnc.passes.reductions import Reductions
 from attnc.passes.simplify import make
 from attnc.passes.unknowns import Solve, whole
@@ -54,7 +55,10 @@ def emit_solve(lowering: Lowering, one: Solve, name: str, emit: Emit) -> None:
     ends = zip((one.low, one.high), one.node.args[:2], strict=True)
     part = _fresh(lowering)
     bracket = tuple(Target(array, None, part.reductions.finish(expr)) for array, expr in ends)
-    emit(part, f"{name}_bracket", bracket)
+    if part.reductions.entries:
+        emit(part, f"{name}_bracket", bracket)
+    else:
+        lowering.kernels.extend(_given(lowering, target) for target in bracket)
     for word, points in (("ends", (one.low, one.high)), ("round", (one.first, one.second))):
         part = _fresh(lowering)
         gaps = _Gaps(part, one, points)
@@ -71,6 +75,13 @@ def emit_solve(lowering: Lowering, one: Solve, name: str, emit: Emit) -> None:
         f"its ends, then at most {ROUNDS} rounds of Newton and chord, each a pass that computes "
         "scores again and leaves out tiles of rows that are done."
     )
+
+
+def _given(lowering: Lowering, end: Target) -> Kernel:
+    """An end that no key decides."""
+    rows = (*lowering.frame.grid, lowering.frame.held)
+    taken = lowering.reductions.names.taken
+    return map_of(f"given_{end.array.name}", rows, None, end.array, end.expr, taken)
 
 
 def _fresh(lowering: Lowering) -> Lowering:

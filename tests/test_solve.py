@@ -1,0 +1,139 @@
+"""Unknowns of rows: sparsemax, entmax of any alpha, smooth thresholds, brackets that hold no root."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from schedule_interpreter import Interpreter
+
+import attnc
+from attnc.front import load_source, read_spec
+from attnc.passes import lower
+from attnc.schedule import Kernel, RepeatKernels, Schedule, StreamKernel
+
+ENTMAX = """
+attention powers(q, k, v):
+    param alpha: real = 1.5
+    input shown: bool[b, j]
+    mask: j <= i and shown[j]
+    score: dot(q[i], k[j]) * scale
+    normalize: entmax(j: score, alpha)
+"""
+THRESHOLD = """
+def kept(j: s, count, low, high):
+    solve edge in low .. high: sum(j: sigmoid(8 * (s - edge))) == count
+    return sigmoid(8 * (s - edge))
+attention soft_topk(q, k, v):
+    param low, high: real
+    score: dot(q[i], k[j]) * scale
+    normalize: kept(j: score, 3, low, high)
+"""
+
+
+def by_bisection(score: np.ndarray, alpha: float) -> np.ndarray:
+    """The weights of one row, by halving."""
+    scaled = (alpha - 1) * score
+    low, high = scaled.max() - 1, scaled.max()
+    for _ in range(200):
+        middle = (low + high) / 2
+        mass = (np.maximum(scaled - middle, 0) ** (1 / (alpha - 1))).sum()
+        low, high = (middle, high) if mass > 1 else (low, middle)
+    return np.maximum(scaled - low, 0) ** (1 / (alpha - 1))
+
+
+def weights_of(q: np.ndarray, k: np.ndarray, shown: np.ndarray, alpha: float) -> np.ndarray:
+    """[b, h, i, j]: the weights, 0 in rows that see no key."""
+    scores = np.einsum("bhid,bhjd->bhij", q, k) / np.sqrt(q.shape[-1])
+    weights = np.zeros_like(scores)
+    for b, h, i in np.ndindex(scores.shape[:3]):
+        seen = np.flatnonzero(shown[b, : i + 1])
+        if len(seen):
+            weights[b, h, i, seen] = by_bisection(scores[b, h, i, seen], alpha)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def powers() -> attnc.Operator:
+    return attnc.compile(ENTMAX, backend="cpu")
+
+
+@pytest.mark.parametrize("alpha", [1.2, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("rows, size", [(1, 1.0), (67, 1.0), (257, 30.0)])
+def test_entmax_of_any_alpha(powers: attnc.Operator, alpha: float, rows: int, size: float) -> None:
+    """One key, many, rows that see none."""
+    rng = np.random.default_rng(rows)
+    q, k, v = (rng.standard_normal((1, 1, rows, 8)) for _ in range(3))
+    shown = rng.random((1, rows)) < 0.9
+    shown[:, : rows // 8] = False
+    weights = weights_of(size * q, k, shown, alpha)
+    given = (torch.tensor(x) for x in (size * q, k, v))
+    out = powers(*given, shown=torch.tensor(shown), alpha=alpha).numpy()
+    np.testing.assert_allclose(out, weights @ v, atol=1e-9 * size)
+
+
+def test_rows_stay_within_sixteen_bits(powers: attnc.Operator) -> None:
+    q, k, v = (torch.randn(1, 2, 40, 8, dtype=torch.bfloat16) for _ in range(3))
+    shown = torch.ones(1, 40, dtype=torch.bool)
+    out = powers(q, k, v, shown=shown)
+    exact = weights_of(q.double().numpy(), k.double().numpy(), shown.numpy(), 1.5)
+    difference = out.double() - torch.tensor(exact) @ v.double()
+    assert difference.abs().max() < 0.03
+
+
+@pytest.mark.parametrize("alpha", [1.5, 2.0])
+def test_gradients_by_the_implicit_function(powers: attnc.Operator, alpha: float) -> None:
+    """Against central differences of the operator, away from edges of the support."""
+    torch.manual_seed(5)
+    x = [torch.randn(1, 1, 9, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    shown = torch.ones(1, 9, dtype=torch.bool)
+    run = lambda q, k, v: powers(q, k, v, shown=shown, alpha=alpha)  # noqa: E731
+    assert torch.autograd.gradcheck(run, x, eps=1e-7, atol=1e-5, rtol=1e-4)
+
+
+def interpreted(schedule: Schedule, low: float, high: float) -> np.ndarray:
+    rng = np.random.default_rng(3)
+    arrays = {name: rng.standard_normal((1, 1, 9, 4)) for name in "qkv"}
+    arrays["v"] = np.broadcast_to(np.eye(9)[None, None], (1, 1, 9, 9)).copy()
+    tiles = {"held_tile": 9, "walked_tile": 9}
+    runner = Interpreter(schedule, arrays, params={"low": low, "high": high}, **tiles)
+    return np.asarray(runner.run()["out"])
+
+
+def test_a_bracket_holds_the_root_or_the_row_is_not_a_number() -> None:
+    schedule = lower(read_spec(load_source(THRESHOLD)))
+    np.testing.assert_allclose(interpreted(schedule, -9.0, 9.0).sum(-1), 3.0, rtol=1e-12)
+    assert np.isnan(interpreted(schedule, 8.0, 9.0)).all()
+    assert np.isnan(interpreted(schedule, -9.0, -8.0)).all()
+
+
+def rounds_of(schedule: Schedule) -> RepeatKernels:
+    (found,) = (kernel for kernel in schedule.kernels if isinstance(kernel, RepeatKernels))
+    return found
+
+
+def changed(schedule: Schedule, old: Kernel, new: Kernel) -> Schedule:
+    kernels = (new if kernel is old else kernel for kernel in schedule.kernels)
+    return replace(schedule, kernels=tuple(kernels))
+
+
+def test_mutants_of_the_rounds_die() -> None:
+    """Without rounds, with a few, or with a bracket that is not stored the sum is off."""
+    schedule = lower(read_spec(load_source(THRESHOLD)))
+    rounds = rounds_of(schedule)
+    (kernel,) = rounds.kernels
+    assert isinstance(kernel, StreamKernel)
+    stuck = replace(kernel, stores=kernel.stores[2:])
+    for mutant in (
+        changed(schedule, rounds, replace(rounds, count=attnc.expressions.tree.number(1))),
+        changed(schedule, rounds, replace(rounds, kernels=(stuck,))),
+    ):
+        assert abs(interpreted(mutant, -9.0, 9.0).sum(-1) - 3.0).max() > 1e-6
+
+
+def test_explain_says_how_many_passes_and_why(powers: attnc.Operator) -> None:
+    text = powers.explain()
+    assert "tau is solved for each row: a pass over the keys for the bracket" in text
+    assert "at most 64 rounds" in text
