@@ -82,9 +82,13 @@ def parted(graph: Graph) -> tuple[tuple[GraphOutput, ...], tuple[GraphOutput, ..
 
 
 def _is_row(output: GraphOutput, keys: set[Axis], graph: Graph) -> bool:
-    indices = output.array.indices
-    over_rows = not graph.rows or graph.rows[-1].axis in {index.axis for index in indices}
-    return over_rows and not any(index.axis in keys for index in indices)
+    axes = [index.axis for index in output.array.indices]
+    held = graph.rows[-1].axis if graph.rows else None
+    if held is not None:
+        if held not in axes:
+            return False
+        axes.remove(held)  # keys may be the same axis: channels that see channels
+    return not any(axis in keys for axis in axes)
 
 
 def lower_outputs(graph: Graph) -> Lowering:

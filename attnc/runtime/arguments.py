@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -18,6 +20,8 @@ from attnc.runtime.call import (
 from attnc.runtime.failures import DtypeError, ValueRangeError
 from attnc.runtime.slots import SHIFTS, Call, Signature
 
+DENSE_BYTES = 1 << 30
+DENSE_LIMIT = "ATTNC_DENSE_LIMIT"  # of the environment: bytes
 SCHEMA_TYPES = {"int": "SymInt?", "real": "float?", "bool": "bool?"}
 
 
@@ -27,6 +31,25 @@ def checked_emits(signature: Signature, emit: Any) -> tuple[str, ...]:
     if names is None or not all(isinstance(name, str) for name in names):
         raise ValueRangeError(signature.name, "emit", 'a tuple, as in ("lse",)', shown(emit))
     return tuple(names)
+
+
+def check_dense(call: Call, wanted: Collection[str]) -> None:
+    """Raises ValueRangeError where a number for each pair of row and key would take more memory
+    than DENSE_BYTES, or than the environment allows: nothing else of a call grows with their
+    product."""
+    signature = call.signature
+    pair = {signature.rows, signature.keys} - {""}
+    for slot in signature.outputs[signature.results :]:
+        if slot.name not in wanted or len(pair) < 2 or not pair <= set(slot.axes):
+            continue
+        shape = call.shape(slot)
+        needed = math.prod(shape) * call.new_output_dtype(slot).itemsize
+        most = int(os.environ.get(DENSE_LIMIT, DENSE_BYTES))
+        if needed > most:
+            room = f"{most / 2**30:.3g} GiB"
+            expected = f"at most {room} of numbers for pairs (or another {DENSE_LIMIT}, in bytes)"
+            got = f"`{slot.name}` of {needed / 2**30:.3g} GiB, {' x '.join(map(str, shape))}"
+            raise ValueRangeError(signature.name, "emit", expected, got)
 
 
 def torched(signature: Signature, values: dict[str, Any]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ operator of its kernel set (see registration).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from attnc.runtime.arguments import checked_emits, flatten, mask_of, torched
+from attnc.runtime.arguments import check_dense, checked_emits, flatten, mask_of, torched
 from attnc.runtime.autograd import Derivatives
 from attnc.runtime.call import bind_arguments, check_call
 from attnc.runtime.failures import DeviceError, DtypeError, UnsupportedError, ValueRangeError
@@ -57,6 +57,11 @@ class KernelOperator:
         mark = f"{'_'.join(sorted(backends))}_{kernels.digest[:16]}"
         self.handle = register(self, "_".join(filter(None, (self.signature.name, name, mark))))
         self._prepared: dict[Any, Any] = {}
+
+    @property
+    def refusals(self) -> Mapping[str, str]:
+        """Why the operator's kernels do not run on a device."""
+        return self.kernels.refusals
 
     def __repr__(self) -> str:
         return f"<attnc operator {self.signature.name}({', '.join(self.signature.keywords)})>"
@@ -139,6 +144,7 @@ class KernelOperator:
         if is_plain(tensors):
             call = check_call(self.signature, tensors, numbers, extras)
             check_reads(call)
+            check_dense(call, emit)
             prepared = self._keep(form, call, wanted, args, kwargs) if form is not None else None
             outputs = prepared.first(call) if prepared is not None else None
             if outputs is None:
@@ -148,6 +154,7 @@ class KernelOperator:
             if not is_watched():
                 call = check_call(self.signature, tensors, numbers, extras)
                 check_reads(call)
+                check_dense(call, emit)
                 if form is not None and self._kept_with_gradients(
                     form, call, (numbers, extras), wanted, args, kwargs
                 ):
@@ -272,6 +279,7 @@ class KernelOperator:
         given, extras = torched(self.signature, tensors), torched(self.signature, extras)
         call = check_call(self.signature, given, numbers, extras)
         check_reads(call)
+        check_dense(call, emit)
         chosen = self._chosen(self.run(call, self._wanted(emit)), emit)
         return tuple(one.numpy() for one in chosen) if type(chosen) is tuple else chosen.numpy()
 
