@@ -2,14 +2,16 @@
 that depend on nothing but the formula, so that equal formulas are one node.
 
     does      inlines definitions, blocks and the lines of an update; writes out `e else d` as a
-              condition on positions; counts a key whose score is -inf as masked
+              condition on positions; counts a key whose score is -inf as masked; puts in what
+              `slope` says for the derivatives that an update asks for
     needs     a checked Spec
     does not  simplify, or order anything
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from attnc.errors import InternalError
 from attnc.expressions.canonical import canonical, set_apart
@@ -35,10 +37,13 @@ from attnc.spec import Block, Definition, KeySource, Repeat, Spec, State
 
 Statement = Definition | Repeat | Block
 SHARED = 2_000_000  # a number that no index of a text reaches, nor one that is set apart
+# The derivative of a number by an array that it reads, over the array's indices.
+Slope = Callable[[Expr, Array], Expr]
 
 
-def build(spec: Spec, emit: Sequence[str] = ()) -> Graph:
-    """The graph of the result and of the emits asked for, in that order.
+def build(spec: Spec, emit: Sequence[str] = (), slope: Slope | None = None) -> Graph:
+    """The graph of the result and of the emits asked for, in that order. `slope`: None leaves
+    `grad` as it is.
 
     Raises InternalError for an emit that the Spec does not have (calls check the name before)."""
     known = {definition.array.name: definition for definition in spec.root.offered}
@@ -47,7 +52,7 @@ def build(spec: Spec, emit: Sequence[str] = ()) -> Graph:
     missing = [name for name in emit if name not in known and name not in states]
     if missing:
         raise InternalError(f"{spec.name} has no emit {', '.join(missing)}")
-    equations = Equations(spec)
+    equations = Equations(spec, slope)
     result = _output(equations, spec.root.result)
     emits = (
         _output(equations, known[name]) if name in known else _final(states[name]) for name in emit
@@ -121,8 +126,9 @@ class Equations:
     A definition is closed once and kept; an update's lines are closed in the order of the text, so
     that a later line sees what an earlier one assigned."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, slope: Slope | None = None) -> None:
         self.spec = spec
+        self.slope = slope
         self.done: dict[str, tuple[tuple[Index, ...], Expr]] = {}
         self.apart: set[bytes] = set()  # bodies in `done`, by digest
         self.assigned: dict[str, Definition] = {}
@@ -241,7 +247,7 @@ class Equations:
         seen = {node.array.name for node in postorder(*outputs) if node.op == "read"}
         carried = {state.array.name for state in block.states}
         for line in block.updates:
-            expr = self.value(line)
+            expr = self.value(self._differentiated(line, block))
             self.assigned[line.array.name] = line
             self.done[line.array.name] = (line.array.indices, set_apart(expr))
         time = block.rows[-1]
@@ -265,6 +271,46 @@ class Equations:
             after.append(_closed_over(self._after(array), _moves(fresh)))
         named = output_indices((time,))[time]
         yield Recurrence(named, tuple(arrays), tuple(first), tuple(after), block.reads_old)
+
+    def _differentiated(self, line: Definition, block: Block) -> Definition:
+        """The line with derivatives written out."""
+        if self.slope is None or not any(node.op == "grad" for node in postorder(line.expr)):
+            return line
+        own = {one.array.name: one for one in block.updates}
+        states = {state.array.name for state in block.states}
+
+        def local(node: Expr) -> Expr:
+            if node.op != "read" or node.array.name in states or node.array.name not in own:
+                return node
+            found = own[node.array.name]
+            return substitute(found.expr, dict(zip(found.array.indices, node.args, strict=True)))
+
+        def change(node: Expr) -> Expr:
+            if node.op != "grad":
+                return node
+            number = node.args[0]
+            while (longer := rewrite(number, local)) != number:
+                number = longer
+            return self._slope(number, node.array, node.args[1:])
+
+        return replace(line, expr=rewrite(line.expr, change))
+
+    def _slope(self, expr: Expr, array: Array, at: tuple[Expr, ...]) -> Expr:
+        """The derivative of an expression of a step by an array of the step as it stands."""
+        assert self.slope is not None
+        own = tuple(_shared(index, place) for place, index in enumerate(array.indices))
+        leaf = Array(f"variable {array.name}", own, array.kind, "input")
+        places = tuple(map(position, array.indices))
+        known = self.done.get(array.name)
+        self.done[array.name] = (array.indices, read(leaf, places))
+        found = self.slope(self.closed(expr), leaf)
+        del self.done[array.name]
+        if known is not None:
+            self.done[array.name] = known
+        self.done[leaf.name] = (array.indices, self._after(array))
+        found = set_apart(self._inline(found))
+        del self.done[leaf.name]
+        return substitute(found, dict(zip(own, at, strict=True)))
 
     def _after(self, array: Array) -> Expr:
         """The value of a state after the step, over the state's own indices."""

@@ -183,10 +183,11 @@ class RowPrinter:
             f"{first} += LANES) {{"
         )
         below = self._laned(printer.within(scope, base), last, first)
-        texts = [(buffer, below.text(expr)) for buffer, expr in pairs]
+        texts = [(buffer, f"spread({unwrapped(below.text(expr))})") for buffer, expr in pairs]
+        if len(pairs) > 1:  # what a store changes, a later text may read
+            texts = [(buffer, below.bind("next", text)) for buffer, text in texts]
         stores = [
-            f"keep_lanes({buffer.name} + {below.offset(buffer)}, spread({unwrapped(text)}));"
-            for buffer, text in texts
+            f"keep_lanes({buffer.name} + {below.offset(buffer)}, {text});" for buffer, text in texts
         ]
         return nested(heads, [*below.lines, *stores])
 

@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
 FAMILIES = (
     "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
-    "linear", "decay", "delta", "ssm",
+    "linear", "decay", "delta", "ssm", "convolution",
 )  # fmt: skip
 LENGTH = 64  # rows and keys of a picture without a map
 INK, PAPER, RULE = (38, 70, 110), (240, 241, 244), (200, 60, 50)
@@ -219,7 +219,7 @@ autograd of the dense formula in float64 as autograd of that formula in the dtyp
 within twice its error. What has no derivative yet is *refused* with the feature that it lacks;
 *derived* are those that nobody has compared yet.
 
-The families convolution, sparse, summary, gate, sampling, axis, edit, cache and system come later.
+The families sparse, summary, gate, sampling, axis, edit, cache and system come later.
 """
 
 TITLES = {
@@ -235,6 +235,7 @@ TITLES = {
     "decay": "States that decay",
     "delta": "States that are corrected",
     "ssm": "State spaces and gated recurrences",
+    "convolution": "Long and short convolutions",
 }
 
 

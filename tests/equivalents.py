@@ -7,6 +7,7 @@ CANCELS = "a factor of all weights of a row cancels in their sum"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
     "linear_attention": {"def feature: > -> >=": "both branches are 1 at 0"},
+    "linear_noncausal": {"def feature: > -> >=": "both branches are 1 at 0"},
     "gated_linear_normalized": {"def feature: > -> >=": "both branches are 1 at 0"},
     "rwkv7": {"removed: k[t] -> (-k[t])": "it stands on both sides of a product"},
     "transformer_xl": {

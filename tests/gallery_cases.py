@@ -17,7 +17,7 @@ from attnc.spec import Spec
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FAMILIES = (
     "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
-    "linear", "decay", "delta", "ssm",
+    "linear", "decay", "delta", "ssm", "convolution",
 )  # fmt: skip
 
 Arrays = dict[str, np.ndarray]
@@ -347,9 +347,21 @@ SETTINGS: dict[str, Setting] = {
             "mamba",
             "mamba2",
             "hgrn",
+            "taylor_linear",
+            "jetblock",
         ),
         Setting(shapes=ROWS),
     ),
+    **dict.fromkeys(("titans_linear", "titans_mlp"), Setting(statics={"chunk": 4}, shapes=ROWS)),
+    # sums over all tokens, and convolutions
+    "performer": Setting(numbers=({"eps": 1e-2},), shapes=ROWS),
+    "linear_noncausal": Setting(numbers=({"eps": 1e-2},), tune=lengths),
+    "icl_linear": Setting(shapes=SQUARE),
+    "bi_wkv": Setting(shapes=SQUARE),
+    "dynamic_conv": Setting(shapes=SQUARE),
+    "gated_conv": Setting(shapes=SQUARE),
+    "sgu": Setting(shapes=SQUARE),
+    "dynamic_depthwise": on_map((3, 4), (5, 2), (1, 1), statics={"size": 5}),
 }
 
 

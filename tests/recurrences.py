@@ -117,6 +117,26 @@ attention momentum(q, k, v) for t:
         S = (1 - sigmoid(alpha[t])) * S + Z
     read: q[t] @ S
 """),
+    "chunk_start": (("coupled", "coupled"), """
+attention chunk_start(q, k, v) for t:
+    input rate: real[b, h, t]
+    state S, S0: real[d, e] = 0
+    update:
+        S0 = where(t % 3 == 0, S, S0)
+        miss = l2norm(d: k[t]) @ S0 - v[t]
+        S = S - sigmoid(rate[t]) * grad(miss @ miss, S0)
+    read: q[t] @ S
+"""),
+    "exchange": (("coupled", "coupled"), """
+attention exchange(x) for t:
+    input x, y: real[b, t, c]
+    state A, B: real[c] = 0
+    update:
+        old = A
+        A = 0.5 * B + x[t]
+        B = 0.5 * old + y[t]
+    read: A - 2 * B
+"""),
     "local_error": (("low rank", "coupled"), """
 attention local_error(q, k, v) for t:
     input beta: real[b, h, t]

@@ -35,6 +35,7 @@ for family in ("softmax", "positional", "window", "grid", "segment", "normalizer
     importlib.import_module(f"references.{family}_family")
 importlib.import_module("references.variants")
 importlib.import_module("references.recurrent_family")
+importlib.import_module("references.linear_family")
 REFERENCES["causal"] = REFERENCES["causal_softmax"]
 
 _spec = importlib.util.spec_from_file_location("gallery", EXAMPLES / "gallery.py")
@@ -221,11 +222,13 @@ SHOWN_BY = {
     "channel_decay": "gla",
     "concat_kv": "concat_kv",
     "constant_decay": "constant_decay",
+    "conv_stage": "jetblock",
     "cross_lengths": "softmax",
     "decode_cache": "causal_softmax",
     "delta_rule": "delta_rule",
     "feature_map": "feature_sum",
     "free_head_dim": "softmax",
+    "gradient_state": "titans_linear",
     "gqa": "causal_softmax",
     "grid_axes": "relative_bias",
     "key_only_score": "aaren",
@@ -257,6 +260,7 @@ SHOWN_BY = {
     "simplex_projection": "sparsemax",
     "sink_keys": "sink_window",
     "sliding_window": "sliding_window",
+    "state_io": "gated_delta",
     "token_axis": "axial",
     "two_pass": "softplus_reweighted",
     "unnormalised": "unnormalised_attention",

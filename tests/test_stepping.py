@@ -56,7 +56,7 @@ def row(spec: Spec, tensors: Tensors, at: int) -> Tensors:
 def stepped(op: Any, spec: Spec, tensors: Tensors) -> tuple[torch.Tensor, Any]:
     state, rows = None, []
     for at in range(SHAPE.rows):
-        out, state = op.step(state, **row(spec, tensors, at))
+        out, state = op.step(state, **row(spec, tensors, at), offset=at)
         rows.append(out)
     place = spec.root.result.array.axes.index(spec.root.rows[-1].axis)
     return torch.stack(rows, place), state

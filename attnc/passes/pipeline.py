@@ -14,6 +14,7 @@ from attnc.passes.chunk import scan
 from attnc.passes.continued import continued
 from attnc.passes.finish import Lowering
 from attnc.passes.fuse import fuse
+from attnc.passes.inner_gradients import slope_by
 from attnc.passes.partial import Form, Pieces, uses
 from attnc.passes.reductions import refuse
 from attnc.passes.simplify import simplify
@@ -101,7 +102,7 @@ def _verified(verify: Callable[[T], None], stage: T) -> T:
 
 def prepare(spec: Spec, emit: Sequence[str] = ()) -> Graph:
     """The Graph after every pass that leaves it a Graph."""
-    graph = _verified(verify_graph, build(spec, emit))
+    graph = _verified(verify_graph, build(spec, emit, slope_by))
     for graph_pass in GRAPH_PASSES:
         graph = _verified(verify_graph, graph_pass(graph))
     return graph

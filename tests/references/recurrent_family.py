@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from references import reference, sigmoid
@@ -120,6 +122,56 @@ def rwkv7(t, n, offset):
         return r @ m["S"] + (r * added * t["bonus"][h]).sum() * v
 
     return by_token(t, step, query="r")
+
+
+@reference
+def titans_linear(t, n, offset):
+    def step(m, b, h, i, q, k, v):
+        alpha, eta, theta = (sigmoid(t[name][b, h, i]) for name in ("alpha", "eta", "theta"))
+        if i == 0:
+            m["momentum"] = np.zeros_like(m["S"])
+        if i % n["chunk"] == 0:
+            m["start"] = m["S"]
+        k, q = unit(k), unit(q)
+        slope = 2 * np.outer(k, m["start"].T @ k - v)
+        m["momentum"] = eta * m["momentum"] - theta * slope
+        m["S"] = (1 - alpha) * m["S"] + m["momentum"]
+        return m["S"].T @ q
+
+    return by_token(t, step)
+
+
+@reference
+def titans_mlp(t, n, offset):
+    """The gradient of a network of two layers, backwards by hand."""
+    erf = np.vectorize(math.erf)
+
+    def gelu(x):
+        return x * (1 + erf(x / np.sqrt(2))) / 2
+
+    def slope_of_gelu(x):
+        return (1 + erf(x / np.sqrt(2))) / 2 + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi)
+
+    def step(m, b, h, i, q, k, v):
+        alpha, eta, theta = (sigmoid(t[name][b, h, i]) for name in ("alpha", "eta", "theta"))
+        if i == 0:
+            m["w"] = [t["a"][h], t["c"][h]]
+            m["z"] = [np.zeros_like(w) for w in m["w"]]
+        if i % n["chunk"] == 0:
+            m["start"] = list(m["w"])
+        first, second = m["start"]
+        k, q = unit(k), unit(q)
+        inner = k @ first
+        error = 2 * (gelu(inner) @ second - v)
+        slopes = [
+            np.outer(k, (second @ error) * slope_of_gelu(inner)),
+            np.outer(gelu(inner), error),
+        ]
+        m["z"] = [eta * z - theta * slope for z, slope in zip(m["z"], slopes, strict=True)]
+        m["w"] = [(1 - alpha) * w + z for w, z in zip(m["w"], m["z"], strict=True)]
+        return gelu(q @ m["w"][0]) @ m["w"][1]
+
+    return by_token(t, step)
 
 
 @reference
