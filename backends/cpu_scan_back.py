@@ -204,11 +204,13 @@ class ReverseScanPrinter(InstancePrinter):
             reads = names_read(_parts(write))
             return reads.union(*(behind.get(name, frozenset()) for name in reads))
 
-        reads = {id(write): all_reads(write) for write in kernel.writes}
+        behind_writes = {id(write): all_reads(write) for write in kernel.writes}
         return tuple(
             write
             for write in kernel.writes
-            if not write.adds and reads[id(write)] & states and not reads[id(write)] & late
+            if not write.adds
+            and behind_writes[id(write)] & states
+            and not behind_writes[id(write)] & late
         )
 
     def _ended(self, scope: Scope) -> list[str]:

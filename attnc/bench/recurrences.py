@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,25 +71,48 @@ def gated_delta(
     g: torch.Tensor,
     beta: torch.Tensor,
     size: int = 64,
+    inside: Callable[..., tuple[torch.Tensor, ...]] | None = None,
+    step: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """A decay and a correction: within a chunk the corrections solve a triangular system."""
-    q, k, v, g, beta = (_chunks(x, size) for x in (q, k, v, g, beta))
+    """A decay and a correction: within a chunk the corrections solve a triangular system.
+    `inside`, `step`: its two parts, compiled."""
+    parts = (inside or delta_inside)(*(_chunks(x, size) for x in (q, k, v, g, beta)))
+    state = torch.zeros_like(parts[1][:, :, 0, :1].mT * parts[0][:, :, 0, :1])
+    rows = []
+    for chunk in zip(*(x.unbind(2) for x in parts), strict=True):
+        row, state = (step or delta_step)(state, *chunk)
+        rows.append(row)
+    return torch.stack(rows, 2).flatten(2, 3)
+
+
+def delta_inside(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, beta: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """What chunks do by themselves: all but the state."""
     g = g.cumsum(-1)
     end, gaps = g[..., -1:], _gaps(g)
     matrix = (beta[..., None] * (k @ k.mT) * gaps).tril(-1)
     right = torch.cat([beta[..., None] * v, (beta * g.exp())[..., None] * k], -1)
-    eye = torch.eye(size, dtype=q.dtype)
+    eye = torch.eye(k.shape[-2], dtype=q.dtype)
     solved = torch.linalg.solve_triangular(eye + matrix, right, upper=False, unitriangular=True)
     values, keys = solved.split([v.shape[-1], k.shape[-1]], -1)
     weight, read = (q @ k.mT) * gaps, q * g.exp()[..., None]
     left = (k * (end - g).exp()[..., None]).mT
-    state = torch.zeros_like(left[:, :, 0] @ v[:, :, 0])
-    rows = []
-    for n in range(q.shape[2]):
-        new = values[:, :, n] - keys[:, :, n] @ state
-        rows.append(read[:, :, n] @ state + weight[:, :, n] @ new)
-        state = state * end[:, :, n, :, None].exp() + left[:, :, n] @ new
-    return torch.stack(rows, 2).flatten(2, 3)
+    return values, keys, weight, read, left, end.exp()
+
+
+def delta_step(
+    state: torch.Tensor,
+    values: torch.Tensor,
+    keys: torch.Tensor,
+    weight: torch.Tensor,
+    read: torch.Tensor,
+    left: torch.Tensor,
+    decay: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A chunk with the state before it: its rows, and the state after it."""
+    new = values - keys @ state
+    return read @ state + weight @ new, state * decay[..., None] + left @ new
 
 
 def _chunks(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -111,14 +135,30 @@ def _scanned(added: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
     return torch.stack(found, 2)
 
 
+def by_parts(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, beta: torch.Tensor
+) -> torch.Tensor:
+    """gated_delta, its two parts compiled and the loop over chunks left to Python: the whole, whose
+    loop the compiler unrolls, takes it many minutes."""
+    return gated_delta(q, k, v, g, beta, inside=_compiled(delta_inside), step=_compiled(delta_step))
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    made: Callable[..., Any] = torch.compile(function, dynamic=False)
+    return made
+
+
 @dataclass(frozen=True)
 class ScanCase:
-    """An operator and its peer; `gates`: its further inputs, and whether each is over channels."""
+    """An operator and its peer; `gates`: its further inputs, and whether each is over channels.
+    `compiled`: the peer compiled by parts, None: as it is."""
 
     name: str
     update: str
     peer: Peer
     gates: tuple[tuple[str, bool], ...]
+    compiled: Peer | None = None
 
     @property
     def text(self) -> str:
@@ -144,7 +184,7 @@ class ScanCase:
 CASES = (
     ScanCase("scalar decay", DECAY, scalar_decay, (("g", False),)),
     ScanCase("channel decay", DECAY, channel_decay, (("g", True),)),
-    ScanCase("gated delta", DELTA, gated_delta, (("g", False), ("beta", False))),
+    ScanCase("gated delta", DELTA, gated_delta, (("g", False), ("beta", False)), by_parts),
 )
 
 
@@ -163,7 +203,8 @@ class ScanRow:
 def run_scans(
     compiled: bool, runs: int = 3, seconds: float = 4.0, only: tuple[str, ...] = ()
 ) -> Iterator[ScanRow]:
-    """Two rows for each case. `compiled`: torch.compile of the peer too, which takes minutes."""
+    """Two rows for each case. `compiled`: torch.compile of the peer too, which takes
+    minutes."""
     import attnc
 
     for case in CASES:
@@ -182,9 +223,9 @@ def run_case(
     given = torch.randn_like(tensors["v"])
     peers = {"eager": case.peer}
     if compiled:
-        peers["compile"] = torch.compile(case.peer, dynamic=False)
+        peers["compile"] = case.compiled or torch.compile(case.peer, dynamic=False)
     forms: dict[str, Callable[..., torch.Tensor]] = {
-        "attnc": lambda *x: operator(*x[:3], **dict(zip(list(tensors)[3:], x[3:], strict=True))),
+        "attnc": lambda *x: called(operator, dict(zip(tensors, x, strict=True))),
         **peers,
     }
 
@@ -198,6 +239,13 @@ def run_case(
     for what, made in (("forward", forward), ("forward + backward", trained)):
         calls = {name: made(run) for name, run in forms.items()}
         yield _timed(case, what, calls, errors, runs, seconds)
+
+
+def called(operator: Any, tensors: dict[str, torch.Tensor], **options: Any) -> Any:
+    """The operator on a case's inputs: the first three by place."""
+    names = list(tensors)
+    rest = {name: tensors[name] for name in names[3:]}
+    return operator(*(tensors[name] for name in names[:3]), **rest, **options)
 
 
 def _timed(

@@ -52,6 +52,7 @@ def command(
     from attnc.bench.figures import run_figures
     from attnc.bench.measure import multiply_ceiling
     from attnc.bench.recurrences import run_scans
+    from attnc.bench.scan_figures import LONG, run_scan_figures
     from attnc.bench.suite import bench_set, quick_set
     from attnc.bench.table import machine_line, run_set
     from attnc.cli import bench_tables
@@ -81,9 +82,12 @@ def command(
         screen.print(*bench_tables.training_table(trained, at_most()), sep="\n")
         written["backward"] = [bench_tables.plain_training(row) for row in trained]
     if which in ("scans", "all"):
-        scanned = list(run_scans(not quick, runs, seconds, only))
+        scanned = _each(screen, run_scans(not quick, runs, seconds, only))
         screen.print(bench_tables.scan_table(scanned))
+        figures = list(run_scan_figures(only, 8192 if quick else LONG))
+        screen.print(*bench_tables.figures_table(figures), sep="\n")
         written["scans"] = [bench_tables.plain_scan(row) for row in scanned]
+        written["scan figures"] = [vars(figure) for figure in figures]
     if which in ("calls", "all"):
         figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]
         screen.print(*bench_tables.figures_table(figures), sep="\n")
@@ -94,6 +98,16 @@ def command(
 
 def _chosen(cases: list[Any], only: tuple[str, ...]) -> list[Any]:
     return [case for case in cases if not only or any(text in case.name for text in only)]
+
+
+def _each(screen: Any, rows: Iterable[Any]) -> list[Any]:
+    """The rows of recurrences, each announced as it is done."""
+    found = []
+    for row in rows:
+        found.append(row)
+        ratios = ", ".join(f"{name} {ratio:.2f}" for name, ratio in row.ratios.items())
+        screen.print(f"  {row.case.name}, {row.what}: {ratios}", style="dim")
+    return found
 
 
 def _followed(screen: Any, rows: Iterable[Any]) -> list[Any]:
