@@ -145,11 +145,13 @@ def hostile(case: ScanCase, rows: int, width: int, dtype: torch.dtype) -> dict[s
 
 def sequential(tensors: dict[str, torch.Tensor], kind: type) -> Array:
     """The operators of CASES one row after another in the precision of `kind`: [h, t, e]."""
-    every = {name: x[0].float().numpy().astype(kind) for name, x in tensors.items()}
+    every: dict[str, Array] = {
+        name: x[0].float().numpy().astype(kind) for name, x in tensors.items()
+    }
     q, k, v = (every[name] for name in "qkv")
     decay = np.exp(every["g"]).reshape(*k.shape[:2], -1, 1)
     beta = every.get("beta")
-    state = np.zeros((k.shape[0], k.shape[2], v.shape[2]), kind)
+    state: Array = np.zeros((k.shape[0], k.shape[2], v.shape[2]), kind)
     out = np.empty_like(v)
     for t in range(k.shape[1]):
         key, new = k[:, t, :, None], v[:, t, None, :]

@@ -1,0 +1,75 @@
+"""Recurrences over 64k rows with decays from 1e-6 to 1 and resets: finite, and as near to float64
+as the sequential form; how long the blocks of a backward are changes nothing."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import attnc
+from attnc.bench.recurrences import CASES, ScanCase, called
+from attnc.bench.scan_figures import LONG, hostile, sequential, stability
+from attnc.front import load_source, read_spec
+from attnc.operator import Operator
+from attnc.passes import scan_gradients
+
+WIDTH = 3  # few numbers a row, so that the yardstick's loop over rows is short
+BLOCKS = (1, 7, 32, 300)
+
+
+@cache
+def operator_of(case: ScanCase) -> Any:
+    return attnc.compile(case.text, name="bench", backend="cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_long_and_hostile(case: ScanCase, dtype: torch.dtype) -> None:
+    figure = stability(case, operator_of(case), dtype, LONG, WIDTH)
+    assert figure.holds, figure
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_yardstick_is_the_operator(case: ScanCase) -> None:
+    tensors = hostile(case, 200, WIDTH, torch.float64)
+    truth = torch.from_numpy(operator_of(case).reference(**tensors))
+    torch.testing.assert_close(
+        torch.from_numpy(sequential(tensors, float))[None], truth, rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_gradients_of_hostile_decays(case: ScanCase) -> None:
+    """Finite, and those of float64 to within the rounding of the inputs' type."""
+    tensors = hostile(case, 3000, WIDTH, torch.float32)
+    found = gradients(operator_of(case), tensors)
+    exact = gradients(operator_of(case), {name: x.double() for name, x in tensors.items()})
+    for name, slope in found.items():
+        assert slope.isfinite().all(), name
+        assert (slope - exact[name]).norm() <= 1e-5 * exact[name].norm(), name
+
+
+def gradients(operator: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    leaves = {name: x.clone().requires_grad_() for name, x in tensors.items()}
+    out = called(operator, leaves)
+    draw = torch.Generator().manual_seed(3)
+    given = torch.randn(out.shape, generator=draw).to(out.dtype)
+    return dict(zip(leaves, torch.autograd.grad(out, list(leaves.values()), given), strict=True))
+
+
+@pytest.mark.parametrize("rows", [1, 7, 300, 301])
+def test_blocks_of_the_backward_change_nothing(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states of a block are computed again by the same operations: the same bits."""
+    case = CASES[2]
+    spec = read_spec(load_source(case.text))
+    tensors = hostile(case, rows, WIDTH, torch.float32)
+    wanted: dict[str, torch.Tensor] | None = None
+    for every in BLOCKS:
+        monkeypatch.setattr(scan_gradients, "ROWS", {2: every})
+        found = gradients(Operator(spec, "cpu"), tensors)
+        for name, slope in found.items():
+            assert wanted is None or torch.equal(slope, wanted[name]), (name, every)
+        wanted = found
