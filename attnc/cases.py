@@ -125,6 +125,8 @@ def _draw_lengths(
     rows = {index.axis for index in spec.root.rows}
     keys = {index.axis for source in spec.root.sources for index in source.keys}
     first_keys = {index.axis for index in spec.root.sources[0].keys} if spec.root.sources else set()
+    if not spec.root.sources:  # a pipeline: its blocks have keys
+        first_keys = {axis for axis in measured_axes(spec) if axis.shifted == "key_offset"}
     spare = (5, 3, shape.rows + shape.keys + shape.offset + 1, 17, max(shape.rows, shape.keys) + 1)
     known = {"b": shape.batch, "h": shape.key_heads * shape.group, "d": shape.width}
     known["e"] = shape.value_width

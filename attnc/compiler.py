@@ -20,6 +20,7 @@ from attnc.stages import Stages
 
 if TYPE_CHECKING:
     from attnc.operator import Operator
+    from attnc.schedule import Schedule
 
 BACKENDS = ("auto", "triton", "cpu", "eager", "numpy")
 
@@ -75,7 +76,25 @@ def lower(spec: Spec, asked: Sequence[str] | None = None) -> Stages:
     try:
         return Stages(spec, graph, lower_spec(spec, emits), None)
     except UnsupportedError as refusal:
-        return Stages(spec, graph, None, refusal)
+        return _lower_pipeline(spec, Stages(spec, graph, None, refusal))
+
+
+def _lower_pipeline(spec: Spec, refused: Stages) -> Stages:
+    """Spec -> Pipeline; what was refused, where there is nothing to take apart, with the reason of
+    the stage that no kernel runs."""
+    from attnc.emission.kernel_set import emit_kernels
+    from attnc.passes.stages import has_stages, stages
+
+    def accept(schedule: Schedule) -> None:
+        emit_kernels({"cpu": schedule, "triton": schedule})
+
+    if not has_stages(spec):
+        return refused
+    whole = lower_reference(spec)
+    try:
+        return Stages(spec, whole.graph, None, None, stages(spec, accept))
+    except UnsupportedError as refusal:
+        return Stages(spec, refused.graph, None, refusal)
 
 
 def lower_reference(spec: Spec) -> Stages:
@@ -100,7 +119,10 @@ def emit_module(spec: Spec, stages: Stages | None = None) -> str:
     from attnc.family import members
 
     stages = stages or lower(spec)
-    return print_module(stages, members(stages))
+    if stages.pipeline is not None:
+        found = {one.block: members(one.stages) for one in stages.pipeline.kernels}
+        return print_module(stages, found)
+    return print_module(stages, {"": members(stages)})
 
 
 def emit_kernels(stages: Stages) -> str:
@@ -135,14 +157,16 @@ def load_module(text: str, name: str) -> Any:
     return module
 
 
-def load_chapter(stages: Stages, module: Any, name: str) -> None:
-    """Adds a further kernel set to a module that was imported with the first alone: its text is
-    written to the cache and runs in the module's namespace."""
+def load_chapter(stages: Stages, module: Any, stage: str, name: str) -> None:
+    """Adds a further kernel set, of a stage if one is named, to a module that was imported with the
+    first alone: its text is written to the cache and runs in the module's namespace."""
     from attnc.emission.module import module_digest, print_chapter
+    from attnc.emission.pipeline import stage_of
     from attnc.family import member_or_refusal
 
-    text = print_chapter(stages, name, member_or_refusal(stages, name))
-    path = _written(f"{stages.spec.name}_{name}_{module_digest(text)}.py", text)
+    own = stage_of(stages, stage).stages if stage else stages
+    text = print_chapter(stages, name, member_or_refusal(own, name), stage)
+    path = _written(f"{own.spec.name}_{name}_{module_digest(text)}.py", text)
     namespace = vars(module)
     exec(builtins.compile(text, str(path), "exec"), namespace)
     namespace.pop("tl", None)  # new functions of Triton: the next launch takes them too

@@ -16,8 +16,8 @@ from attnc.schedule import (
     StreamKernel,
     WalkedLoop,
 )
-from attnc.spec import Spec
-from attnc.stages import Member, Stages
+from attnc.spec import Definition, Spec
+from attnc.stages import Member, Pipeline, Stages
 
 PATHS = {
     "auto": "C++ kernels for tensors on the CPU, Triton kernels for tensors on a GPU",
@@ -34,6 +34,8 @@ DEVICES = {"cpu": "on the CPU", "triton": "on a GPU"}
 def explain(spec: Spec, stages: Stages, backend: str) -> str:
     """The explanation as text, one fact a line."""
     lines = [f"{spec.name}: {PATHS[backend]}"]
+    if stages.pipeline is not None:
+        return "\n".join([*lines, *_pipeline(spec, stages.pipeline, backend)])
     if stages.schedule is None:
         lines.append(f"  no kernel: {stages.refusal}")
         return "\n".join(lines)
@@ -51,6 +53,31 @@ def explain(spec: Spec, stages: Stages, backend: str) -> str:
             f"  {line}" for name in DERIVATIVES for line in _derivative(stages, name, devices)
         ]
     return "\n".join(lines)
+
+
+def _pipeline(spec: Spec, pipeline: Pipeline, backend: str) -> list[str]:
+    """What runs in which order: kernels with what they are given, and what equations became."""
+    from attnc.backends.composed import Equation, steps_of
+
+    kernels = len(pipeline.kernels)
+    lines = [f"  a pipeline: {kernels} operator{'s' * (kernels != 1)}, equations in torch between"]
+    for step in steps_of(spec, pipeline):
+        if isinstance(step, Equation):
+            lines.append(f"  {_equation(step.definition)}")
+            lines += [f"    {one}" for one in step.became or ("point by point",)]
+            continue
+        made = ", ".join(name for name, _ in step.provides)
+        given = ", ".join(array.name for _, array in step.arguments)
+        lines.append(f"  stage {step.block}: makes {made} of {given}")
+        own = explain(step.stages.spec, step.stages, backend).splitlines()[1:]
+        lines += [f"  {line}" for line in own]
+    return lines
+
+
+def _equation(definition: Definition) -> str:
+    """The left side of an equation and the start of its right side."""
+    axes = ", ".join(index.name for index in definition.array.indices)
+    return f"{definition.array.name}[{axes}] = {expression_text(definition.expr, 80)}"
 
 
 def _derivative(stages: Stages, name: str, devices: tuple[str, ...]) -> list[str]:

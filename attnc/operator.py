@@ -120,7 +120,9 @@ class Operator:
         from attnc.compiler import load_chapter
 
         if hasattr(operator, "family"):
-            operator.family.load = partial(load_chapter, self.stages, module)
+            operator.family.load = partial(load_chapter, self.stages, module, "")
+        for name, stage in getattr(operator, "stages", {}).items():
+            stage.family.load = partial(load_chapter, self.stages, module, name)
 
     def reference(self, /, *args: Any, **kwargs: Any) -> Any:
         """The oracle's answer to a call: float64 NumPy arrays; with `emit`, a tuple."""
@@ -150,7 +152,7 @@ class Operator:
             return operator
         chosen = _restricted(self.module, self.backend)
         if not chosen.backends:
-            why = " ".join(chosen.kernels.refusals.values())
+            why = " ".join(dict.fromkeys(chosen.refusals.values()))
             raise UnsupportedError(why or "this operator", self.backend, ("eager", "numpy"))
         self._load_further(self.module, chosen)
         return chosen
@@ -167,4 +169,6 @@ def _restricted(module: Any, backend: str) -> Any:
         made: dict[str, Any] = module.backends_of(kernels, vars(module), (device,))
         return {**made, "cpu": made["cuda"]} if interpreted and "cuda" in made else made
 
+    if hasattr(operator := module.operator, "stages"):
+        return operator.on(build)
     return module.Family(module.SETS, build, module.KernelOperator).operator()

@@ -46,6 +46,8 @@ def mask_and_tiles(
     from attnc.compiler import lower
 
     stages = lower(spec)
+    if stages.pipeline is not None:
+        raise AttncError(f"{spec.name} is a pipeline: its stages have masks, it has none to draw")
     if stages.schedule is None:
         assert stages.refusal is not None
         raise stages.refusal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attnc.build import first_value
+from attnc.build import blocks, first_value
 from attnc.divisors import divisor_requirements
 from attnc.expressions.index import Axis
 from attnc.expressions.text import expression_text
@@ -123,7 +123,9 @@ def lengths_of(arrays: Iterable[Array]) -> tuple[LengthArgument, ...]:
 
 
 def _shifted(spec: Spec, which: str) -> Axis | None:
-    """The axis whose first position the call moves: of rows, or of keys."""
-    rows = (index.axis for index in spec.root.rows)
-    keys = (key.axis for source in spec.root.sources for key in source.keys)
+    """The axis whose first position the call moves: of rows, or of keys (of a pipeline those of its
+    blocks)."""
+    bodies = list(blocks(spec.root))
+    rows = (index.axis for body in bodies for index in body.rows)
+    keys = (key.axis for body in bodies for source in body.sources for key in source.keys)
     return next((axis for axis in (*rows, *keys) if axis.shifted == which), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnc.errors import UnsupportedError
+from attnc.expressions.index import Axis
+from attnc.expressions.tree import Array
 from attnc.graph import Graph
 from attnc.schedule import Schedule
 from attnc.signature import Signature
@@ -13,13 +15,45 @@ from attnc.spec import Spec
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """What the compiler made of a Spec. Without a schedule no kernel
-    runs it, and `refusal` says why."""
+    """What the compiler made of a Spec: a schedule, or a pipeline of several with equations
+    between them. Without either no kernel runs it, and `refusal` says why."""
 
     spec: Spec
     graph: Graph
     schedule: Schedule | None
     refusal: UnsupportedError | None
+    pipeline: Pipeline | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KernelStage:
+    """A block of a body as an operator of its own.
+
+    block       the block's name
+    stages      what the compiler made of it
+    arguments   its inputs by name: the arrays of the pipeline that they are given
+    lengths     its params that are lengths of the pipeline's axes
+    provides    the arrays of the pipeline that it makes: the names of its outputs
+    """
+
+    block: str
+    stages: Stages
+    arguments: tuple[tuple[str, Array], ...]
+    lengths: tuple[tuple[str, Axis], ...]
+    provides: tuple[tuple[str, str], ...]
+
+    @property
+    def signature(self) -> Signature:
+        assert self.stages.schedule is not None
+        return self.stages.schedule.signature
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Blocks that kernels run, in an order in which each comes after those that it reads; all other
+    equations of the body run between them as torch operations."""
+
+    kernels: tuple[KernelStage, ...]
 
 
 @dataclass(frozen=True, slots=True)

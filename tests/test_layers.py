@@ -42,11 +42,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.signature",),
     ("attnc.graph", "attnc.graph_text"),
     ("attnc.schedule", "attnc.schedule_text"),
+    ("attnc.stages",),
     ("attnc.build", "attnc.divisors", "attnc.signature_of", "attnc.verify"),
     ("attnc.passes",),
     ("attnc.backends",),
     ("attnc.cases",),
-    ("attnc.stages",),
     ("attnc.emission", "attnc.explanation", "attnc.family"),
     (
         "attnc.compiler",

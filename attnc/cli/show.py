@@ -113,17 +113,38 @@ def stage_text(spec: Spec, stage: str) -> str:
         return emit_eager(spec)
     stages = compiler.lower(spec)
     if stage == "graph":
-        from attnc.graph_text import graph_text
-
-        return graph_text(stages.graph)
+        return _graph_text(stages)
     if stage == "explain":
         from attnc.explanation import explain
 
         return explain(spec, stages, "auto")
-    if stages.schedule is None:
-        assert stages.refusal is not None
+    if stages.refusal is not None:
         raise stages.refusal
+    if stages.pipeline is not None and stage != "source":
+        parts = ((one.block, _kernel_text(one.stages, stage)) for one in stages.pipeline.kernels)
+        return "\n".join(f"stage {name}\n{text}" for name, text in parts)
     return _kernel_text(stages, stage)
+
+
+def _graph_text(stages: Stages) -> str:
+    """The graph; of a pipeline those of its stages, with the equations between them."""
+    from attnc.graph_text import graph_text
+
+    if stages.pipeline is None:
+        return graph_text(stages.graph)
+    from attnc.backends.composed import Equation, steps_of
+    from attnc.expressions.text import expression_text
+
+    parts = []
+    for step in steps_of(stages.spec, stages.pipeline):
+        if isinstance(step, Equation):
+            array = step.definition.array
+            axes = ", ".join(str(index) for index in array.indices)
+            parts.append(f"{array.name}[{axes}] = {expression_text(step.definition.expr)}\n")
+            continue
+        given = ", ".join(f"{name} = {array.name}" for name, array in step.arguments)
+        parts.append(f"stage {step.block}({given})\n{graph_text(step.stages.graph)}")
+    return "\n".join(parts)
 
 
 def member_text(spec: Spec, stage: str, member: str) -> str:
@@ -149,6 +170,8 @@ def _kernel_text(stages: Stages, stage: str) -> str:
     from attnc.backends import cpu, triton
     from attnc.schedule_text import schedule_text
 
+    if stage == "source":
+        return compiler.emit_module(stages.spec, stages)
     assert stages.schedule is not None
     if stage == "schedule":
         return schedule_text(stages.schedule)

@@ -31,17 +31,23 @@ class SetText:
     entry: str
 
 
-def print_member(spec: Spec, member: Member, separate: bool) -> SetText:
+def stage_prefix(stage: str) -> str:
+    """What the names of a pipeline's stage have before the suffix of a kernel set."""
+    return f"_{stage.upper()}_" if stage else ""
+
+
+def print_member(spec: Spec, member: Member, separate: bool, stage: str = "") -> SetText:
     """The text of a kernel set.
 
     separate    whether batch entries of the operator never mix
+    stage       of a pipeline, whose stage it is
     Raises UnsupportedError where no backend can run it."""
     title = member.name.replace("_", " ")
     suffix = f"_{member.name.upper()}"
     texts, refusals = emit_kernels(member.schedules)
     return print_set(
         spec, member.signature, texts, suffix, title, separate, member.results, member.links,
-        refusals,
+        refusals, stage,
     )  # fmt: skip
 
 
@@ -72,32 +78,41 @@ def print_set(
     results: int = 1,
     links: Links | None = None,
     refusals: Mapping[str, str] | None = None,
+    stage: str = "",
 ) -> SetText:
     """The text of a set whose kernels are printed. Of a module's first set the suffix is empty."""
+    prefix = stage_prefix(stage)
+    whole = prefix + suffix
     parts = {
-        "signature": print_signature(spec, signature, suffix, results, separate),
-        "cpu": _cpu_text(texts["cpu"], suffix) if "cpu" in texts else "",
-        "triton": _triton_text(texts["triton"], suffix, spec.name) if "triton" in texts else "",
+        "signature": print_signature(spec, signature, suffix, results, separate, prefix),
+        "cpu": _cpu_text(texts["cpu"], whole) if "cpu" in texts else "",
+        "triton": _triton_text(texts["triton"], suffix, spec.name, whole)
+        if "triton" in texts
+        else "",
     }
     content = (attnc.__version__, *parts.values(), repr(links))
     digest = hashlib.sha256("\0".join(content).encode()).hexdigest()
     name = suffix.lower().strip("_")
-    fields = [f"SIGNATURE{suffix}", repr(digest[:40])]
-    fields += [f"cpu=CPU_SOURCE{suffix}"] if parts["cpu"] else []
-    fields += [f"cuda=TRITON_KERNELS{suffix}"] if parts["triton"] else []
+    fields = [f"SIGNATURE{whole}", repr(digest[:40])]
+    fields += [f"cpu=CPU_SOURCE{whole}"] if parts["cpu"] else []
+    fields += [f"cuda=TRITON_KERNELS{whole}"] if parts["triton"] else []
     fields += [f"links={_links(links)}"] if links and links != Links() else []
     if refusals:
         devices = {"triton": "cuda", "cpu": "cpu"}
         fields.append(f"refusals={ {devices[name]: why for name, why in refusals.items()}!r}")
     body = "".join(f"    {field},\n" for field in fields)
-    entry = f"SETS[{name!r}] = KernelSet(\n{body})"
-    return SetText(title=title, entry=entry, **parts)
+    entry = f"{_sets(stage)}[{name!r}] = KernelSet(\n{body})"
+    return SetText(title=f"{stage}: {title}" if stage else title, entry=entry, **parts)
 
 
-def print_refusal(name: str, refusal: UnsupportedError) -> str:
+def print_refusal(name: str, refusal: UnsupportedError, stage: str = "") -> str:
     """The entry of a set that cannot be derived."""
     words = (refusal.feature, refusal.backend, tuple(refusal.instead))
-    return f"SETS[{name!r}] = Refusal{words!r}"
+    return f"{_sets(stage)}[{name!r}] = Refusal{words!r}"
+
+
+def _sets(stage: str) -> str:
+    return f"SETS[{stage!r}]" if stage else "SETS"
 
 
 def cpu_headers() -> str:
@@ -120,7 +135,7 @@ def triton_prelude() -> str:
     return read_template("triton/prelude.py.jinja").strip("\n")
 
 
-def _triton_text(text: str, suffix: str, operator: str) -> str:
+def _triton_text(text: str, suffix: str, operator: str, whole: str) -> str:
     """The functions and the table; the prelude stands once in the module. A training form has the
     operator's own names for its kernels: within a module they take the set's name."""
     body = text.replace(triton_prelude(), "", 1).strip("\n")
@@ -128,7 +143,7 @@ def _triton_text(text: str, suffix: str, operator: str) -> str:
         if suffix.lower() not in name.removeprefix(f"kernel_{operator}"):
             body = re.sub(rf"\b{name}\b", name + suffix.lower(), body)
     head, table, rest = body.rpartition("TRITON_KERNELS = ")
-    return f"{head}TRITON_KERNELS{suffix} = {rest}" if table else body
+    return f"{head}TRITON_KERNELS{whole} = {rest}" if table else body
 
 
 def defined_names(text: str) -> set[str]:

@@ -19,13 +19,13 @@ from attnc.emission.kernel_set import (
     SetText,
     cpu_headers,
     defined_names,
-    emit_kernels,
     print_member,
     print_refusal,
     print_set,
     triton_prelude,
 )
 from attnc.emission.names import check_names
+from attnc.emission.pipeline import composed_names, first_set, print_composed, sets_line, stage_of
 from attnc.emission.python_numbers import print_python
 from attnc.emission.separate import keeps_batch_apart
 from attnc.errors import InternalError, UnsupportedError
@@ -60,6 +60,7 @@ SUPPORT = (
     "assembly",
     "selfcheck",
 )
+PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "pipeline")
 SCRIPT_LINES = (
     'if __name__ == "__main__":',
     "    raise SystemExit(check_module(operator, reference))",
@@ -80,28 +81,34 @@ class ModuleText:
     eager: str
     cpu_headers: str
     triton_prelude: str
+    sets: str
     chapters: tuple[str, ...]
+    composed: str
     assembly: str
 
 
-def print_module(
-    stages: Stages, members: Mapping[str, Member | UnsupportedError] | None = None
-) -> str:
-    """The text of the module of an operator; without a schedule, of its dense formula alone.
+Members = Mapping[str, "Member | UnsupportedError"]
 
-    members    the further kernel sets, or why there is none, by name
+
+def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -> str:
+    """The text of the module of an operator; without kernels, of its dense formula alone.
+
+    members    by stage (`""` is the operator itself) the further kernel sets, or why there is none
     Raises AttncError for names that Python cannot carry."""
     from attnc.backends import eager
     from attnc.signature_of import signature_of
 
-    spec, schedule = stages.spec, stages.schedule
+    spec, schedule, pipeline = stages.spec, stages.schedule, stages.pipeline
+    kernels = schedule is not None or pipeline is not None
     signature = schedule.signature if schedule else signature_of(spec, stages.graph)
-    support = bundle_runtime(SUPPORT if schedule else REFERENCE_SUPPORT)
+    own = PIPELINE_SUPPORT if pipeline else SUPPORT if kernels else REFERENCE_SUPPORT
+    support = bundle_runtime(own)
     check_names(signature, support)
-    first = _first_set(stages, signature)
-    chapters = [_render_chapter(first)] if schedule else []
-    for name, member in (members or {}).items():
-        chapters.append(print_chapter(stages, name, member))
+    chapters = [_render_chapter(first_set(stages))] if schedule else []
+    for one in pipeline.kernels if pipeline else ():
+        chapters.append(_render_chapter(first_set(one.stages, one.block)))
+    for stage, found in (members or {}).items():
+        chapters += [print_chapter(stages, name, one, stage) for name, one in found.items()]
     _check_apart(chapters)
     text = ModuleText(
         name=spec.name,
@@ -110,37 +117,47 @@ def print_module(
         call_example=_call_example(signature),
         support=support,
         banner=BANNER,
-        signature="" if schedule else first.signature,
+        signature="" if schedule else _plain_set(stages, signature).signature,
         eager=eager.emit_eager(spec).strip("\n"),
-        cpu_headers=cpu_headers() if schedule else "",
-        triton_prelude=triton_prelude() if schedule else "",
+        cpu_headers=cpu_headers() if kernels else "",
+        triton_prelude=triton_prelude() if kernels else "",
+        sets=sets_line(pipeline),
         chapters=tuple(chapters),
-        assembly=_print_assembly(
-            signature, _renamed(eager.argument_names(spec)), schedule is not None
-        ),
+        composed=print_composed(stages) if pipeline else "",
+        assembly=_print_assembly(signature, _renamed(eager.argument_names(spec)), _made(stages)),
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
 
 
-def print_chapter(stages: Stages, name: str, member: Member | UnsupportedError) -> str:
-    """A further kernel set as a text that runs in the module's namespace."""
+def print_chapter(
+    stages: Stages, name: str, member: Member | UnsupportedError, stage: str = ""
+) -> str:
+    """A further kernel set, of a stage where one is named, as a text that runs in the module's
+    namespace."""
     if isinstance(member, UnsupportedError):
-        return print_refusal(name, member)
+        return print_refusal(name, member, stage)
+    own = stage_of(stages, stage).stages if stage else stages
     try:
-        return _render_chapter(print_member(stages.spec, member, keeps_batch_apart(stages.graph)))
+        return _render_chapter(print_member(own.spec, member, keeps_batch_apart(own.graph), stage))
     except UnsupportedError as refusal:
-        return print_refusal(name, refusal)
+        return print_refusal(name, refusal, stage)
 
 
-def _first_set(stages: Stages, signature: Signature) -> SetText:
-    """The operator's own kernels, for every backend that can run them; none without a schedule."""
-    schedule = stages.schedule
-    found = emit_kernels({"cpu": schedule, "triton": schedule}) if schedule else ({}, {})
-    texts, refusals = found
-    separate = keeps_batch_apart(stages.graph)
-    return print_set(
-        stages.spec, signature, texts, title="the operator", separate=separate, refusals=refusals
-    )
+def _plain_set(stages: Stages, signature: Signature) -> SetText:
+    """The signature of an operator without kernels of its own."""
+    return print_set(stages.spec, signature, {}, separate=keeps_batch_apart(stages.graph))
+
+
+def _made(stages: Stages) -> tuple[str, ...]:
+    """The lines that make the operator."""
+    if stages.pipeline is not None:
+        names = composed_names(stages)
+        made = f"pipeline_of(SIGNATURE, composed, {names!r}, SETS, globals())"
+    elif stages.schedule is not None:
+        made = "family_of(SETS, globals()).operator()"
+    else:
+        return ("operator = reference",)
+    return (f"operator = {made}", "BACKENDS = operator.backends")
 
 
 def _render_chapter(text: SetText) -> str:
@@ -177,7 +194,9 @@ def _renamed(names: dict[str, str]) -> dict[str, str]:
     return {name: other for name, other in names.items() if name != other}
 
 
-def _print_assembly(signature: Signature, eager_names: dict[str, str], kernels: bool) -> str:
+def _print_assembly(
+    signature: Signature, eager_names: dict[str, str], made: tuple[str, ...]
+) -> str:
     inputs = [t.name for t in signature.inputs if t.positional]
     optional = [f"{t.name}=None" for t in signature.inputs if not t.positional and t.optional]
     needed = [t.name for t in signature.inputs if not t.positional and not t.optional]
@@ -190,10 +209,9 @@ def _print_assembly(signature: Signature, eager_names: dict[str, str], kernels: 
     head = ", ".join([*inputs, "*", *keywords, *extras, "emit=()"])
     names = [one.partition("=")[0] for one in [*keywords, *extras, "emit"]]
     passed = ", ".join([*inputs, *(f"{name}={name}" for name in names)])
-    made = ["operator = family_of(SETS, globals()).operator()", "BACKENDS = operator.backends"]
     lines = [
         f"reference = EagerOperator(SIGNATURE, eager, {eager_names!r})",
-        *(made if kernels else ["operator = reference"]),
+        *made,
         "",
         "",
         f"def {signature.name}({head}):",
@@ -202,7 +220,7 @@ def _print_assembly(signature: Signature, eager_names: dict[str, str], kernels: 
     ]
     if signature.states:
         lines += ["", "", "step = operator.step"]
-    if kernels:
+    if len(made) > 1:
         lines += ["", "", *SCRIPT_LINES]
     return "\n".join(lines)
 

@@ -16,15 +16,22 @@ TESTED = ("", "_PARTIAL", "_TRAINING", "_TRAINING_EMITS", "_TANGENT")
 
 
 def print_signature(
-    spec: Spec, signature: Signature, suffix: str = "", results: int = 1, separate: bool = True
+    spec: Spec,
+    signature: Signature,
+    suffix: str = "",
+    results: int = 1,
+    separate: bool = True,
+    prefix: str = "",
 ) -> str:
     """The definitions `_lengths`, `_defaults`, `_requirements` and `SIGNATURE` of a module, with a
     suffix for its further kernel sets.
 
     results     how many outputs every call returns
-    separate    whether batch entries never mix"""
+    separate    whether batch entries never mix
+    prefix      what comes before the suffix: of a pipeline's stages"""
     known = Known(spec, signature)
-    lower = suffix.lower()
+    whole = prefix + suffix
+    lower = whole.lower()
     flags = [f"results={results}"] if results != 1 else []
     flags += [] if separate else ["separate=False"]
     if suffix in STATEFUL and signature.states and signature.time:
@@ -37,7 +44,7 @@ def print_signature(
             _print_lengths(known, lower),
             _print_defaults(signature, lower),
             _print_requirements(known, lower),
-            _print_constant(spec, signature, suffix, flags),
+            _print_constant(spec, signature, whole, flags),
         )
     )
 

@@ -9,6 +9,7 @@ is live.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -28,26 +29,44 @@ def register(operator: Any, qualified: str) -> Any:
         library.define(qualified + schema_of(operator.signature))
         _implement(operator, qualified, library)
         LIBRARIES[qualified] = library
-    return getattr(torch.ops.attnc, qualified).default
+    found = getattr(torch.ops.attnc, qualified).default
+    return found if len(operator.signature.outputs) != 1 else as_tuple(found)
+
+
+def as_tuple(found: Any) -> Any:
+    """A torch operator of one result as one that gives a tuple, as those of several do."""
+
+    def run(*flat: Any) -> tuple[torch.Tensor, ...]:
+        return (found(*flat),)
+
+    return run
 
 
 def _implement(operator: Any, qualified: str, library: Any) -> None:
     signature = operator.signature
+    one = len(signature.outputs) == 1  # torch has no tuples of one
 
-    def compute(*flat: Any) -> tuple[torch.Tensor, ...]:
+    def compute(*flat: Any) -> Any:
         call = call_of(signature, flat)
         check_reads(call)
         outputs = operator.run(call, names_of(signature, flat[-1]))
-        return tuple(absent(call.device) if one is None else one for one in outputs)
+        return given(absent(call.device) if made is None else made for made in outputs)
 
-    def fake(*flat: Any) -> tuple[torch.Tensor, ...]:
+    def fake(*flat: Any) -> Any:
         call, wanted = call_of(signature, flat), names_of(signature, flat[-1])
-        return tuple(
+        return given(
             call.new_output(output) if output.name in wanted else absent(call.device)
             for output in signature.outputs
         )
 
+    def dispatched(*flat: Any) -> Any:
+        return given(operator.derivatives.dispatched(*flat))
+
+    def given(outputs: Iterable[torch.Tensor]) -> Any:
+        made = tuple(outputs)
+        return made[0] if one else made
+
     for device in ("CPU", "CUDA"):
         library.impl(qualified, compute, device)
     torch.library.register_fake(f"attnc::{qualified}", fake, lib=library)
-    library.impl(qualified, operator.derivatives.dispatched, "Autograd")
+    library.impl(qualified, dispatched, "Autograd")

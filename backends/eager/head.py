@@ -16,13 +16,21 @@ SHIFTS = ("offset", "key_offset")
 
 
 class HeadPrinter:
-    """Prints the arguments of one Spec and what follows from them."""
+    """Prints the arguments of one Spec and what follows from them.
+
+    function    the name of the printed function
+    passed_on   further keywords of it, which a call for each batch entry hands on
+    """
+
+    function = "eager"
+    passed_on: tuple[str, ...] = ()
+    printer_class = FoldPrinter
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
         self.equations = Equations(spec)
         self.names = Names()
-        self.printer = FoldPrinter(self.names)
+        self.printer = self.printer_class(self.names)
         self.states = {s.array.name: s for b in all_blocks(spec.root) for s in b.states}
         inputs = [given.name for given in spec.inputs]
         numbers = [number.name for number in spec.numbers]
@@ -49,8 +57,9 @@ class HeadPrinter:
         ]
         keywords += [f"{self.arguments[name]}=None" for name in self.states]
         keywords += ["offset=0", "key_offset=0", "key_length=None", "seed=0", "emit=()"]
+        keywords += [*self.passed_on, "first_entry=None"]
         p.depth = 0
-        p.line(f"def eager({', '.join([*positional, '*', *keywords, 'first_entry=None'])}):")
+        p.line(f"def {self.function}({', '.join([*positional, '*', *keywords])}):")
         p.depth = 1
 
     def _over_batch(self) -> None:
@@ -72,7 +81,8 @@ class HeadPrinter:
         numbers = [
             f"{quoted(self.arguments[n.name])}: {self.arguments[n.name]}" for n in spec.numbers
         ]
-        others = ", ".join([*numbers, '"seed": seed', '"emit": emit'])
+        further = [f"{quoted(name)}: {name}" for name in ("seed", "emit", *self.passed_on)]
+        others = ", ".join([*numbers, *further])
         if any(batch_place(each.array) < 0 for each in outputs) or self._mixes_batch():
             feature = '"offsets per batch where entries of a batch meet"'
             p.line(f'raise UnsupportedError({feature}, "eager", ("numpy",))')
@@ -82,7 +92,8 @@ class HeadPrinter:
             )
             p.line(f"tensors = {{{tensors}}}")
             p.line(f"batched, results = {{{batched}}}, {{{results}}}")
-            p.line(f"return over_batch(eager, tensors, batched, results, shifts, {{{others}}})")
+            given = f"tensors, batched, results, shifts, {{{others}}}"
+            p.line(f"return over_batch({self.function}, {given})")
         p.depth -= 1
 
     def _entry(self, name: str) -> str:

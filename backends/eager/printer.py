@@ -28,15 +28,15 @@ CALLS = {
 }  # fmt: skip
 # Names that the printed function uses for itself.
 RESERVED = frozenset((
-    "Real", "abs", "absolute", "all_keys", "among_largest", "as_real", "at", "batched", "bool",
-    "constant", "contract", "dict", "divided_down", "eager", "emit", "exp", "finished",
-    "first_entry", "first_extreme", "float", "function", "differentiated", "int", "key_length",
-    "key_offset", "largest", "log", "max", "maximum", "measured", "min", "minimum", "narrow",
-    "offset", "out", "over", "over_batch", "padded", "part", "per_batch", "plain", "product",
-    "random", "range", "ranked", "real", "remainder", "results", "root", "rounded", "seed",
-    "shifts", "sign", "slope_by", "smallest", "spread", "sqrt", "stacked", "stop", "tensors",
-    "to_complex", "torch", "total", "tuple", "where",
-    "wide",
+    "abs", "absolute", "all_keys", "among_largest", "as_real", "at", "batched", "bool",
+    "composed", "constant", "contract", "convolved", "dict", "differentiated", "divided_down",
+    "eager", "emit", "exp", "finished", "first_entry", "first_extreme", "float", "function",
+    "grouped", "int", "key_length", "key_offset", "largest", "log", "max", "maximum", "measured",
+    "min", "minimum", "narrow", "offset", "out", "over", "over_batch", "padded", "part",
+    "per_batch", "plain", "product", "random", "range", "ranked", "Real", "real", "remainder",
+    "results", "root", "rounded", "running", "seed", "shifts", "sign", "slope_by", "smallest",
+    "spread", "sqrt", "stacked", "staged", "stages", "stop", "taken", "tensors", "to_complex",
+    "torch", "total", "tuple", "where", "wide",
 ))  # fmt: skip
 LONG = 60  # characters of an expression that is worth a line of its own
 
@@ -160,7 +160,7 @@ class Printer:
         for node in nodes:
             if self._known(node) is not None:
                 continue
-            text = self._node(node, [self._text(arg) for arg in operands(node)])
+            text = self._node(node, [self._text(arg) for arg in self.operands(node)])
             shared = uses.get(node.digest, 0) > 1 and not text.code.isidentifier()
             if (shared and not _short(node)) or (len(text.code) > LONG and node is not root):
                 name = self.names.numbered(title(node))
@@ -192,13 +192,17 @@ class Printer:
                 continue
             seen.add(node.digest)
             stack.append((node, True))
-            for arg in reversed(operands(node)):
+            for arg in reversed(self.operands(node)):
                 uses[arg.digest] = uses.get(arg.digest, 0) + 1
                 stack.append((arg, False))
         ordered: dict[bytes, Expr] = {}
         for node in nodes:
             ordered.setdefault(node.digest, node)
         return list(ordered.values()), uses
+
+    def operands(self, node: Expr) -> tuple[Expr, ...]:
+        """What is printed before a node."""
+        return operands(node)
 
     def _node(self, node: Expr, args: list[Text]) -> Text:
         if node.op in INFIX:

@@ -1,0 +1,190 @@
+"""Pipelines: blocks as operators of their own, and what the equations between them became."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from attnc.backends.composed import Equation, steps_of
+
+from attnc.cases import Shape, draw_case
+from attnc.compiler import lower
+from attnc.errors import UnsupportedError
+from attnc.front import load_source, read_spec
+from attnc.operator import Operator
+from attnc.spec import Spec
+from attnc.stages import KernelStage
+
+SHAPE = Shape(9, 11, 4, 3, 2, 2, 2)
+
+
+def spec_of(*lines: str, header: str = "pipeline p(q, k, v) for i") -> Spec:
+    return read_spec(load_source("\n".join([f"{header}:", *(f"    {line}" for line in lines)])))
+
+
+def became(spec: Spec) -> dict[str, tuple[str, ...]]:
+    stages = lower(spec)
+    assert stages.pipeline is not None, stages.refusal
+    steps = steps_of(spec, stages.pipeline)
+    return {s.definition.array.name: s.became for s in steps if isinstance(s, Equation)}
+
+
+def agrees(spec: Spec, shape: Shape = SHAPE, **numbers: object) -> None:
+    """The composed form and the oracle, and gradients of the dense form, in float64."""
+    case = draw_case(spec, shape, 3, numbers)
+    run, eager = Operator(spec, "cpu"), Operator(spec, "eager")
+    truth = run.reference(**case.tensors, **case.numbers, **case.extras)
+    results = []
+    for one in (run, eager):
+        tensors = {
+            name: torch.from_numpy(x).requires_grad_(x.dtype == np.float64)
+            for name, x in case.tensors.items()
+        }
+        out = one(**tensors, **case.numbers, **case.extras)
+        np.testing.assert_allclose(out.detach().numpy(), truth, rtol=1e-10, atol=1e-10)
+        out.sin().sum().backward()
+        results.append({n: x.grad for n, x in tensors.items() if x.grad is not None})
+    assert results[0].keys() == results[1].keys()
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(gradient, results[1][name], rtol=1e-9, atol=1e-9)
+
+
+FORMS = {
+    "sum by group": (
+        (
+            "axis c < (len(j) + 3) // 4",
+            "s[c] = sum(j if j // 4 == c: v[j])",
+            "read: q[i] @ k[0] * s[0]",
+        ),
+        "a sum by group",
+    ),
+    "mean by group": (
+        ("axis c < 3", "s[c] = mean(j if j % 3 == c: v[j])", "read: s[2]"),
+        "a sum by group",
+    ),
+    "maximum by group": (
+        ("axis c < (len(j) + 3) // 4", "s[c] = max(j if j // 4 == c: v[j])", "read: s[1]"),
+        "a maximum by group",
+    ),
+    "softmax by group": (
+        (
+            "axis c < (len(j) + 3) // 4",
+            "w[j] = 30 * sum(d: k[j])",
+            "s[c] = sum(j if j // 4 == c: softmax(j if j // 4 == c: w[j]) * v[j])",
+            "read: s[1]",
+        ),
+        "a sum by group",
+    ),
+    "cumulative sum": (("s[j] = sum(l in j if l <= j: v[l])", "read: s[4]"), "a cumulative sum"),
+    "before": (("s[j] = sum(l in j if l < j: v[l])", "read: s[4]"), "a cumulative sum"),
+    "of exponentials": (
+        (
+            "w[j] = 300 * sum(d: k[j])",
+            "s[j] = sum(l in j if l <= j: exp(w[l]) * v[l]) / sum(l in j if l <= j: exp(w[l]))",
+            "read: s[4]",
+        ),
+        "a cumulative sum",
+    ),
+    "cumulative maximum": (
+        ("s[j] = max(l in j if l <= j: v[l])", "read: s[4]"),
+        "a cumulative maximum",
+    ),
+    "convolution": (
+        ("s[j] = sum(l in j if l <= j: k[j - l] @ k[0] * v[l])", "read: s[4]"),
+        "a causal convolution by FFT",
+    ),
+    "matrix": (
+        ("input w: real[h, e, f in e]", "s[j] = v[j] @ w", "read: s[0]"),
+        "a product of matrices",
+    ),
+    "ranks": (
+        ("r[j] = rank(j: sum(d: k[j]))", "read: v[r[2]] * (q[i] @ k[r[0]])"),
+        "ranks, by sorting",
+    ),
+    "dense": (
+        ("s[j] = sum(l in j: cos(sum(e: v[j]) * sum(e: v[l])) * v[l])", "read: s[4]"),
+        "no formula that a library knows: dense, memory of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_equations_become_what_a_library_does(name: str) -> None:
+    lines, words = FORMS[name]
+    spec = spec_of(*lines)
+    assert any(words in one for all_of in became(spec).values() for one in all_of), became(spec)
+    agrees(spec)
+
+
+TWO = (
+    "axis a < 3",
+    "qa[a] = mean(i if i * 3 // len(i) == a: q[i])",
+    "attention gather for a over j:",
+    "    score: dot(qa[a], k[j]) * scale",
+    "    normalize: softmax(j: score)",
+    "attention spread for i over a:",
+    "    score: dot(q[i], qa[a]) * scale",
+    "    normalize: softmax(a: score)",
+    "    read: sum(a: weight * gather[a])",
+    "emit share[i] = spread.lse[i]",
+    "read: spread[i] * 2",
+)
+
+
+def test_two_blocks_are_two_operators() -> None:
+    spec = spec_of(*TWO)
+    stages = lower(spec)
+    assert stages.refusal is None and stages.pipeline is not None
+    kernels = stages.pipeline.kernels
+    assert [one.block for one in kernels] == ["gather", "spread"]
+    assert [name for name, _ in kernels[1].arguments] == ["q", "qa", "gather"]
+    assert dict(kernels[1].provides) == {"spread": "out", "spread.lse": "lse"}
+    order = [s.block if isinstance(s, KernelStage) else s.definition.array.name
+             for s in steps_of(spec, stages.pipeline)]  # fmt: skip
+    assert order == ["qa", "gather", "spread", "out"]
+    agrees(spec)
+    case = draw_case(spec, SHAPE, 5, {})
+    op = Operator(spec, "cpu")
+    out, share = op(**case.tensors, emit=("share",))
+    truth = op.reference(**case.tensors, emit=("share",))
+    assert isinstance(out, np.ndarray)
+    for one, other in zip((out, share), truth, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_explain_says_what_each_stage_became() -> None:
+    text = Operator(spec_of(*TWO), "cpu").explain()
+    for words in ("2 operators", "a sum by group", "stage gather: makes gather of k, v, qa",
+                  "stream kernel p_spread", "backward: gradients of q, qa, gather"):  # fmt: skip
+        assert words in text
+
+
+def test_a_refusal_names_its_stage() -> None:
+    lines = (
+        "attention near for i over j, l in j:",
+        "    score: sum(d: q[i] * k[j] * k[l])",
+        "    normalize: softmax(j, l: score)",
+        "    read: sum(j, l: weight * v[j] * v[l])",
+        "read: near[i]",
+    )
+    with pytest.raises(UnsupportedError, match="in the stage `near`"):
+        Operator(spec_of(*lines), "cpu")
+
+
+def test_offsets_of_each_batch_entry() -> None:
+    spec = spec_of(
+        "s[j] = sum(l in j if l <= j: v[l])",
+        "attention near for i over j:",
+        "    mask: j <= i",
+        "    score: dot(q[i], k[j]) * scale",
+        "    normalize: softmax(j: score)",
+        "    read: sum(j: weight * s[j])",
+        "read: near[i]",
+    )
+    case = draw_case(spec, SHAPE, 7, {})
+    op = Operator(spec, "cpu")
+    tensors = {name: torch.from_numpy(x) for name, x in case.tensors.items()}
+    shifts = {"offset": torch.tensor([2, 0]), "key_length": torch.tensor([11, 6])}
+    found = op(**tensors, **shifts)
+    truth = op.reference(**tensors, **shifts)
+    np.testing.assert_allclose(found.numpy(), truth, rtol=1e-10, atol=1e-10)
