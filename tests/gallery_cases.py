@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attnc.cases import Case, Shape, draw_case
+from attnc.compiler import lower
 from attnc.expressions.evaluate import Environment, evaluate
 from attnc.front import load_source, read_spec
 from attnc.spec import Spec
+from attnc.stages import Stages
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FAMILIES = (
@@ -374,8 +377,19 @@ def setting_of(name: str) -> Setting:
     return SETTINGS.get(name, Setting())
 
 
+@cache
 def load(path: Path) -> Spec:
     return read_spec(load_source(path), statics=setting_of(path.stem).statics)
+
+
+@cache
+def lowered(path: Path) -> Stages:
+    return lower(load(path))
+
+
+def has_kernels(path: Path) -> bool:
+    """Asked in tests, not when they are collected: every process would lower the whole gallery."""
+    return lowered(path).refusal is None
 
 
 def calls(spec: Spec, setting: Setting, seed: int) -> Iterator[tuple[Case, dict[str, Any]]]:

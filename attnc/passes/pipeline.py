@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TypeVar
 
 from attnc.build import build
@@ -100,9 +101,30 @@ def _verified(verify: Callable[[T], None], stage: T) -> T:
     return stage
 
 
+class _Same:
+    """A Spec by identity: to hash its content is to walk it."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.spec is self.spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+
 def prepare(spec: Spec, emit: Sequence[str] = ()) -> Graph:
-    """The Graph after every pass that leaves it a Graph."""
-    graph = _verified(verify_graph, build(spec, emit, slope_by))
+    """The Graph after every pass that leaves it a Graph. All forms and derivatives of an operator
+    start from it, so the last ones are kept."""
+    return _prepared(_Same(spec), tuple(emit))
+
+
+@lru_cache(maxsize=8)
+def _prepared(same: _Same, emit: tuple[str, ...]) -> Graph:
+    graph = _verified(verify_graph, build(same.spec, emit, slope_by))
     for graph_pass in GRAPH_PASSES:
         graph = _verified(verify_graph, graph_pass(graph))
     return graph
