@@ -10,8 +10,10 @@ import pytest
 import torch
 
 import attnc
+from attnc import family
 from attnc.bench.recurrences import CASES, ScanCase, called
 from attnc.bench.scan_figures import LONG, hostile, sequential, stability
+from attnc.cli.show import member_text, stage_text
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.passes import scan_gradients
@@ -69,7 +71,43 @@ def test_blocks_of_the_backward_change_nothing(rows: int, monkeypatch: pytest.Mo
     wanted: dict[str, torch.Tensor] | None = None
     for every in BLOCKS:
         monkeypatch.setattr(scan_gradients, "ROWS", {2: every})
+        family._derivative.cache_clear()
+        assert f"in blocks of {every} rows" in member_text(spec, "schedule", "backward")
         found = gradients(Operator(spec, "cpu"), tensors)
         for name, slope in found.items():
             assert wanted is None or torch.equal(slope, wanted[name]), (name, every)
         wanted = found
+    family._derivative.cache_clear()
+
+
+@pytest.mark.parametrize("isa", ["generic", ""])
+def test_rows_of_more_registers_than_a_pass_holds(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass runs over a row of a state in blocks of registers; sums across it go on from block to
+    block, and end where the row does."""
+    monkeypatch.setenv("ATTNC_CPU_ISA", isa)
+    case = CASES[2]
+    spec = read_spec(load_source(case.text))
+    draw = torch.Generator().manual_seed(5)
+    tensors = hostile(case, 40, WIDTH, torch.float64)
+    tensors["v"] = torch.randn(1, 4, 40, 67, generator=draw, dtype=torch.float64)
+    for dtype, bar in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        given = {name: x.to(dtype) for name, x in tensors.items()}
+        found = gradients(Operator(spec, "cpu"), given)
+        exact = gradients(Operator(spec, "eager"), {n: x.double() for n, x in given.items()})
+        for name, slope in found.items():
+            assert (slope - exact[name]).norm() <= bar * exact[name].norm(), (name, dtype)
+
+
+def test_statements_over_a_state_are_passes() -> None:
+    """A state that decays is loaded and stored once a row; one that is corrected is read before.
+    Gradients of a state alone are made where its rows are computed again."""
+    assert [passes_of(case, "forward") for case in CASES] == [1, 1, 2]
+    assert [passes_of(case, "backward") for case in CASES] == [2, 2, 4]
+
+
+def passes_of(case: ScanCase, which: str) -> int:
+    spec = read_spec(load_source(case.text))
+    text = stage_text(spec, "cpu") if which == "forward" else member_text(spec, "cpu", which)
+    return text.count("([&](auto count, int64_t begin)")
