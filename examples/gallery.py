@@ -7,6 +7,8 @@ or the compiler says what they lack. That kernels are right is for tests/test_ga
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -303,6 +305,7 @@ def main() -> None:
     rows = read_rows()
     draw(rows)
     (HERE / "README.md").write_text(print_page(rows), encoding="utf-8")
+    subprocess.run([sys.executable, HERE / "zoo.py"], check=True)  # what `attnc zoo` shows
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.verification", "attnc.verification_gradients"),
     ("attnc.tuning",),
     ("attnc.jit", "attnc.flex"),
+    ("attnc.zoo",),
     ("attnc.draw", "attnc.pictures"),
     ("attnc",),  # the surface: attnc/__init__.py alone
     ("attnc.bench",),

@@ -18,6 +18,7 @@ COMMANDS = {
     "bench": "time against PyTorch's attention, with the oracle checked first",
     "tune": "choose the fastest tiles for this device",
     "fmt": "format .attn files",
+    "zoo": "list and show the gallery's operators; print them as a page",
 }
 
 
