@@ -5,7 +5,8 @@ partial_backward, ... (each of them)  the backward of a shard, of the merge, of 
 training, backward                    the operator with what its backward reads, and that
 training_emits, backward_emits        the same of the result and every emit
 second, second_emits                  the backward of a backward
-tangent                               the outputs with their tangents
+tangent                               the outputs with their tangents; tangent_5: along the first
+                                      and the third input alone
 continued                             a recurrence that every state is given to
 """
 
@@ -79,7 +80,8 @@ def member_or_refusal(stages: Stages, name: str) -> Member | UnsupportedError:
     try:
         return lower_member(stages, name)
     except UnsupportedError as refusal:
-        what = WORDS.get(name.removesuffix("_emits"), name.replace("_", " "))
+        kind = "tangent" if _is_tangent(name) else name.removesuffix("_emits")
+        what = WORDS.get(kind, name.replace("_", " "))
         return UnsupportedError(f"{what} ({refusal.feature})", refusal.backend, refusal.instead)
 
 
@@ -103,8 +105,8 @@ def lower_member(stages: Stages, name: str) -> Member:
             return _of_form(name, spec, emits, form)
     if name == "continued":
         return Member(name, _everywhere(lower(spec, emits, "continued")))
-    if name == "tangent":
-        return _tangent(lower_tangent(spec, emits))
+    if _is_tangent(name):
+        return _tangent(name, lower_tangent(spec, emits, _along(name, stages)))
     kind, _, of = name.partition("_")
     taken = emits if of == "emits" else ()
     if kind == "second" and of in ("", "emits"):
@@ -168,7 +170,21 @@ def _paired(names: Sequence[str], among: Sequence[str]) -> tuple[tuple[str, str]
     return tuple((name, found[f"{name}_grad"]) for name in names if f"{name}_grad" in found)
 
 
-def _tangent(schedule: Schedule) -> Member:
+def _is_tangent(name: str) -> bool:
+    whole, _, places = name.partition("_")
+    return whole == "tangent" and (not places or places.isdecimal())
+
+
+def _along(name: str, stages: Stages) -> frozenset[str] | None:
+    """The inputs that move: of `tangent_5` the first and the third, of `tangent` all."""
+    mask = int(name.removeprefix("tangent").strip("_") or "0")
+    assert stages.schedule is not None
+    inputs = stages.schedule.signature.inputs
+    found = frozenset(one.name for place, one in enumerate(inputs) if mask >> place & 1)
+    return found or None
+
+
+def _tangent(name: str, schedule: Schedule) -> Member:
     """The outputs and their tangents."""
     inputs = {tensor.name for tensor in schedule.signature.inputs}
     outputs = {tensor.name for tensor in schedule.signature.outputs}
@@ -176,7 +192,7 @@ def _tangent(schedule: Schedule) -> Member:
         cotangents=tuple((n, f"{n}_dot") for n in sorted(inputs) if f"{n}_dot" in inputs),
         gradients=tuple((n, f"{n}_dot") for n in sorted(outputs) if f"{n}_dot" in outputs),
     )
-    return Member("tangent", _everywhere(schedule), 0, links)
+    return Member(name, _everywhere(schedule), 0, links)
 
 
 def _everywhere(schedule: Schedule) -> dict[str, Schedule]:

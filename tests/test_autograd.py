@@ -101,6 +101,28 @@ VALUES: dict[str, Callable[[Any], Tensors]] = {
     "jvp": lambda op: torch.func.jvp(
         lambda q, v: op(q, K.detach(), v), (Q.detach(), V.detach()), (draw(2, 4, 5, 8), V.detach())
     ),
+    "jvp of queries": lambda op: torch.func.jvp(
+        lambda q: op(q, K.detach(), V.detach(), emit=("lse",)), (Q.detach(),), (draw(2, 4, 5, 8),)
+    )[1],
+    "jvp of values": lambda op: torch.func.jvp(
+        lambda v: op(Q.detach(), K.detach(), v, emit=("lse",)), (V.detach(),), (V.detach(),)
+    )[1],
+    "dual numbers": lambda op: (dual(lambda q: op(q, K.detach(), V.detach()), Q.detach()),),
+    "gradient around jvp": lambda op: torch.autograd.grad(
+        torch.func.jvp(lambda q: op(q, K, V).sin(), (Q,), (Q.detach(),))[0].sum(), (Q, K, V)
+    ),
+    "vmap of jvp": lambda op: (
+        torch.func.vmap(lambda t: torch.func.jvp(lambda q: op(q, K, V), (Q.detach(),), (t,))[1])(
+            torch.stack([Q.detach(), V.repeat(1, 2, 1, 1)])
+        )
+        if op.backend != "eager"
+        else torch.stack(
+            [
+                torch.func.jvp(lambda q: op(q, K, V), (Q.detach(),), (t.detach(),))[1]
+                for t in (Q, V.repeat(1, 2, 1, 1))
+            ]
+        ),
+    ),
     "vmap": lambda op: (
         torch.stack([op(Q * s, K, V) for s in (1, 2)])
         if hasattr(op, "spec") and op.backend == "eager"
@@ -109,6 +131,13 @@ VALUES: dict[str, Callable[[Any], Tensors]] = {
     "gradient penalty": lambda op: penalty(op, lambda out: out),
     "shards": lambda op: torch.autograd.grad(statistics(*by_shards(op, Q, K, V)), (Q, K, V)),
 }
+
+
+def dual(call: Callable[[Any], Any], x: torch.Tensor) -> torch.Tensor:
+    """The tangent of a call along its own argument."""
+    with torch.autograd.forward_ad.dual_level():
+        out = call(torch.autograd.forward_ad.make_dual(x, x.cos()))
+        return torch.autograd.forward_ad.unpack_dual(out).tangent
 
 
 def by_shards(op: Any, q: Any, k: Any, v: Any, cuts: Any = ((0, 2), (2, 3), (3, 5))) -> Any:

@@ -45,6 +45,7 @@ SUPPORT = (
     "forms",
     "batching",
     "training",
+    "forward_mode",
     "autograd",
     "registration",
     "operator",

@@ -232,22 +232,25 @@ def _tangent_argument(given: TensorArgument, array: Array) -> TensorArgument:
     return TensorArgument(array, given.dtype, "input", optional=given.optional, default=default)
 
 
-def lower_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
-    """The operator's outputs and their tangents, along `<input>_dot` of every real input, in the
-    loop that the operator has itself: weights are computed once for both.
+def lower_tangent(
+    spec: Spec, emit: Sequence[str] = (), along: frozenset[str] | None = None
+) -> Schedule:
+    """The operator's outputs and their tangents, along `<input>_dot` of every real input (or of
+    those named), in the loop that the operator has itself: weights are computed once for both.
 
     Raises UnsupportedError for what kernels cannot run yet."""
     graph = prepare(spec, emit)
-    moved = tangent(graph)
+    moved = tangent(graph, along)
     verify_graph(moved)
     lowering = lower_outputs(moved)
     own = signature_of(spec, graph)
     given = {one.name: one for one in own.inputs}
-    moves = tuple(_tangent_argument(given[name], array) for name, array in tangents(graph).items())
-    smooth = [one for one in own.outputs if one.array.kind == "real"]
+    dots = tangents(graph, along)
+    moves = tuple(_tangent_argument(given[name], array) for name, array in dots.items())
+    dtypes = {f"{one.name}_dot": one.dtype for one in own.outputs}
     made = tuple(
-        TensorArgument(output.array, one.dtype, "output")
-        for one, output in zip(smooth, moved.outputs[len(graph.outputs) :], strict=True)
+        TensorArgument(one.array, dtypes[one.array.name.rstrip("_")], "output")
+        for one in moved.outputs[len(graph.outputs) :]
     )
     inputs = (*own.inputs, *moves)
     signature = replace(

@@ -11,7 +11,7 @@ are the forward's, then `<output>_dot` for each real one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 
 from attnc.expressions.index import Index
@@ -34,33 +34,36 @@ from attnc.passes.simplify import make
 POLES = frozenset(("log", "log2", "log1p", "sqrt", "pow"))
 
 
-def tangent(graph: Graph) -> Graph:
-    """The graph's outputs, and their derivatives along `<input>_dot` (see the module).
+def tangent(graph: Graph, along: Container[str] | None = None) -> Graph:
+    """The graph's outputs, and their derivatives along `<input>_dot` (see the module), those that
+    are not 0. `along`: the inputs that move, if not all.
 
     Raises UnsupportedError for what the derivative rules cannot do yet."""
     check_smooth(graph)
-    given = tangents(graph)
+    given = tangents(graph, along)
     names = Names({array.name for array in (*inputs_of(graph), *given.values())})
     names.taken.update(output.array.name for output in graph.outputs)
     push = Pushforward(graph, given)
     moved = []
     for output in graph.outputs:
         if output.array.kind == "real":
-            array = output.array
+            array, expr = output.array, finished(push.of(output.expr))
+            if expr == ZERO and along is not None:
+                continue
             name = names.fresh(f"{array.name}_dot")
             named = Array(name, array.indices, "real", "output", array.span)
-            moved.append(GraphOutput(named, finished(push.of(output.expr))))
+            moved.append(GraphOutput(named, expr))
     return replace(graph, name=f"{graph.name}_dot", outputs=(*graph.outputs, *moved))
 
 
-def tangents(graph: Graph) -> dict[str, Array]:
-    """The tangent of each real input, by the input's name: an input of the result."""
+def tangents(graph: Graph, along: Container[str] | None = None) -> dict[str, Array]:
+    """The tangent of each real input that moves, by the input's name: an input of the result."""
     names = Names.of(graph)
     names.taken.update(output.array.name for output in graph.outputs)
     return {
         array.name: like(array, names.fresh(f"{array.name}_dot"))
         for array in inputs_of(graph)
-        if array.kind == "real"
+        if array.kind == "real" and (along is None or array.name in along)
     }
 
 

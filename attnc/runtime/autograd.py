@@ -27,6 +27,7 @@ from attnc.runtime.arguments import (
 from attnc.runtime.batching import call_batched
 from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.forms import forward_ad, gradient_wanted
+from attnc.runtime.forward_mode import outputs_and_tangents, pushed
 from attnc.runtime.slots import Call, TensorSlot
 from attnc.runtime.training import TrainingPlan
 
@@ -41,7 +42,6 @@ PULLBACKS = {
     "finish": ("finish_backward", ""),
 }
 SHARDS = ("partial", "merge", "finish")
-TANGENTS = {"": "tangent", "backward": "backward_tangent", "backward_emits": "backward_tangent"}
 
 
 class Derivatives:
@@ -62,6 +62,9 @@ class Derivatives:
 
     def apply(self, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
         """The operator's outputs through its Function."""
+        found = None if gradient_wanted(flat) else pushed(self.operator, flat)
+        if found is not None:
+            return found
         signature = self.operator.signature
         wanted = names_of(signature, flat[-1])
         emits = any(slot.name in wanted for slot in signature.outputs[signature.results :])
@@ -247,33 +250,14 @@ def recompute(operator: Any, variant: str, flat: Sequence[Any]) -> dict[str, tor
 
 def push_forward(operator: Any, training: Any, ctx: Any, tangents: tuple[Any, ...]) -> Any:
     """The tangents of the outputs of a flat call."""
-    tangent = operator.family.operator(TANGENTS.get(operator.name, f"jvp_of_{operator.name}"))
-    links, form = tangent.kernels.links, tangent.signature
     flat, _ = kept(ctx)
-    tensors, numbers, extras = unflatten(operator.signature, flat)
-    given = dict(zip((slot.name for slot in operator.signature.inputs), tangents, strict=False))
-    values = {name: x for name, x in tensors.items() if any(s.name == name for s in form.inputs)}
-    for name, dot in links.cotangents:
-        if name in tensors:
-            value = given.get(name)
-            values[dot] = _zeros_like(tensors[name]) if value is None else value
-    outputs = names_of(operator.signature, flat[-1])
-    wanted = {dot: name for name, dot in links.gradients if name in outputs}
-    results = tangent.invoke(flatten(form, values, numbers, extras, mask_of(form, wanted)))
-    made = {
-        wanted[slot.name]: x
-        for slot, x in zip(form.outputs, results, strict=True)
-        if slot.name in wanted
-    }
+    count = len(operator.signature.inputs)
+    _, dots = outputs_and_tangents(operator, flat, tangents[:count], False)
     slots = (training or operator).signature.outputs
-    return tuple(made.get(slot.name) for slot in slots)
+    return tuple(dots.get(slot.name) for slot in slots)
 
 
 def _zeros(call: Any, slot: TensorSlot) -> torch.Tensor:
     """The cotangent of an output that nobody used: one zero, spread."""
     zero = torch.zeros((), dtype=call.new_output_dtype(slot), device=call.device)
     return zero.expand(call.shape(slot))
-
-
-def _zeros_like(x: torch.Tensor) -> torch.Tensor:
-    return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
