@@ -242,6 +242,7 @@ SHOWN_BY = {
     "logit_function": "soft_cap",
     "logit_scale": "cosine_window",
     "lse_merge": "concat_kv",
+    "lti_ssm": "diag_ssm",
     "mask_tensor": "per_head_mask",
     "mlp_stage": "box_bias",
     "multi_term_score": "mvpa",

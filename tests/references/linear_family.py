@@ -141,6 +141,51 @@ def sgu(t, n, offset):
     return t["u"] * (np.tril(t["W"]) @ t["v"] + t["bias"][:, None])
 
 
+def convolved(kernel, z):
+    """Causal, along the second axis of z; the kernel is over lags and channels."""
+    out = np.zeros_like(z)
+    for i, j in np.ndindex(z.shape[1], z.shape[1]):
+        if j <= i:
+            out[:, i] += kernel[i - j] * z[:, j]
+    return out
+
+
+@reference
+def diag_ssm(t, n, offset):
+    """The kernel of complex poles, held for a step."""
+    poles, step = -np.exp(t["rate"]) + 1j * t["turn"], t["step"][:, None]
+    weight = (t["C"] + 1j * t["Ci"]) * t["B"] * (np.exp(step * poles) - 1) / poles
+    lags = np.arange(t["x"].shape[1])[:, None, None]
+    kernel = (weight * np.exp(lags * step * poles)).sum(-1).real
+    return convolved(kernel, t["x"]) + t["D"] * t["x"]
+
+
+@reference
+def h3(t, n, offset):
+    k, lags = t["k"], np.arange(t["k"].shape[1])[:, None, None]
+    z = np.zeros_like(k)
+    for u, tap in enumerate(t["taps"]):
+        z[:, u:] += tap * k[:, : max(k.shape[1] - u, 0)]
+    z *= t["v"]
+    poles = -np.exp(t["rate"]) + 1j * t["turn"]
+    kernel = ((t["C"] + 1j * t["Ci"]) * np.exp(lags * poles)).sum(-1).real
+    return t["q"] * (convolved(kernel, z) + t["D"] * z)
+
+
+@reference
+def multihyena(t, n, offset):
+    """The filter at each lag, then the long convolution of outer products."""
+    q, k, v = heads_of(t)
+    poles = np.exp(-np.exp(t["rate"]) + 1j * t["turn"])
+    out = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, h, i in np.ndindex(*out.shape[:3]):
+        for j in range(i + 1):
+            residues = (t["R"][h] + 1j * t["Ri"][h]) * poles[h] ** (i - j - 1)
+            tap = residues.sum().real if j < i else t["now"][h]
+            out[b, h, i] += tap * (q[b, h, i] @ k[b, h, j]) * v[b, h, j]
+    return out
+
+
 @reference
 def dynamic_depthwise(t, n, offset):
     v, side = t["v"], n["size"]
