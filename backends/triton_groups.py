@@ -3,6 +3,8 @@ goes around."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, postorder
 from attnc.schedule import StreamKernel, WalkedLoop
@@ -49,19 +51,31 @@ def shared_heads(kernel: StreamKernel) -> tuple[Index, Expr] | None:
         if any(last in expr.free for expr in (*region, *spans)):
             return None
     shared = [n for expr in walked for n in postorder(expr) if is_group(n, last)]
-    if not shared or any(depends_otherwise(expr, last) for expr in walked):
+    own = _own_values(kernel, last)
+    if not shared or any(depends_otherwise(expr, last, own) for expr in walked):
         return None
     return last, shared[0]
 
 
-def depends_otherwise(expr: Expr, index: Index) -> bool:
-    """Whether an expression depends on an index other than through its group."""
+def _own_values(kernel: StreamKernel, index: Index) -> set[str]:
+    """The names of values that depend on an index other than through its group."""
+    lets = [*kernel.grid_values, *(let for loop in kernel.loops for let in loop.walked_values)]
+    own: set[str] = set()
+    for let in lets:
+        if depends_otherwise(let.expr, index, own):
+            own.add(let.name)
+    return own
+
+
+def depends_otherwise(expr: Expr, index: Index, own: Collection[str] = ()) -> bool:
+    """Whether an expression depends on an index other than through its group; `own`: the values
+    that do."""
     stack = [expr]
     while stack:
         node = stack.pop()
         if is_group(node, index):
             continue
-        if node.op == "index" and node.attr == index:
+        if (node.op == "index" and node.attr == index) or (node.op == "value" and node.attr in own):
             return True
         stack.extend(node.args)
     return False
