@@ -22,6 +22,9 @@ ARGS ?=
 # compiles for sm_80, sm_90 and sm_100 without a GPU.
 TRITON ?= triton==3.6.0
 
+# Every process of the tests would compile attnc anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check -qq
 install := $(pip) install -c constraints.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
@@ -36,9 +37,13 @@ triton_shelf.grouped = grouped
 triton_shelf.turned = turned
 
 
-@cache
 def cpu_backend(name: str) -> CpuBackend:
-    """The backend of an operator of the shelf."""
+    """The backend of an operator of the shelf, for the compiler's flags of now."""
+    return _cpu_backend(name, os.environ.get("ATTNC_CXXFLAGS"))
+
+
+@cache
+def _cpu_backend(name: str, flags: str | None) -> CpuBackend:
     return CpuBackend(emit(CASES[name].schedule))
 
 

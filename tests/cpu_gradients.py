@@ -3,6 +3,7 @@ autograd's of the dense formula in the same dtype."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -110,8 +111,13 @@ def _gathered(output: Array, parts: Array, width: Index | None) -> MapKernel:
     return MapKernel(f"gather_{output.name}", over, (), (Store(output, width, total),))
 
 
-@cache
 def cpu_backend(name: str, sweep: str) -> CpuBackend:
+    """For the compiler's flags of now."""
+    return _cpu_backend(name, sweep, os.environ.get("ATTNC_CXXFLAGS"))
+
+
+@cache
+def _cpu_backend(name: str, sweep: str, flags: str | None) -> CpuBackend:
     return CpuBackend(emit(schedule_of(name, sweep)))
 
 

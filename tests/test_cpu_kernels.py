@@ -24,11 +24,12 @@ from attnc.runtime.cpu_build import (
 
 ISAS = levels_here()
 EMULATED = "amx_emulated"
-pytestmark = pytest.mark.usefixtures("shipped_build")
+shipped_build = pytest.mark.usefixtures("shipped_build")
 LENGTHS = (0, 1, 2, 127, 128, 129, 257)
 WIDTHS = (1, 3, 8, 15, 31, 64, 72, 80, 96, 121, 128, 192, 256, 576)
 
 
+@shipped_build
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d)[6:])
 @pytest.mark.parametrize("isa", ISAS)
 def test_instruction_sets(isa: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +57,7 @@ def test_tiles(name: str, width: int, across: int, monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(clean, other, rtol=2**-6, atol=2**-6)
 
 
+@shipped_build
 def test_tile_instructions_compile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The code for machines with AMX is built by this compiler and holds its instructions."""
     monkeypatch.setenv("ATTNC_CACHE", str(tmp_path))
@@ -88,6 +90,7 @@ def test_tiles_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert instruction_level() == TILES
 
 
+@shipped_build
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_shelf(name: str) -> None:
     """Every operator of the shelf: masks, scores, normalizers, sources, prepared rows."""

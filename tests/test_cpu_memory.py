@@ -16,7 +16,6 @@ import attnc.runtime.cpu_calls as cpu_calls
 from attnc.runtime.failures import AttncError, CacheError, CompilerNotFound
 
 NUMBERS = {"scale": 0.3}
-pytestmark = pytest.mark.usefixtures("shipped_build")
 
 
 def layouts(x: torch.Tensor) -> dict[str, torch.Tensor]:
