@@ -10,6 +10,10 @@ EQUIVALENT: dict[str, dict[str, str]] = {
     "linear_noncausal": {"def feature: > -> >=": "both branches are 1 at 0"},
     "gated_linear_normalized": {"def feature: > -> >=": "both branches are 1 at 0"},
     "rwkv7": {"removed: k[t] -> (-k[t])": "it stands on both sides of a product"},
+    "channel_gram": {
+        "normalize: max(a: score) - score -> (max(a: score) - score + 1)": "softmax has no shift",
+        "normalize: max -> min": "softmax has no shift",
+    },
     "transformer_xl": {
         (
             "held[j]: where(j < memory, stop(k[j]), k[j]) -> where(j < memory, k[j], stop(k[j]))"

@@ -113,7 +113,7 @@ def test_numbers_for_pairs_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None
     case = case_of(op.spec, Shape(rows=8, keys=8, width=4, value_width=4), 0)
     given = {name: torch.from_numpy(x) for name, x in case.tensors.items()}
     monkeypatch.setenv("ATTNC_DENSE_LIMIT", "1000")
-    with pytest.raises(AttncError, match="`weight` of .* GiB"):
+    with pytest.raises(AttncError, match=r"`weight` of .* GiB"):
         op(**given, emit=("weight",))
     monkeypatch.setenv("ATTNC_DENSE_LIMIT", "1000000")
     assert op(**given, emit=("weight",))[1].shape[-2:] == (8, 8)

@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -43,6 +44,8 @@ for family in ("softmax", "positional", "window", "grid", "segment", "normalizer
     importlib.import_module(f"references.{family}_family")
 importlib.import_module("references.variants")
 importlib.import_module("references.recurrent_family")
+importlib.import_module("references.edit_family")
+importlib.import_module("references.pipeline_family")
 importlib.import_module("references.linear_family")
 REFERENCES["causal"] = REFERENCES["causal_softmax"]
 
@@ -60,33 +63,45 @@ every_spec = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in P
 
 
 @cache
-def answers(path: Path) -> list[tuple[Any, dict[str, Any], np.ndarray]]:
-    """The calls of an operator, with what its reference says."""
+def answers(path: Path) -> list[tuple[Any, dict[str, Any], dict[str, np.ndarray]]]:
+    """The calls of an operator, with what its reference says of the result and of emits."""
     setting = setting_of(path.stem)
     reference = REFERENCES[path.stem]
     found = []
     for case, numbers in calls(load(path), setting, seed=11):
-        found.append((case, numbers, reference(case.tensors, numbers, case.shape.offset)))
+        said = reference(case.tensors, numbers, case.shape.offset)
+        said = said if isinstance(said, tuple) else (said,)
+        found.append((case, numbers, dict(zip(("out", *setting.emits), said, strict=True))))
     return found
 
 
-def differs(spec: Spec, case: Any, expected: np.ndarray) -> bool:
+def oracle(spec: Spec, case: Any, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The oracle's result and emits."""
+    emit = [name for name in names if name != "out"]
+    return evaluate_oracle(spec, case.tensors, case.numbers, emit=emit, **case.extras)
+
+
+def differs(spec: Spec, case: Any, expected: dict[str, np.ndarray]) -> bool:
     """Whether the oracle's answer is not the reference's; an error of the call is one."""
     try:
-        out = evaluate_oracle(spec, case.tensors, case.numbers, **case.extras)["out"]
+        found = oracle(spec, case, expected)
     except AttncError:
         return True
-    if out.shape != expected.shape:
+    if any(found[name].shape != one.shape for name, one in expected.items()):
         return True
-    return not np.allclose(out, expected, rtol=TOLERANCE, atol=TOLERANCE)
+    return not all(
+        np.allclose(found[name], one, rtol=TOLERANCE, atol=TOLERANCE)
+        for name, one in expected.items()
+    )
 
 
 @every_spec
 def test_oracle_agrees_with_the_reference(path: Path) -> None:
     spec = load(path)
     for case, _, expected in answers(path):
-        out = evaluate_oracle(spec, case.tensors, case.numbers, **case.extras)["out"]
-        np.testing.assert_allclose(out, expected, rtol=TOLERANCE, atol=TOLERANCE, err_msg=str(case))
+        found = oracle(spec, case, expected)
+        for name, one in expected.items():
+            np.testing.assert_allclose(found[name], one, TOLERANCE, TOLERANCE, err_msg=str(case))
 
 
 @every_spec
@@ -127,6 +142,7 @@ def compare_kernels(path: Path, backend: str) -> list[str]:
     spec = load(path)
     run, eager = Operator(spec, backend), Operator(spec, "eager")
     emit = ("lse",) if any(one.array.name == "lse" for one in spec.root.offered) else ()
+    emit += setting_of(path.stem).emits
     wrong = []
     for case, _ in calls(spec, of_one_width(setting_of(path.stem)), seed=11):
         verdict = compare(spec, case, run, eager, torch.float32, emit=emit, backend=backend)
@@ -236,6 +252,7 @@ SHOWN_BY = {
     "key_only_score": "aaren",
     "key_padding": "additive",
     "keyless_weights": "slot_mixture",
+    "head_weights": "head_mixing",
     "learned_param": "memory_slots",
     "learned_query": "aaren",
     "linear_state": "linear_attention",
@@ -253,6 +270,8 @@ SHOWN_BY = {
     "pair_predicate": "interval_mask",
     "per_head_mask": "duo_heads",
     "qk_norm": "qk_rmsnorm",
+    "out_colstats": "attention_export",
+    "out_weights": "pointer",
     "rope": "rope",
     "row_sum": "softplus",
     "scalar_decay": "gated_delta",
