@@ -92,6 +92,32 @@ def assigned_in_update(name: str, what: str) -> Wording:
 
 
 @message("axis")
+def first_value_axes(name: str, axes: str, what: str) -> Wording:
+    return Wording(
+        f"the state `{name}` is over {axes}; its first value is {what}.",
+        "A state begins as a number, or as an array over its own axes or some of them.",
+    )
+
+
+@message("axis")
+def update_axes(name: str, axes: str, what: str) -> Wording:
+    return Wording(
+        f"the state `{name}` is over {axes}; its update gives {what}.",
+        f"A step closes when `{name}` comes out over its own axes: fold the others, as in x @ y, "
+        "or join those that are missing, as in outer(x, y).",
+    )
+
+
+@message("legality")
+def update_of_later_row(text: str, row: str) -> Wording:
+    return Wording(
+        f"{text} is a row after `{row}`: a state is made of the rows so far.",
+        f"Read {row} and those before; to walk the rows in another order, read them by an array of "
+        f"places, as in x[order[{row}]].",
+    )
+
+
+@message("axis")
 def state_of_group(name: str, index: str, groups: Sequence[str]) -> Wording:
     group = groups[0] if groups else "hk"
     return Wording(

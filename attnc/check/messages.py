@@ -256,6 +256,11 @@ def free_index(name: str, place: str, key: bool, clause: str = "") -> Wording:
             f"`{name}` is free in {where}: a row has no single key.",
             f"Fold over it, as in sum({name}: weight * v[{name}]).",
         )
+    if place.startswith("state "):
+        return Wording(
+            f"`{name}` is free in {where}, which begins before the first row.",
+            f"Its first value is a number, or an input without {name}; rows come in by update.",
+        )
     return Wording(
         f"`{name}` is free in {where}: nothing binds it.",
         f"Bind it on the left side, as in x[{name}] = ..., or fold over it: sum({name}: ...).",

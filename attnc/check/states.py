@@ -19,12 +19,13 @@ from attnc.check.equations import (
     outer_of,
     settle,
 )
-from attnc.check.operators import WIDTH, cast
+from attnc.check.operators import WIDTH, axes_text, cast
 from attnc.check.outer_axes import state_outer
 from attnc.check.values import Bound, Environment, Part, Value
 from attnc.check.vectors import fill_at
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Kind, position
+from attnc.expressions.text import expression_text
+from attnc.expressions.tree import Array, Expr, Kind, is_number, number_of, position, postorder
 from attnc.source import Span
 from attnc.spec import Definition, State
 
@@ -73,6 +74,10 @@ def state_arrays(checker: Checker, body: Body) -> tuple[State, ...]:
         value = checker.evaluate(declared.default, env)
         if value is None:
             continue
+        strange = _strange(value, array)
+        if strange:
+            checker.report(m.first_value_axes(declared.default.span, entity.name, *strange))
+            continue
         placed = _fitted(checker, value, array, entity.name, declared.default.span, env)
         if placed is not None:
             found.append(State(array, placed.expr, entity.span))
@@ -107,6 +112,15 @@ def _fitted(
             groups = [i.name for i in array.indices if i.axis.of is index.axis]
             return checker.report(m.state_of_group(span, name, index.name, groups))
     return placed.with_expr(cast(placed.expr, array.kind))
+
+
+def _strange(value: Value, array: Array) -> tuple[str, str] | None:
+    """The axes of a state, and what a value is that has others; None where it has none."""
+    own = {index.axis for index in array.indices if not is_outer(index.axis)}
+    if all(index.axis in own for index in value.over):
+        return None
+    names = [index.name for index in array.indices if not is_outer(index.axis)]
+    return ", ".join(names) or "no axis", axes_text(value)
 
 
 def _grouped(checker: Checker, value: Value, array: Array) -> Value:
@@ -155,6 +169,12 @@ def _line(checker: Checker, body: Body, node: syntax.Define) -> None:
         if entity.array is None:
             entity.state = "failed"
         return
+    later = _later_row(value.expr, body.rows[-1])
+    if later is not None:
+        checker.report(
+            m.update_of_later_row(later.span or node.span, _text(later), body.row_names[-1])
+        )
+        return
     settle_needs(checker, value.needs, env.facts)
     if isinstance(entity, LocalEntity):
         _local(checker, body, node, entity, value, sides)
@@ -164,11 +184,30 @@ def _line(checker: Checker, body: Body, node: syntax.Define) -> None:
         return
     moved = _onto(checker, node, value, array, sides)
     placed = None
-    if moved is not None:
+    strange = moved and _strange(moved, array)
+    if strange:
+        checker.report(m.update_axes(node.span, entity.name, *strange))
+    elif moved is not None:
         placed = _fitted(checker, moved, array, entity.name, node.span, env)
     if placed is not None:
         domain = domain_of_needs(placed)
         checker.sinks[-1].append(Definition(array, placed.expr, node.span, domain))
+
+
+def _later_row(expr: Expr, row: Index) -> Expr | None:
+    """A read of a row that comes a number of rows after."""
+    for node in postorder(expr):
+        axes = node.array.axes if node.op == "read" else ()
+        for at, axis in zip(node.args, axes, strict=False):
+            parts = at.args if at.op == "add" and axis is row.axis else ()
+            ahead = any(is_number(part) and number_of(part) > 0 for part in parts)
+            if ahead and position(row) in parts:
+                return node
+    return None
+
+
+def _text(node: Expr) -> str:
+    return node.span.text if node.span is not None else expression_text(node)
 
 
 def _onto(
