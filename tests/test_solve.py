@@ -1,4 +1,4 @@
-"""Unknowns of rows: sparsemax, entmax of any alpha, smooth thresholds, brackets that hold no root."""
+"""Unknowns of rows: sparsemax, entmax of any alpha, smooth thresholds, brackets without a root."""
 
 from __future__ import annotations
 

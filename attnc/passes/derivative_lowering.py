@@ -15,6 +15,7 @@ from typing import Literal
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, Role, position, postorder, read, rewrite
 from attnc.graph import Graph
+from attnc.passes.columns import emit_columns
 from attnc.passes.contract import Preparations
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.frame import Frame
@@ -38,7 +39,7 @@ from attnc.passes.references import REFERENCE
 from attnc.passes.roles import Roles, uncoarsened
 from attnc.passes.row_values import RowValues
 from attnc.passes.stream import emit as emit_kernels
-from attnc.passes.stream import without_stop
+from attnc.passes.stream import emit_passes, without_stop
 from attnc.schedule import (
     Contribution,
     Deposit,
@@ -101,6 +102,7 @@ class Backward:
     def _passes(self) -> None:
         """Loops for row values that depend on cotangents, and maps for sums over widths."""
         rows = (*self.frame.grid, self.frame.held)
+        self._columns()
         for array, expr in self.values.prepared.values():
             self.made.workspaces.append(Workspace(array, "accumulate"))
             self.made.kernels.append(
@@ -119,6 +121,15 @@ class Backward:
             lowering = Lowering(self.frame, passing, self.preparations)
             emit_kernels(lowering, f"{self.graph.name}_pass_{level + 1}", own)
             self._take(lowering, own)
+
+    def _columns(self) -> None:
+        """Loops for values of keys that fold over rows."""
+        assert self.values.passing is not None
+        lowering = Lowering(self.frame, self.values.passing, self.preparations)
+        emit_columns(lowering, self.graph.name, emit_passes)
+        self.made.kernels.extend(lowering.kernels)
+        self.made.workspaces.extend(lowering.workspaces)
+        self.made.notes.extend(note for note in lowering.notes if note not in self.made.notes)
 
     def _row_sums(self) -> list[list[Formula]]:
         """Sums over the keys of a row, by the loop that makes them: one after those it reads."""

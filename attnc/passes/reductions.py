@@ -31,6 +31,7 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import conjuncts
 from attnc.passes.bottom import implied
+from attnc.passes.column_values import Column, with_columns
 from attnc.passes.constants import identity
 from attnc.passes.exponents import Scaled, scaled
 from attnc.passes.factors import ONE, ZERO, addends_of, factors_of, total
@@ -128,14 +129,19 @@ class Reductions:
     names: Names = field(default_factory=Names)
     domains: dict[str, tuple[Index, tuple[Expr, ...]]] = field(default_factory=dict)
     solves: dict[bytes, Solve] = field(default_factory=dict)
+    columns: dict[bytes, Column] = field(default_factory=dict)
 
     def finish(self, expr: Expr) -> Expr:
         """The output as an expression of row values, with `value` nodes for the reductions, and
         reads of the roots of solves."""
-        whole = rewrite(rewrite(expr, self._root), self._node)
+        whole = rewrite(with_columns(rewrite(expr, self._root), self), self._node)
         if any(node.op == "value" and node.attr in self.aliases for node in postorder(whole)):
             whole = rewrite(whole, self._unalias)
         return join_sources(whole, self)
+
+    def apart(self, frame: Frame) -> Reductions:
+        """Reductions of other loops of the same operator: names are shared, nothing else."""
+        return Reductions(frame, names=self.names)
 
     def _root(self, node: Expr) -> Expr:
         """A read of a row's root for its solve."""

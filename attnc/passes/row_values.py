@@ -12,6 +12,8 @@ computed again for a pair.
                  sum_j p_ij <g_i, v_j>, in a loop before the others
     prepared     depends on cotangents, folds over widths only: a map
 
+Values of keys that fold over rows are finished before, by loops that hold keys (see column_values).
+
 A row value that may be any power of two is kept as mantissa and exponent, so that what is relative
 to it is formed without overflow. (As one logarithm it would be rounded to its own size, and all
 weights of a row would be off by that.)
@@ -40,6 +42,7 @@ from attnc.expressions.tree import (
     read,
     substitute,
 )
+from attnc.passes.column_values import with_columns
 from attnc.passes.exponents import scaled
 from attnc.passes.factors import ONE, ZERO, Factors, factors_of
 from attnc.passes.finish import Target
@@ -92,8 +95,12 @@ class RowValues:
         sums over widths of a row are prepared too."""
         whole = self._canonical(expr)
         if not pair:
-            return self._folded(whole)
-        return self._prepared(self._folded(_topdown(whole, self._summed)))
+            return self._columns(self._folded(whole))
+        return self._prepared(self._columns(self._folded(_topdown(whole, self._summed))))
+
+    def _columns(self, expr: Expr) -> Expr:
+        """Values of keys as reads of what loops that hold keys finish before."""
+        return expr if self.passing is None else with_columns(expr, self.passing)
 
     def _canonical(self, expr: Expr) -> Expr:
         found = self.named.get(expr.digest)

@@ -25,22 +25,19 @@ does not  solve for a number of each key, or of a head; know what the equation i
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, number, value
+from attnc.passes.columns import Emit, part_of
 from attnc.passes.derivative_rules import put, slope_by
 from attnc.passes.factors import ZERO
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.maps import map_of
-from attnc.passes.reductions import Reductions
 from attnc.passes.simplify import make
 from attnc.passes.unknowns import Solve, whole
 from attnc.schedule import Kernel, Let, RepeatKernels, StreamKernel, Workspace
-
-Emit = Callable[[Lowering, str, tuple[Target, ...]], None]
 
 ROUNDS = 64  # halvings of a bracket in float64, and a few more
 NOISE = 1 / 16  # a gap this many times too small to be seen in its sides is rounding
@@ -86,12 +83,7 @@ def _given(lowering: Lowering, end: Target) -> Kernel:
 
 def _fresh(lowering: Lowering) -> Lowering:
     """A lowering of one pass: it shares what the passes share, not their reductions."""
-    own = lowering.reductions
-    found = Reductions(own.frame, names=own.names)
-    return Lowering(
-        own.frame, found, lowering.preparations,
-        lowering.kernels, lowering.workspaces, lowering.notes,
-    )  # fmt: skip
+    return part_of(lowering, lowering.reductions.apart(lowering.frame))
 
 
 def _idling(kernel: Kernel, one: Solve) -> Kernel:

@@ -12,10 +12,12 @@ from __future__ import annotations
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder, rewrite
 from attnc.graph import Graph
+from attnc.passes.columns import emit_columns
 from attnc.passes.contract import Preparations
 from attnc.passes.finish import Carry, Finish, Lowering, Target, finish_kernels, spill
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names, names_in
+from attnc.passes.iterate import iterate, renamed
 from attnc.passes.loops import Added, LoopBuilder
 from attnc.passes.reductions import SEEN, Reductions, refuse
 from attnc.passes.references import REFERENCE, Group, group, witness
@@ -37,6 +39,7 @@ def stream(graph: Graph) -> Lowering:
 
 def emit_passes(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> None:
     """The kernels that compute the targets, those of row values that they need first."""
+    emit_columns(lowering, name, emit_passes)
     _solve(lowering, name)
     for level in range(
         1 + max((p.level for p in lowering.reductions.pending.values()), default=-1)
@@ -60,9 +63,11 @@ def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:
     frame = frame_of(graph)
     names = Names(names_in(graph) | {REFERENCE})
     lowering = Lowering(frame, Reductions(frame, names=names), Preparations(names=names))
+    known = iterate(graph, lowering, emit_passes)
     targets = []
     for output in graph.outputs:
-        expr = lowering.reductions.finish(rewrite(output.expr, without_stop))
+        expr = renamed(rewrite(output.expr, without_stop), known)
+        expr = lowering.reductions.finish(expr)
         rest = [i for i in output.array.indices if i not in frame.rows]
         if len(rest) > 1 or frame.held not in output.array.indices:
             raise refuse("out_colstats: an output that is not over rows")
@@ -77,8 +82,6 @@ def without_stop(node: Expr) -> Expr:
 
 def frame_of(graph: Graph) -> Frame:
     """Rows are held, keys are walked."""
-    if graph.iterations:
-        raise refuse("column_norm: arrays that are repeated")
     if graph.recurrences:
         raise refuse("linear_state")
     if not graph.keys:

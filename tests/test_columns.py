@@ -1,0 +1,111 @@
+"""Values of keys that fold over rows: softmax over queries, products of both, slots, Sinkhorn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from schedule_interpreter import Interpreter
+
+from attnc.errors import UnsupportedError
+from attnc.expressions.tree import number
+from attnc.front import load_source, read_spec
+from attnc.passes import lower
+from attnc.passes.backward import Sweep, lower_derivative
+from attnc.schedule import RepeatKernels, Schedule
+from attnc.spec import Spec
+
+TEXT = """
+attention one(q, k, v):
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale
+    {}
+"""
+LINES = {
+    "columns": "normalize: softmax(i: score)",
+    "both": "normalize: softmax(i: score) * softmax(j: score)",
+    "slots": "a[i, j] = softmax(i: score)\n    normalize: by_sum(j: a)",
+    "turns": "normalize: sinkhorn(i, j: score, 3)",
+}
+
+
+def spec_of(name: str) -> Spec:
+    return read_spec(load_source(TEXT.format(LINES[name])))
+
+
+def weights(name: str, q: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Dense weights from the equations."""
+    score = np.einsum("bhid,bhjd->bhij", q, k) / np.sqrt(q.shape[-1])
+    seen = np.tril(np.ones(score.shape[-2:], bool))
+    power = np.where(seen, np.exp(score), 0.0)
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        return x / x.sum(-1, keepdims=True)
+
+    def columns(x: np.ndarray) -> np.ndarray:
+        return x / x.sum(-2, keepdims=True)
+
+    if name == "turns":
+        plan = rows(power)
+        for _ in range(3):
+            plan = rows(columns(plan))
+        return plan
+    found = {"columns": columns(power), "both": columns(power) * rows(power)}
+    return found[name] if name in found else rows(columns(power))
+
+
+def difference(name: str, schedule: Schedule) -> float:
+    rng = np.random.default_rng(2)
+    arrays = {one: rng.standard_normal((2, 1, 9, 4)) for one in "qkv"}
+    out = np.asarray(Interpreter(schedule, dict(arrays)).run()["out"])
+    exact = weights(name, arrays["q"], arrays["k"]) @ arrays["v"]
+    return float(np.abs(out - exact).max())
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_values_of_keys_are_finished_first(name: str) -> None:
+    schedule = lower(spec_of(name))
+    assert difference(name, schedule) < 1e-12
+    kept = [{axis.name for axis in space.array.axes} for space in schedule.workspaces]
+    assert not any({"i", "j"} <= axes for axes in kept), "a number for each pair"
+
+
+def test_a_turn_less_is_seen() -> None:
+    schedule = lower(spec_of("turns"))
+    short = tuple(
+        replace(one, count=number(2)) if isinstance(one, RepeatKernels) else one
+        for one in schedule.kernels
+    )
+    assert difference("turns", replace(schedule, kernels=short)) > 1e-4
+
+
+def test_loops_of_keys_walk_what_the_mask_leaves() -> None:
+    """The mask of a column is a region of its own: rows from the key on."""
+    schedule = lower(spec_of("columns"))
+    first = schedule.kernels[0]
+    assert first.held.name == "j" and first.loops[0].walked.name == "i"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("sweep", ["one", "two"])
+def test_gradients_of_a_softmax_over_the_rows(sweep: Sweep) -> None:
+    """Against autograd of the dense formula: values of keys that depend on cotangents."""
+    derivative = lower_derivative(spec_of("columns"), (), sweep)
+    rng = np.random.default_rng(4)
+    arrays = {one: rng.standard_normal((2, 1, 9, 4)) for one in (*"qkv", "out_grad")}
+    kept = Interpreter(derivative.forward, {one: arrays[one] for one in "qkv"}).run()
+    given = {name: kept[name] for name in derivative.reads}
+    given |= {array.name: kept[array.name] for array in derivative.saved}
+    found = Interpreter(derivative.backward, arrays | given).run()
+    q, k, v = (torch.tensor(arrays[one], requires_grad=True) for one in "qkv")
+    score = (q @ k.mT / 2).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    (score.softmax(-2) @ v).backward(torch.tensor(arrays["out_grad"]))
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        np.testing.assert_allclose(found[f"{name}_grad"], tensor.grad, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["slots", "turns"])
+def test_other_gradients_are_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedError, match=r"axis_softmax|column_norm"):
+        lower_derivative(spec_of(name))
