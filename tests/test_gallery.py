@@ -238,6 +238,7 @@ SHOWN_BY = {
     "block_bitmap": "block_sparse",
     "causal": "causal_softmax",
     "channel_decay": "gla",
+    "column_norm": "sinkhorn",
     "concat_kv": "concat_kv",
     "constant_decay": "constant_decay",
     "conv_stage": "jetblock",
