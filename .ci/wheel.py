@@ -39,6 +39,8 @@ for name in names:
 shipped = [f for f in files("attnc.grammar").iterdir() if f.name.endswith(".lark")]
 assert shipped and all(f.read_text() for f in shipped), "the grammar is not in the wheel"
 assert any(files("attnc.grammar").joinpath("std").iterdir()), "the library is not in the wheel"
+from attnc.zoo import read_entries
+assert len(read_entries()) > 100, "the zoo is not in the wheel"
 print(f"wheel: {len(names)} modules import")
 """
 
