@@ -24,8 +24,9 @@ SOFTMAX = (
     "attention bench(q, k, v):\n    mask: j <= i\n    normalize: softmax(j: dot(q, k) * scale)\n"
 )
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
-SHORT, LONG = 4096, 65536  # rows between which time must grow as the length does
-GROWTH = 1.15  # time of a row at LONG over that at SHORT
+LONG = 65536
+GROWN = (4096, 16384)  # rows of shorter calls; a longer one must take as long a row
+GROWTH = 1.15
 STEADY = 1.15  # a step's time at the last position over that at the first
 POSITIONS = (0, 256, 4096)
 LARGEST = 2.0  # error over that of the sequential form
@@ -82,15 +83,17 @@ def _crossed(ratios: list[float]) -> float | None:
 
 
 def growth(case: ScanCase, operator: Any, longest: int) -> Figure:
-    """The time of a row of a long call over that of a short one."""
+    """The time of a row of the longest call over that of the next one. (Results of more than 32 MiB
+    are pages that the system maps anew for each call, here from about 16k rows.)"""
     seconds = {}
-    for rows in (SHORT, longest):
+    for rows in (*(rows for rows in GROWN if rows < longest), longest):
         tensors = case.tensors(rows)
         run = {"call": lambda tensors=tensors: called(operator, tensors)}
         seconds[rows] = min(interleave(run, 2.0, most=20)["call"].seconds) / rows
     note = ", ".join(f"{rows} rows: {x * 1e6:.2f} us a row" for rows, x in seconds.items())
-    ratio = seconds[longest] / seconds[SHORT]
-    return Figure(f"{case.name}: time of a row, {longest} over {SHORT}", ratio, "", GROWTH, note)
+    *_, short, long = seconds
+    name = f"{case.name}: time of a row, {long} over {short}"
+    return Figure(name, seconds[long] / seconds[short], "", GROWTH, note)
 
 
 def steps(case: ScanCase, operator: Any) -> Iterator[Figure]:
@@ -111,7 +114,7 @@ def steps(case: ScanCase, operator: Any) -> Iterator[Figure]:
     yield Figure(name, last / first, "", STEADY, note)
     kept = sum(x.numel() * x.element_size() for x in _leaves(states[POSITIONS[-1]]))
     wanted = HEADS * WIDTH * WIDTH * 4
-    yield Figure(f"{case.name}: bytes of a state", float(kept), "B", float(wanted), "in float32")
+    yield Figure(f"{case.name}: a state", kept / 1024, "KiB", wanted / 1024, "in float32")
 
 
 def _leaves(state: Any) -> list[torch.Tensor]:

@@ -42,9 +42,9 @@ def command(
     """Time attnc against torch SDPA and compiled FlexAttention in one run.
 
     forward: the bench set. backward: forward and backward, and the tangent. scans: recurrences on
-    the CPU against chunked torch, eager and compiled. calls: overhead, start-up, recompiles,
-    memory. Every timed shape is compared with float64 first. A ratio is the peer's time over
-    attnc's; a bar holds when the median of the runs is at least 0.95 of it.
+    the CPU against chunked torch, eager and compiled, and against softmax. calls: overhead,
+    start-up, recompiles, memory. Every timed shape is compared with float64 first. A ratio is the
+    peer's time over attnc's; a bar holds when the median of the runs is at least 0.95 of it.
     """
     import torch
 
@@ -85,7 +85,8 @@ def command(
         scanned = _each(screen, run_scans(not quick, runs, seconds, only))
         screen.print(bench_tables.scan_table(scanned))
         figures = list(run_scan_figures(only, 8192 if quick else LONG))
-        screen.print(*bench_tables.figures_table(figures), sep="\n")
+        title = "recurrences: lengths, steps, errors"
+        screen.print(*bench_tables.figures_table(figures, title), sep="\n")
         written["scans"] = [bench_tables.plain_scan(row) for row in scanned]
         written["scan figures"] = [vars(figure) for figure in figures]
     if which in ("calls", "all"):

@@ -219,12 +219,12 @@ def plain_training(row: TrainingRow) -> dict[str, Any]:
 # --- Calls ---------------------------------------------------------------------------------------
 
 
-def figures_table(figures: list[Figure]) -> list[Any]:
+def figures_table(
+    figures: list[Figure], title: str = "what a call costs beside its kernel"
+) -> list[Any]:
     """Single figures beside their bars (at most)."""
     notes = Footnotes()
-    table = _table(
-        "what a call costs beside its kernel", {"figure": "left", "": "right", "bar": "right"}
-    )
+    table = _table(title, {"figure": "left", "": "right", "bar": "right"})
     for figure in figures:
         value = "-" if figure.value is None else f"{figure.value:.4g} {figure.unit}".strip()
         mark = notes.mark(figure.note)
