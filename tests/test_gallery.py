@@ -331,6 +331,8 @@ def test_settings_name_specs() -> None:
 
 
 if __name__ == "__main__":
+    import triton_interpreter  # noqa: F401
+
     paths = [path for path in map(Path, sys.argv[1:]) if has_kernels(path)]
     failures = [line for path in paths for line in compare_kernels(path, "triton")]
     print("\n".join(failures))

@@ -12,6 +12,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported anywhere
 import numpy as np
 import pytest
 import torch
+import triton_interpreter  # noqa: F401
 from test_autograd import BIASED, CAUSAL, VALUES, draw
 from test_random import DROPPED
 

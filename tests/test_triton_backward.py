@@ -12,6 +12,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported anywhere
 
 import pytest
 import torch
+import triton_interpreter  # noqa: F401
 from attnc.backends.triton import emit
 from triton_cases import backend, bind, d, i, j
 from triton_gradients import AROUND, GRADIENTS, Gradient, Tensors

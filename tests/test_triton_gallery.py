@@ -20,6 +20,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported anywhere
 
 import pytest
 import torch
+import triton_interpreter  # noqa: F401
 from gallery_cases import EXAMPLES, Setting, calls, has_kernels, load, setting_of, spec_paths
 from test_gallery import gallery
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton_interpreter  # noqa: F401
 from attnc.backends.numpy_oracle import evaluate as oracle
 from recurrences import SPECS
 from triton_scans import call_of, run, spec_of

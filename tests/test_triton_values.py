@@ -14,6 +14,7 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported anywhere
 
 import pytest
 import torch
+import triton_interpreter  # noqa: F401
 from triton_cases import backend, bind
 from triton_shelf import CASES, Shelf
 
