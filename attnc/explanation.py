@@ -11,6 +11,7 @@ from attnc.schedule import (
     Kernel,
     MapKernel,
     Region,
+    RepeatKernels,
     ReverseScanKernel,
     ScanKernel,
     StreamKernel,
@@ -118,6 +119,10 @@ def _kernel(kernel: Kernel) -> list[str]:
         names = ", ".join(store.array.name for store in kernel.stores)
         over = ", ".join(index.name for index in kernel.over)
         return [f"map kernel {kernel.name}: {names} for each ({over}), once, before the loop"]
+    if isinstance(kernel, RepeatKernels):
+        most = " at most" if any(getattr(one, "idle", None) for one in kernel.kernels) else ""
+        head = f"repeated, {expression_text(kernel.count, 40)} times{most}:"
+        return [head, *(f"  {line}" for inner in kernel.kernels for line in _kernel(inner))]
     if isinstance(kernel, ScanKernel):
         return [_scan(kernel)]
     if isinstance(kernel, ReverseScanKernel):
