@@ -48,7 +48,8 @@ class Operator:
         """The operator whose kernels give these emits: this one, or one with kernels for them."""
         if self.emits is not None or self.backend in ("numpy", "eager"):
             return self
-        asked = frozenset(names) if isinstance(names, (tuple, list)) else frozenset()
+        named = isinstance(names, (tuple, list)) and all(isinstance(one, str) for one in names)
+        asked = frozenset(names) if named else frozenset()  # a call refuses all else
         if asked not in self._asked:
             root = self.spec.root
             known = [one.array.name for one in (*root.offered, *root.emits)]
