@@ -19,6 +19,7 @@ from typing import Literal
 from attnc.errors import InternalError, UnsupportedError
 from attnc.passes.backward import (
     Derivative,
+    lower_backward_tangent,
     lower_derivative,
     lower_second,
     lower_tangent,
@@ -30,6 +31,7 @@ from attnc.stages import Links, Member, Stages
 
 FORMS: tuple[Literal["partial", "merge", "finish"], ...] = ("partial", "merge", "finish")
 OF_FORMS = tuple(f"{form}_backward" for form in FORMS)
+OVER_REVERSE = ("backward_tangent", "backward_emits_tangent")
 OF_RESULT = ("training", "backward", "second")
 OF_EMITS = ("training_emits", "backward_emits", "second_emits")
 BACKENDS = ("cpu", "triton")
@@ -42,7 +44,7 @@ WORDS = {
     "backward": "the backward (reverse-mode derivative)",
     "second": "the backward of a backward (second order)",
     "tangent": "jvp (the forward-mode derivative)",
-    "backward_tangent": "jvp of a backward (forward over reverse)",
+    **dict.fromkeys(OVER_REVERSE, "jvp of a backward (forward over reverse)"),
 }
 # The CPU walks once and deposits the rows' gradients; on a GPU two walks need no order.
 SWEEPS: dict[str, Literal["one", "two"]] = {"cpu": "one", "triton": "two"}
@@ -107,6 +109,8 @@ def lower_member(stages: Stages, name: str) -> Member:
         return Member(name, _everywhere(lower(spec, emits, "continued")))
     if _is_tangent(name):
         return _tangent(name, lower_tangent(spec, emits, _along(name, stages)))
+    if name in OVER_REVERSE:
+        return _tangent(name, lower_backward_tangent(spec, emits if "emits" in name else ()))
     kind, _, of = name.partition("_")
     taken = emits if of == "emits" else ()
     if kind == "second" and of in ("", "emits"):
@@ -188,9 +192,11 @@ def _tangent(name: str, schedule: Schedule) -> Member:
     """The outputs and their tangents."""
     inputs = {tensor.name for tensor in schedule.signature.inputs}
     outputs = {tensor.name for tensor in schedule.signature.outputs}
+    alone = name in OVER_REVERSE  # without what they are the tangents of
+    own = {n.removesuffix("_dot") for n in outputs} if alone else outputs
     links = Links(
         cotangents=tuple((n, f"{n}_dot") for n in sorted(inputs) if f"{n}_dot" in inputs),
-        gradients=tuple((n, f"{n}_dot") for n in sorted(outputs) if f"{n}_dot" in outputs),
+        gradients=tuple((n, f"{n}_dot") for n in sorted(own) if f"{n}_dot" in outputs),
     )
     return Member(name, _everywhere(schedule), 0, links)
 

@@ -107,6 +107,11 @@ VALUES: dict[str, Callable[[Any], Tensors]] = {
     "jvp of values": lambda op: torch.func.jvp(
         lambda v: op(Q.detach(), K.detach(), v, emit=("lse",)), (V.detach(),), (V.detach(),)
     )[1],
+    "jvp of grad": lambda op: torch.func.jvp(
+        torch.func.grad(lambda *x: loss(op, *x), argnums=(0, 1, 2)),
+        tuple(x.detach() for x in (Q, K, V)),
+        (draw(2, 4, 5, 8), K.detach().sin(), V.detach()),
+    )[1],
     "dual numbers": lambda op: (dual(lambda q: op(q, K.detach(), V.detach()), Q.detach()),),
     "gradient around jvp": lambda op: torch.autograd.grad(
         torch.func.jvp(lambda q: op(q, K, V).sin(), (Q,), (Q.detach(),))[0].sum(), (Q, K, V)
@@ -251,10 +256,15 @@ def test_opcheck() -> None:
 
 def test_what_is_not_derived_is_refused_by_name() -> None:
     op = operators(CAUSAL)[0]
-    with pytest.raises(UnsupportedError, match="backward of partial"):
-        op.partial(Q, K, V)[0].sum().backward()
-    with pytest.raises(UnsupportedError, match="forward over reverse"):
-        torch.func.jvp(torch.func.grad(lambda q: loss(op, q, K, V)), (Q,), (Q,))
+    (first,) = torch.autograd.grad(op.partial(Q, K, V)[0].sin().sum(), Q, create_graph=True)
+    with pytest.raises(UnsupportedError, match="backward of partial backward"):
+        first.sum().backward()
+
+    def change(q: torch.Tensor) -> torch.Tensor:
+        return torch.func.jvp(lambda q: op(q, K, V), (q,), (Q.detach(),))[1].sum()
+
+    with pytest.raises(UnsupportedError, match="backward of tangent"):
+        torch.func.grad(change)(Q.detach())
 
 
 def test_gradients_are_the_same_bits_for_any_thread_count() -> None:

@@ -3,6 +3,7 @@
     lower_derivative(spec, emit, sweep)    -> Derivative(forward, backward, saved, reads)
     lower_second(spec, emit)               -> Schedule   the backward's own backward, nothing saved
     lower_tangent(spec, emit)              -> Schedule   the outputs, then their tangents
+    lower_backward_tangent(spec, emit)     -> Schedule   the tangents of the gradients
     prune.only(schedule, wanted)           -> Schedule   without what only other outputs need
 
 Signature of a backward: the operator's inputs (in its order), then what the forward gave (`reads`:
@@ -221,6 +222,42 @@ def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> 
     return lowering.schedule(f"{spec.name}_second", signature)
 
 
+def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
+    """The tangents of the gradients (forward over reverse): `<input>_grad_dot`, along `<input>_dot`
+    of every real input of the backward, cotangents included. Nothing is saved.
+
+    Raises UnsupportedError for what kernels cannot run yet."""
+    graph = prepare(spec, emit)
+    derivative = differentiate(graph)
+    moved = tangent(derivative)
+    moved = replace(moved, outputs=moved.outputs[len(derivative.outputs) :])
+    verify_graph(moved)
+    given, dots = cotangents(graph), tangents(derivative)
+    lowering = Backward(moved, frame_of(graph), "two", {**given, **dots}, None)
+    lowering.run()
+    own = signature_of(spec, graph)
+    of = {one.name: one.dtype for one in own.outputs}
+    inputs = [
+        *own.inputs,
+        *(TensorArgument(array, of[name], "input") for name, array in given.items()),
+    ]
+    known = {one.name: one for one in inputs}
+    moves = tuple(_tangent_argument(known[name], array) for name, array in dots.items())
+    by = {f"{one.name}_grad_dot": one.dtype for one in own.inputs}
+    made = tuple(
+        TensorArgument(o.array, _kept(by.get(o.array.name.rstrip("_"), "real")), "output")
+        for o in moved.outputs
+    )
+    signature = replace(
+        own,
+        name=f"{own.name}_backward_tangent",
+        inputs=(*inputs, *moves),
+        outputs=made,
+        lengths=lengths_of(argument.array for argument in (*inputs, *moves)),
+    )
+    return lowering.schedule(signature.name, signature)
+
+
 def _kept(dtype: Dtype) -> Dtype:
     """The dtype of a gradient: that of queries, else the one that sums have."""
     return "query" if dtype == "query" else "accumulate"
@@ -264,4 +301,12 @@ def lower_tangent(
     return finished(name, signature, lowering, lowering.kernels, lowering.notes)
 
 
-__all__ = ["Derivative", "Sweep", "frame_of", "lower_derivative", "lower_second", "lower_tangent"]
+__all__ = [
+    "Derivative",
+    "Sweep",
+    "frame_of",
+    "lower_backward_tangent",
+    "lower_derivative",
+    "lower_second",
+    "lower_tangent",
+]

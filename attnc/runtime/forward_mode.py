@@ -21,7 +21,11 @@ from attnc.runtime.arguments import absent, flatten, mask_of, names_of, unflatte
 from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.forms import forward_ad
 
-TANGENTS = {"": "tangent", "backward": "backward_tangent", "backward_emits": "backward_tangent"}
+TANGENTS = {
+    "": "tangent",
+    "backward": "backward_tangent",
+    "backward_emits": "backward_emits_tangent",
+}
 
 
 def pushed(operator: Any, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | None:
