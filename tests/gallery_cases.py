@@ -47,15 +47,15 @@ class Setting:
 
     numbers   one dict of params for each shape in turn
     tune      what random tensors cannot know: ids in range, lengths that cut
-    """
     emits     what the reference gives beside the result, and kernels are compared in
+    """
 
     statics: dict[str, Any] = field(default_factory=dict)
     numbers: tuple[dict[str, Any], ...] = ({},)
     shapes: tuple[Shape, ...] = LINE
     tune: Tune | None = None
-
     emits: tuple[str, ...] = ()
+
 
 def grids(*sizes: tuple[int, ...], names: tuple[str, ...] = ("height", "width"), **more: Any):
     """Numbers of maps, with further params."""
@@ -199,13 +199,13 @@ def discs(t: Arrays, rng: np.random.Generator) -> None:
         t[name] = rng.integers(0, 5, t[name].shape)
 
 
-def blocks(t: Arrays, rng: np.random.Generator) -> None:
 def opened(t: Arrays, rng: np.random.Generator) -> None:
     """A row may have no key that is open."""
     t["open"] = rng.random(t["open"].shape) < 0.6
     t["open"][:, :1] = False
 
 
+def blocks(t: Arrays, rng: np.random.Generator) -> None:
     size = t["block"].shape[1]
     t["block"] = np.broadcast_to(np.arange(size) // 4, t["block"].shape).copy()
     t["begin"] = rng.integers(0, 9, t["begin"].shape)
@@ -344,7 +344,6 @@ SETTINGS: dict[str, Setting] = {
         statics={"past": 2, "size": 3, "stride": 2},
         names=("frames", "height", "width"),
     ),
-    # states
     # edit, axis
     "pointer": Setting(numbers=({}, {"clip": 2.0}), tune=opened, emits=("chosen",)),
     "extra_values": Setting(emits=("routed",)),
@@ -353,6 +352,7 @@ SETTINGS: dict[str, Setting] = {
     "channel_gram": Setting(numbers=({"gain": 0.7}, {"gain": -1.2}), shapes=SQUARE),
     "depth_attention": Setting(shapes=SQUARE),
     "head_tap": Setting(emits=("tapped",)),
+    # states
     **dict.fromkeys(
         (
             "linear_attention",

@@ -24,11 +24,11 @@ CHUNKED = (
 )  # fmt: skip
 WHY = {
     "mamba": "the update of H is elementwise",
-    "momentum": "the update of S is coupled",
-    "running_max": "other than by a product",
+    "momentum": "the update of S reads Z too",
+    "running_max": "the update of top is not affine: `max` of a state",
     "nonlinear": "the update of S is not affine",
     "both_sides": "the update of S is not affine",
-    "shift_register": "other than by a product",
+    "shift_register": "the update of past is unstructured",
     "three_axes": "other than by a product",
 }
 

@@ -95,6 +95,15 @@ class Form:
         return ZERO if self.log is None else None if self.log_across is not None else self.log
 
 
+def _why(transition: Transition) -> str:
+    """What of an update no chunk has products for."""
+    if transition.kind == "coupled":
+        found = {term.read.array.name for term in transition.coupled if term.read is not None}
+        return f"reads {' and '.join(sorted(found))} too"
+    reason = f": {transition.reason}" if transition.reason else ""
+    return f"is {transition.kind}{reason}"
+
+
 @dataclass(frozen=True)
 class Reading:
     """A product in a result: `name` = the sum over a state's key of left * state."""
@@ -131,11 +140,11 @@ class _Chunks:
     def kernel(
         self, name: str, outputs: Sequence[GraphOutput], finals: tuple[Final, ...]
     ) -> ScanKernel:
+        moves = transitions(self.recurrence, self.grid)
+        for transition in moves:  # what a state is says more than how it is read
+            self._log(transition)
         found = [self._read(output.expr) for output in outputs]
-        forms = {
-            transition.state.name: self._form(transition)
-            for transition in transitions(self.recurrence, self.grid)
-        }
+        forms = {transition.state.name: self._form(transition) for transition in moves}
         for form in forms.values():
             self._settle(form)
         sums = {
@@ -190,7 +199,7 @@ class _Chunks:
         """The logarithm of the decay; None of a decay of 1."""
         name, kind = transition.state.name, transition.kind
         if kind not in ("sum", "scalar", "diagonal", "low rank", "diagonal plus low rank"):
-            raise RowByRow(f"the update of {name} is {kind}")
+            raise RowByRow(f"the update of {name} {_why(transition)}")
         log = log_decay(transition)
         if transition.decay is None or log is None:
             raise RowByRow(f"the decay of {name} has no logarithm that is known")
