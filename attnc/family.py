@@ -84,7 +84,8 @@ def member_or_refusal(stages: Stages, name: str) -> Member | UnsupportedError:
     except UnsupportedError as refusal:
         kind = "tangent" if _is_tangent(name) else name.removesuffix("_emits")
         what = WORDS.get(kind, name.replace("_", " "))
-        return UnsupportedError(f"{what} ({refusal.feature})", refusal.backend, refusal.instead)
+        instead = () if name in (*FORMS, *OF_FORMS) else ("eager",)  # by torch's own autograd
+        return UnsupportedError(f"{what} ({refusal.feature})", refusal.backend, instead)
 
 
 def emits_of(stages: Stages) -> tuple[str, ...]:
