@@ -28,7 +28,8 @@ HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
 FAMILIES = (
     "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
-    "linear", "decay", "delta", "ssm", "convolution",
+    "linear", "decay", "delta", "ssm", "convolution", "sparse", "summary", "gate", "axis", "edit",
+    "cache", "system",
 )  # fmt: skip
 LENGTH = 64  # rows and keys of a picture without a map
 INK, PAPER, RULE = (38, 70, 110), (240, 241, 244), (200, 60, 50)
@@ -221,7 +222,8 @@ autograd of the dense formula in float64 as autograd of that formula in the dtyp
 within twice its error. What has no derivative yet is *refused* with the feature that it lacks;
 *derived* are those that nobody has compared yet.
 
-The families sparse, summary, gate, sampling, axis, edit, cache and system come later.
+A pipeline is several operators with equations between them: kernels for the one, torch for the
+other (`op.explain()` says which). The family sampling comes later.
 """
 
 TITLES = {
@@ -238,6 +240,13 @@ TITLES = {
     "delta": "States that are corrected",
     "ssm": "State spaces and gated recurrences",
     "convolution": "Long and short convolutions",
+    "sparse": "Keys chosen by data",
+    "summary": "Summaries of rows and keys",
+    "gate": "Gates",
+    "axis": "Other axes",
+    "edit": "Weights changed after the fact",
+    "cache": "What a cache keeps",
+    "system": "Across devices",
 }
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 STOPPED = "only gradients stop at the memory"
 CANCELS = "a factor of all weights of a row cancels in their sum"
+EMITTED = "it is read by an emit alone"
+DEALT = "however evenly the keys are dealt to the parts, they merge to the same"
+ONE = "a factor of 1: only gradients see it"
+BORDER = "no sum of weights is exactly at a threshold"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
-    "linear_attention": {"def feature: > -> >=": "both branches are 1 at 0"},
-    "linear_noncausal": {"def feature: > -> >=": "both branches are 1 at 0"},
-    "gated_linear_normalized": {"def feature: > -> >=": "both branches are 1 at 0"},
-    "rwkv7": {"removed: k[t] -> (-k[t])": "it stands on both sides of a product"},
     "channel_gram": {
         "normalize: max(a: score) - score -> (max(a: score) - score + 1)": "softmax has no shift",
         "normalize: max -> min": "softmax has no shift",
     },
+    "linear_attention": {"def feature: > -> >=": "both branches are 1 at 0"},
+    "linear_noncausal": {"def feature: > -> >=": "both branches are 1 at 0"},
+    "gated_linear_normalized": {"def feature: > -> >=": "both branches are 1 at 0"},
+    "rwkv7": {"removed: k[t] -> (-k[t])": "it stands on both sides of a product"},
     "transformer_xl": {
         (
             "held[j]: where(j < memory, stop(k[j]), k[j]) -> where(j < memory, k[j], stop(k[j]))"
@@ -31,6 +35,40 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "score: dot(fq[i], fk[j]) -> (-dot(fq[i], fk[j]))": CANCELS,
         "score: fq[i] -> (-fq[i])": CANCELS,
         "score: fk[j] -> (-fk[j])": CANCELS,
+    },
+    "nsa": {"mass[i, s]: 0 -> 1": "pieces beyond the ends are of blocks that are always chosen"},
+    "routing_kmeans": {
+        (
+            "mask: rows[m, i] and cols[m, j] and j <= i -> ((cols[m, j]) and (j <= i))"
+        ): "the mean takes clusters of the row alone",
+        "near[i]: dot(mu[m], qn[i]) -> (-dot(mu[m], qn[i]))": EMITTED,
+        "near[i]: mu[m] -> (-mu[m])": EMITTED,
+        "near[i]: qn[i] -> (-qn[i])": EMITTED,
+    },
+    "fourier_positions": {
+        "feature[i, c]: phase[i, c] -> (-phase[i, c])": "the first half are cosines",
+    },
+    "flow_attention": {"source[j]: 1 -> 2": "a sum of what is positive is never below -1"},
+    "index_reuse_topk": {"last: 1 -> 2": EMITTED},
+    "lte_window": {
+        "mask: > -> >=": "no gate is exactly 0",
+        "read: * -> /": ONE,
+        "read: weight * v[j] * (1 + r[j] - stop(r[j])) -> (weight * v[j])": ONE,
+    },
+    "outlook": {"read: 2 -> 3": "3 // 2 is 3 // 3"},
+    "softmax_context_parallel": {
+        "mask: j <= i and j * ranks // len(j) == r -> ((j <= i))": DEALT,
+        "mask: == -> !=": DEALT,
+        "mask: j * ranks -> (j)": DEALT,
+    },
+    "sink_redistribution": {
+        (
+            "edited[i]: seen[i] >= 0.2 and seen[i] - free[i] <= 0.5 * seen[i] and free[i] > 0 -> "
+            "((seen[i] >= 0.2) and (seen[i] - free[i] <= 0.5 * seen[i]))"
+        ): "it follows from the other two",
+        "edited[i]: >= -> >": BORDER,
+        "edited[i]: <= -> <": BORDER,
+        "edited[i]: > -> >=": BORDER,
     },
     "polynomial": {
         "score: * -> /": CANCELS,

@@ -20,7 +20,8 @@ from attnc.stages import Stages
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FAMILIES = (
     "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
-    "linear", "decay", "delta", "ssm", "convolution",
+    "linear", "decay", "delta", "ssm", "convolution", "sparse", "summary", "gate", "axis", "edit",
+    "cache", "system",
 )  # fmt: skip
 
 Arrays = dict[str, np.ndarray]
@@ -393,7 +394,9 @@ def spec_paths() -> list[Path]:
 
 
 def setting_of(name: str) -> Setting:
-    return SETTINGS.get(name, Setting())
+    from pipeline_cases import PIPELINES
+
+    return SETTINGS.get(name) or PIPELINES.get(name, Setting())
 
 
 @cache

@@ -125,7 +125,8 @@ def _running_dense(how: str, x: Real, strict: bool, where: Value) -> Value:
 
 
 def convolved(lagged: Value, x: Value, strict: bool) -> Real:
-    """The causal convolution along the last dimension: sum over s <= t of lagged[t - s] * x[s]."""
+    """The causal convolution along the last dimension: sum over s <= t of lagged[t - s] * x[s].
+    In float64: a transform spreads the rounding of its largest entries over all."""
     left, right = as_real(lagged).plain(), as_real(x).plain()
     size = max(left.shape[-1], right.shape[-1])
     if size == 0:
@@ -133,8 +134,6 @@ def convolved(lagged: Value, x: Value, strict: bool) -> Real:
         return Real(right.new_zeros(*shape, 0))
     if strict:
         left = torch.cat([torch.zeros_like(left[..., :1]), left[..., 1:]], -1)
-    dtype = torch.float64 if right.dtype == torch.float64 else torch.float32
-    left, right = left.to(dtype), right.to(dtype)
-    many = 2 * size
-    spectrum = torch.fft.rfft(left, many) * torch.fft.rfft(right, many)
-    return Real(torch.fft.irfft(spectrum, many)[..., :size])
+    many, dtype = 2 * size, torch.promote_types(left.dtype, right.dtype)
+    spectrum = torch.fft.rfft(left.double(), many) * torch.fft.rfft(right.double(), many)
+    return Real(torch.fft.irfft(spectrum, many)[..., :size].to(dtype))
