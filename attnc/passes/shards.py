@@ -171,14 +171,12 @@ def _stored(lowering: Lowering, carries: list[Carry]) -> Iterable[tuple[Carry, t
 
 def _summed(carry: Carry, entry: Reduction, part: Part, reference: Expr | None) -> Expr:
     """One key source's share of a carried value."""
-    body = part.body.mantissa
-    if entry.name in carry.group.rescaled:
-        assert reference is not None
-        relative = carry.group.exponents[part.walked] - Linear(((above_bottom(reference), 1.0),))
-        body = Scaled(body, relative).collapsed()
-    found = fold(entry.monoid, (part.walked,), body, _all(part.condition))
+    body, test = part.body.mantissa, _all(part.condition)
     if entry.name not in carry.group.rescaled:
-        return found
+        return fold(entry.monoid, (part.walked,), body, test)
+    assert reference is not None
+    relative = carry.group.exponents[part.walked] - Linear(((above_bottom(reference), 1.0),))
+    found = fold(entry.monoid, (part.walked,), Scaled(body, relative).collapsed(), test)
     seen = call("gt", reference, number(-math.inf))  # else its cotangent may be NaN
     return call("where", seen, found, number(0.0))
 

@@ -109,7 +109,7 @@ def _below(kernel: Any, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
     stack = torch._C._functorch.get_interpreter_stack()
     if stack is None:
         with torch._C._AutoDispatchBelowAutograd():
-            return kernel.handle(*flat)  # type: ignore[no-any-return]
+            return kernel.handle(*flat)
     if len(stack) > 1:
         return kernel.invoke(flat)  # type: ignore[no-any-return]
     level = stack[0].level()
