@@ -22,8 +22,8 @@ from attnc.backends.triton_scan import ScanPrinter
 from attnc.backends.triton_sizes import fits_int32
 from attnc.backends.triton_stream import (
     added_arrays,
-    filled_arrays,
     crowding,
+    filled_arrays,
     print_stream,
     touches_pairs,
     walked_arrays,
@@ -32,7 +32,7 @@ from attnc.backends.triton_tiles import is_dense
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import Expr, postorder
+from attnc.expressions.tree import Expr, number_of, postorder
 from attnc.resources import read_template, template_environment
 from attnc.schedule import (
     MapKernel,
@@ -117,7 +117,7 @@ def _turned(schedule: Schedule, entries: list[dict[str, Any]]) -> list[dict[str,
         first = len(found)
         inner = entries[first : first + len(leaves(kernel.kernels))]
         kept = dict.fromkeys(name for one in inner for name in (*one["reads"], *one["writes"]))
-        turns = {"turns": (first, int(kernel.count.attr)), "reads": tuple(kept)}  # type: ignore[call-overload]
+        turns = {"turns": (first, int(number_of(kernel.count))), "reads": tuple(kept)}
         found += [one | turns for one in inner]
     return found
 
