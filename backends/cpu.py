@@ -25,6 +25,7 @@ from attnc.backends.cpu_wanted import Wanted
 from attnc.backends.triton_sizes import fits_int32
 
 from attnc.errors import UnsupportedError
+from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
 from attnc.schedule import (
@@ -64,15 +65,16 @@ def emit(schedule: Schedule) -> str:
     """The C++ text of a schedule. Raises UnsupportedError for what the backend cannot do."""
     slots = Slots(schedule)
     kernels = leaves(schedule.kernels)
-    wanted = Wanted(schedule, any(sweeps(kernel) for kernel in kernels))
+    keys = schedule.signature.keys
+    wanted = Wanted(schedule, any(sweeps(kernel, keys) for kernel in kernels))
     texts, runners = [], []
     for place, kernel in enumerate(kernels):
         name = f"Kernel{place}"
         if isinstance(kernel, StreamKernel):
-            kind = SweepPrinter if sweeps(kernel) else StreamPrinter
-            printed = kind(kernel, slots, name, schedule.signature.keys, wanted).print()
+            kind = SweepPrinter if sweeps(kernel, keys) else StreamPrinter
+            printed = kind(kernel, slots, name, keys, wanted).print()
             texts.append(_render("stream", printed))
-            runners.append(f"{_runner(kernel)}<{name}>")
+            runners.append(f"{_runner(kernel, keys)}<{name}>")
         elif isinstance(kernel, ScanKernel):
             texts.append(_render("scan", ScanPrinter(kernel, slots, name).print()))
             runners.append(name)
@@ -176,10 +178,10 @@ def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object
     }
 
 
-def _runner(kernel: StreamKernel) -> str:
+def _runner(kernel: StreamKernel, keys: Axis | None) -> str:
     """The class template that runs a stream kernel; the form for few rows has no vectors of
     pairs, and sums products in an order of its own."""
-    if sweeps(kernel):
+    if sweeps(kernel, keys):
         return "Sweep"
     pairwise = any(
         one.operand is not None and is_pairwise(one.operand, loop.walked, kernel.held)

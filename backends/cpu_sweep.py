@@ -13,7 +13,7 @@ from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText, VectorText
 
 from attnc.errors import InternalError, UnsupportedError
-from attnc.expressions.index import Index
+from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, number
 from attnc.schedule import (
     Contribution,
@@ -43,10 +43,14 @@ def _hidden(one: Contribution | Write) -> str:
     return literal(number(_otherwise(one)))
 
 
-def sweeps(kernel: Kernel) -> bool:
-    """Whether a kernel is printed as a sweep."""
+def sweeps(kernel: Kernel, keys: Axis | None = None) -> bool:
+    """Whether a kernel is printed as a sweep; `keys`: the axis whose entries a call may bound, of
+    which a sweep alone can hold those that count."""
     if not isinstance(kernel, StreamKernel):
         return False
+    tracked = any(loop.exponent is not None for loop in kernel.loops)
+    if kernel.held.axis is keys and kernel.repeated and not tracked:
+        return True
     return any(
         loop.deposits or loop.scatters or loop.pair_stores or loop.around for loop in kernel.loops
     )

@@ -80,6 +80,30 @@ def test_every_emit_on_the_cpu() -> None:
     assert not failures("cpu", (*OFFERED, *WRITTEN))
 
 
+def places_that_differ(backend: str) -> list[str]:
+    """Calls with lengths and offsets, one for each batch entry, against eager."""
+    emits = (*OFFERED, "column")
+    text = TEXT.replace("    input length: int[b]\n", "").replace(" and j < length", "")
+    run, eager = (Operator(spec_of(text), one) for one in (backend, "eager"))
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(2, h, n, 8, generator=generator) for h, n in ((4, 5), (2, 9), (2, 9))]
+    found = []
+    for extras in (
+        {"key_length": torch.tensor([3, 0])},
+        {"key_length": 6, "offset": torch.tensor([2, 7])},
+        {"key_offset": 2, "offset": 5},
+    ):
+        made, wanted = (form(*given, emit=emits, **extras) for form in (run, eager))
+        for name, one, other in zip(("out", *emits), made, wanted, strict=True):
+            if not torch.allclose(one.double(), other.double(), rtol=1e-5, atol=1e-5):
+                found.append(f"{name} with {extras}")
+    return found
+
+
+def test_lengths_and_offsets_on_the_cpu() -> None:
+    assert not places_that_differ("cpu")
+
+
 def test_gradients_on_the_cpu() -> None:
     assert not gradient_failures("cpu", SMOOTH)
 
@@ -130,6 +154,7 @@ def test_the_place_of_a_maximum_has_no_gradient() -> None:
 if __name__ == "__main__":
     some = (Shape(rows=9, keys=21, width=8, value_width=5, group=2),)
     wrong = failures("triton", (*OFFERED, *WRITTEN), some)
+    wrong += places_that_differ("triton")
     wrong += gradient_failures("triton", ("entropy", "colsum", "weight"))
     print("\n".join(wrong))
     sys.exit(bool(wrong))

@@ -34,6 +34,7 @@ from attnc.expressions.tree import (
     substitute,
 )
 from attnc.graph import conjuncts
+from attnc.passes.constants import identity
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
@@ -132,7 +133,13 @@ class Gradients:
             raise refuse("out_colstats: a maximum over rows and more")
         inside = tuple(c for c in whole.conditions if c not in pinned)
         inner = Sum((*summed, row), inside, whole.body)
-        return self._key_sum(inner, key, tuple(summed), coarse, node.monoid)
+        found = self._key_sum(inner, key, tuple(summed), coarse, node.monoid)
+        if whole.body.op != "where" or whole.body.args[2].op != "number":
+            return found
+        # Of a key that does not count no pair is met, and each row stands for what it is unseen.
+        none = make("eq", found, identity(node.monoid, "real"))
+        unmet = make("and", make("gt", length(row.axis), number(0)), none)
+        return make("where", unmet, whole.body.args[2], found)
 
     def _is_finished(self, node: Expr) -> bool:
         """Whether the node is a row value that the forward keeps, or a loop before the others."""
