@@ -27,6 +27,7 @@ class Captured:
     def __init__(self, book: Book) -> None:
         self.book = book
         self.names: dict[int, str] = {}
+        self.device: torch.device | None = None  # of the first tensor
         self._kept: list[Any] = []  # so that identities stay theirs
         self._rebuilt: dict[int, Any] = {}
 
@@ -67,6 +68,7 @@ class Captured:
 
     def _tensor(self, name: str, tensor: torch.Tensor) -> None:
         self.names.setdefault(id(tensor), name)
+        self.device = self.device or tensor.device
         self._kept.append(tensor)
 
     def _attributes(self, owner: Any) -> None:

@@ -108,6 +108,7 @@ class _Probe:
         mask_mod: Mod | None,
     ) -> None:
         self.spec, self.score_mod, self.mask_mod = spec, score_mod, mask_mod
+        self.device = next((tensor.device for tensor in tensors.values()), torch.device("cpu"))
         self.arrays = {n: t.detach().cpu().numpy() for n, t in _readable(tensors).items()}
         source = spec.root.sources[0]
         assert source.score is not None
@@ -229,8 +230,8 @@ class _Probe:
     def of_mods(self, points: Points, dtype: torch.dtype = torch.float32) -> NDArray[Any]:
         """What the mods say."""
         arrays, _ = self._case(points)
-        b, h, i, j = points.flat()
-        q, k = (torch.from_numpy(array) for array in (arrays["q"], arrays["k"]))
+        b, h, i, j = (one.to(self.device) for one in points.flat())
+        q, k = (torch.from_numpy(arrays[name]).to(self.device) for name in ("q", "k"))
         score = ((q[b, h, i] * k[b, h, j]).sum(-1) * 2**-0.5).to(dtype)
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
@@ -244,7 +245,7 @@ class _Probe:
         finally:
             torch.set_default_dtype(before)
         counts = [len(one) for one in (points.b, points.h, points.i, points.j)]
-        return np.asarray(score.double().reshape(counts).numpy())
+        return np.asarray(score.double().reshape(counts).cpu().numpy())
 
 
 def _readable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -104,6 +104,7 @@ class Tracer:
     def run(self, mod: Callable[..., Any], what: str, arguments: Sequence[Traced]) -> Term:
         """What a mod gives at one point."""
         made = self.captured.rebuilt(mod)
+        self.device = self.captured.device or self.device
         before = _random_state()
         with Mode(self), _Locals(self):
             result = made(*arguments)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, is_number
 
@@ -9,6 +11,15 @@ ELSE, OR, AND, NOT, COMPARE, SUM, TERM, SIGN, POWER, ATOM = range(10)
 OUTER = ("b", "h", "hk")
 SILENT = ("to_real", "to_complex", "to_int", "re")
 Printed = tuple[str, int]
+GREEK = {
+    name: chr(ord("\u03b1") + place)
+    for place, name in enumerate(
+        ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
+         "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "", "sigma", "tau", "upsilon", "phi",
+         "chi", "psi", "omega")
+    )
+    if name
+}  # fmt: skip
 
 
 def filled(position: Expr, axis: str) -> bool:
@@ -78,3 +89,27 @@ def number(node: Expr) -> Printed:
     if value < 0:
         return f"<mrow><mo>\u2212</mo><mn>{digits}</mn></mrow>", SIGN
     return f"<mn>{digits}</mn>", ATOM
+
+
+def is_mask(name: str) -> bool:
+    return name.rpartition(".")[2] == "mask"
+
+
+def math(inner: str) -> str:
+    return f'<math display="block"><mrow>{inner}</mrow></math>'
+
+
+def identifier(name: str) -> str:
+    """A name as one symbol; what follows a first underscore is its subscript."""
+    head, _, tail = name.partition("_")
+    if head and tail:
+        return f"<msub>{identifier(head)}<mtext>{escape(tail)}</mtext></msub>"
+    stem, digits = name.rstrip("0123456789"), ""
+    if stem and stem != name and len(stem) <= 2:
+        stem, digits = stem, name[len(stem) :]
+        return f"<msub>{identifier(stem)}<mn>{digits}</mn></msub>"
+    return f"<mi>{GREEK.get(name, escape(name))}</mi>"
+
+
+def joined(parts: list[str]) -> str:
+    return "<mo>,</mo>".join(parts)

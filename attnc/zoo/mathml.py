@@ -34,8 +34,12 @@ from attnc.zoo.forms import (
     case,
     cases,
     filled,
+    identifier,
     is_digits,
+    is_mask,
+    joined,
     logistic,
+    math,
     number,
     ratio,
     reciprocal,
@@ -52,15 +56,6 @@ INFIX = {
 }  # fmt: skip
 FOLDS = {"sum": "∑", "prod": "∏", "max": "max", "min": "min"}
 FENCES = {"abs": "||", "floor": "⌊⌋", "ceil": "⌈⌉"}
-GREEK = {
-    name: chr(ord("\u03b1") + place)
-    for place, name in enumerate(
-        ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa",
-         "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "", "sigma", "tau", "upsilon", "phi",
-         "chi", "psi", "omega")
-    )
-    if name
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ def print_equations(spec: Spec) -> list[Equation]:
 def _block(spec: Spec, block: Block, name: str) -> Iterator[Equation]:
     many = len(block.sources) > 1
     trivial = frozenset(
-        name for name, one in spec.definitions.items() if _is_mask(name) and one.expr == TRUE
+        name for name, one in spec.definitions.items() if is_mask(name) and one.expr == TRUE
     )
     for state in block.states:
         line = _Line(many, trivial).equation(state.array, state.initial, "←")
@@ -96,11 +91,11 @@ def _block(spec: Spec, block: Block, name: str) -> Iterator[Equation]:
             yield from _block(spec, statement, statement.name)
         elif isinstance(statement, Repeat):
             count = _Line(many, trivial).print(statement.count)
-            index = _identifier(statement.index.name)
+            index = identifier(statement.index.name)
             yield Equation(
                 "repeat",
                 name,
-                _math(f"<mtext>for each&#160;</mtext>{index}<mo>&lt;</mo>{count[0]}"),
+                math(f"<mtext>for each&#160;</mtext>{index}<mo>&lt;</mo>{count[0]}"),
             )
             for step in statement.statements:
                 shown = _Line(many, trivial).equation(step.array, step.expr, "←")
@@ -123,7 +118,7 @@ def _definition(
     definition: Definition, name: str, many: bool, trivial: frozenset[str]
 ) -> Iterator[Equation]:
     array, expr = definition.array, definition.expr
-    if not _is_mask(array.name):
+    if not is_mask(array.name):
         yield Equation("equation", name, _Line(many, trivial).equation(array, expr))
         return
     if expr == TRUE:
@@ -134,34 +129,10 @@ def _definition(
     line.name_all(array.indices, expr)
     rows = [index for index in array.indices if index not in keys and index.name not in OUTER]
     left = line.subscripted(line.label(array), [line.index(row) for row in rows])
-    shown = _joined([line.index(key) for key in keys])
+    shown = joined([line.index(key) for key in keys])
     body = line.print(expr)[0]
     inside = f'<mo stretchy="false">{{</mo>{shown}<mo>:</mo>{body}<mo stretchy="false">}}</mo>'
-    yield Equation("visible", name, _math(f"{left}<mo>=</mo>{inside}"))
-
-
-def _is_mask(name: str) -> bool:
-    return name.rpartition(".")[2] == "mask"
-
-
-def _math(inner: str) -> str:
-    return f'<math display="block"><mrow>{inner}</mrow></math>'
-
-
-def _identifier(name: str) -> str:
-    """A name as one symbol; what follows a first underscore is its subscript."""
-    head, _, tail = name.partition("_")
-    if head and tail:
-        return f"<msub>{_identifier(head)}<mtext>{escape(tail)}</mtext></msub>"
-    stem, digits = name.rstrip("0123456789"), ""
-    if stem and stem != name and len(stem) <= 2:
-        stem, digits = stem, name[len(stem) :]
-        return f"<msub>{_identifier(stem)}<mn>{digits}</mn></msub>"
-    return f"<mi>{GREEK.get(name, escape(name))}</mi>"
-
-
-def _joined(parts: list[str]) -> str:
-    return "<mo>,</mo>".join(parts)
+    yield Equation("visible", name, math(f"{left}<mo>=</mo>{inside}"))
 
 
 class _Line:
@@ -179,8 +150,8 @@ class _Line:
         nodes = sum(1 for _ in postorder(expr))
         if nodes > LARGEST:
             text = f"<mtext>{escape(expression_text(expr, 400))}</mtext>"
-            return _math(f"{left}<mo>{sign}</mo>{text}")
-        return _math(f"{left}<mo>{sign}</mo>{self.print(expr)[0]}")
+            return math(f"{left}<mo>{sign}</mo>{text}")
+        return math(f"{left}<mo>{sign}</mo>{self.print(expr)[0]}")
 
     def name_all(self, first: tuple[Index, ...], expr: Expr) -> None:
         """Gives every index of the equation its primes, those of the left side first."""
@@ -206,7 +177,7 @@ class _Line:
             if not owner:
                 return symbol
             return f"<msup>{symbol}<mtext>{escape('.'.join(owner))}</mtext></msup>"
-        return "<mi>o</mi>" if array.role == "output" and last == "out" else _identifier(last)
+        return "<mi>o</mi>" if array.role == "output" and last == "out" else identifier(last)
 
     def subscripted(self, base: str, parts: list[str]) -> str:
         if not parts:
@@ -237,7 +208,7 @@ class _Line:
         return self.function(op, [self.print(arg)[0] for arg in args]), ATOM
 
     def function(self, name: str, parts: list[str]) -> str:
-        inside = _joined(parts)
+        inside = joined(parts)
         return f"<mrow><mi>{escape(name)}</mi><mo>(</mo>{inside}<mo>)</mo></mrow>"
 
     def within(self, node: Expr, wanted: int) -> str:
@@ -296,7 +267,7 @@ class _Line:
             if node.op == "start":
                 return self.function("start", [axis]), ATOM
             return f"<mrow><mo>|</mo>{axis}<mo>|</mo></mrow>", ATOM
-        return _identifier(str(node.attr)), ATOM
+        return identifier(str(node.attr)), ATOM
 
     def _div(self, node: Expr) -> Printed:
         inner = logistic(node)
@@ -354,7 +325,7 @@ class _Line:
             for position, axis in zip(node.args, node.array.axes, strict=True)
             if not filled(position, axis.name)
         ]
-        if _is_mask(node.array.name) and shown:
+        if is_mask(node.array.name) and shown:
             *rows, key = shown
             seen = self.subscripted(self.label(node.array), rows)
             return f"<mrow>{key}<mo>∈</mo>{seen}</mrow>", COMPARE
@@ -375,14 +346,14 @@ class _Line:
 
     def under(self, bound: tuple[Index, ...], condition: Expr) -> str:
         """What stands under a fold: its indices, and the set or condition that they are from."""
-        names = _joined([self.index(index) for index in bound])
+        names = joined([self.index(index) for index in bound])
         parts = list(condition.args) if condition.op == "and" else [condition]
-        masks = [part for part in parts if part.op == "read" and _is_mask(part.array.name)]
+        masks = [part for part in parts if part.op == "read" and is_mask(part.array.name)]
         others = [part for part in parts if part not in masks and part != TRUE]
         masks = [mask for mask in masks if mask.array.name not in self.trivial]
         shown = [self.print(mask)[0] for mask in masks] or [names]
         shown += [self.print(other)[0] for other in others]
-        return f"<mrow>{_joined(shown)}</mrow>"
+        return f"<mrow>{joined(shown)}</mrow>"
 
     def product(self, node: Expr) -> str | None:
         """`q_i · k_j` for a sum over a width of the product of two reads that end in it."""
@@ -414,13 +385,13 @@ class _Line:
 
     def selection(self, name: str, node: Expr, more: list[str]) -> str:
         under = self.under(node.bound, node.args[0])
-        inner = _joined([self.print(node.args[1])[0], *more])
+        inner = joined([self.print(node.args[1])[0], *more])
         head = f"<munder><mi>{name}</mi>{under}</munder>"
         return f"<mrow>{head}<mo>(</mo>{inner}<mo>)</mo></mrow>"
 
     def _solve(self, node: Expr) -> Printed:
         low, high, left, right = (self.print(arg)[0] for arg in node.args)
-        name = _identifier(str(node.attr))
+        name = identifier(str(node.attr))
         text = (
             f"<mtext>the&#160;</mtext>{name}<mo>∈</mo><mo>[</mo>{low}<mo>,</mo>{high}<mo>]</mo>"
             f"<mtext>&#160;with&#160;</mtext>{left}<mo>=</mo>{right}"
