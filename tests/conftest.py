@@ -83,6 +83,13 @@ def shipped_build(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def quick_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are compiled without optimisation, in half the time of -O1: for many small kernels
+    that are called a few times on a few rows."""
+    monkeypatch.setenv("ATTNC_CXXFLAGS", "-O0")
+
+
+@pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compares a text with a file of tests/golden: golden("causal/graph.txt", text)."""
     update = request.config.option.update_golden

@@ -38,6 +38,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("quick_build")
 def test_eight_processes_compile_one_spec(cache: Path) -> None:
     command = [sys.executable, "-c", RUN, SPEC.format(term="0.125 * j")]
     started = [

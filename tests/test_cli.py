@@ -147,6 +147,7 @@ def test_verify(spec: Path) -> None:
     assert ESCAPE not in done.stdout and "\r" not in done.stdout
 
 
+@pytest.mark.usefixtures("quick_build")
 def test_verify_gradients(spec: Path) -> None:
     """On the CPU they are compared; what has none says which feature is missing."""
     options = ("--cases", "1", "--gradients", "1", "--dtype", "float64", "--backend", "cpu")

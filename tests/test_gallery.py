@@ -153,6 +153,7 @@ def compare_kernels(path: Path, backend: str) -> list[str]:
     return wrong
 
 
+@pytest.mark.usefixtures("quick_build")
 @every_spec
 def test_cpu_kernels_agree_with_the_oracle(path: Path) -> None:
     """Or there are none, for what is named."""
@@ -211,6 +212,7 @@ def check_gradients(path: Path, most: int) -> None:
         compare_gradients_of(path, most)
 
 
+@pytest.mark.usefixtures("quick_build")
 @pytest.mark.parametrize("name", SAMPLE)
 def test_gradients_of_a_sample(name: str) -> None:
     check_gradients(next(path for path in PATHS if path.stem == name), 1)

@@ -222,6 +222,7 @@ def test_a_module_needs_no_attnc(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.usefixtures("quick_build")
 def test_a_module_run_as_a_script_verifies_itself(tmp_path: Path) -> None:
     path = tmp_path / "causal.py"
     path.write_text(emit_module(read_spec(load_source(PLAIN))))
