@@ -91,6 +91,13 @@ def cut(t: Arrays, rng: np.random.Generator) -> None:
     t["length"] = np.resize(rng.permutation([keys - 3, keys + 1]), t["length"].shape)
 
 
+def heated(t: Arrays, rng: np.random.Generator) -> None:
+    """Some text, heat between 0 and 1, one exactly at a threshold."""
+    t["text"] = rng.random(t["text"].shape) < 0.3
+    t["heat"] = rng.random(t["heat"].shape)
+    t["heat"][:, 0], t["heat"][:, 1], t["text"][:, :2] = 0.3, 0.6, False
+
+
 PIPELINES: dict[str, Setting] = {
     "agent": Setting(numbers=({"agents": 3}, {"agents": 2}, {"agents": 4}), shapes=CROSS),
     "combiner": Setting(statics={"size": 3}, shapes=SQUARE),
@@ -131,6 +138,9 @@ PIPELINES: dict[str, Setting] = {
     ),
     "retrieval_merge": Setting(
         numbers=({"size": 3, "sinks": 1}, {"size": 2, "sinks": 0}), shapes=FEW
+    ),
+    "masked_kv_sharing": Setting(
+        numbers=({"threshold": 0.3}, {"threshold": 0.6}), shapes=CROSS[:2], tune=heated
     ),
     "flow_attention": Setting(shapes=CROSS[:2]),
 }

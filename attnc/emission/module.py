@@ -96,7 +96,7 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
 
     members    by stage (`""` is the operator itself) the further kernel sets, or why there is none
     Raises AttncError for names that Python cannot carry."""
-    from attnc.backends import eager
+    from attnc.backends.eager import argument_names, emit_eager
     from attnc.signature_of import signature_of
 
     spec, schedule, pipeline = stages.spec, stages.schedule, stages.pipeline
@@ -119,13 +119,13 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
         support=support,
         banner=BANNER,
         signature="" if schedule else _plain_set(stages, signature).signature,
-        eager=eager.emit_eager(spec).strip("\n"),
+        eager=emit_eager(spec).strip("\n"),
         cpu_headers=cpu_headers() if kernels else "",
         triton_prelude=triton_prelude() if kernels else "",
         sets=sets_line(pipeline),
         chapters=tuple(chapters),
         composed=print_composed(stages) if pipeline else "",
-        assembly=_print_assembly(signature, _renamed(eager.argument_names(spec)), _made(stages)),
+        assembly=_print_assembly(signature, _renamed(argument_names(spec)), _made(stages)),
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
 

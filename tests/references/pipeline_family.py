@@ -255,3 +255,15 @@ def retrieval_merge(t, n, offset):
             more = {j for j in range(i + 1) if t["found"][b, h, i, j]}
             out[b, h, i] = row(q[i], k, v, sorted(near | more), scale(t))
     return out
+
+
+@reference
+def masked_kv_sharing(t, n, offset):
+    out = np.zeros((*t["q"].shape[:3], t["v"].shape[-1]))
+    for b, h, q, k, v in heads(t):
+        hot, text, share = t["heat"][b] >= n["threshold"], t["text"][b], t["share"][b]
+        for i in range(len(q)):
+            fore = row(q[i], k, v, np.flatnonzero(text | hot), scale(t))
+            back = row(q[i], k, v, np.flatnonzero(text | ~hot), scale(t))
+            out[b, h, i] = share[i] * fore + (1 - share[i]) * back
+    return out
