@@ -379,6 +379,8 @@ SETTINGS: dict[str, Setting] = {
     # sums over all tokens, and convolutions
     "performer": Setting(numbers=({"eps": 1e-2},), shapes=ROWS),
     "linear_noncausal": Setting(numbers=({"eps": 1e-2},), tune=lengths),
+    "efficient_attention": Setting(tune=lengths),
+    "grouped_linear": Setting(statics={"size": 4}, shapes=SQUARE),
     "icl_linear": Setting(shapes=SQUARE),
     "bi_wkv": Setting(shapes=SQUARE),
     "dynamic_conv": Setting(shapes=SQUARE),

@@ -111,6 +111,36 @@ def jetblock(t, n, offset):
     return by_token(t, step)
 
 
+@reference
+def efficient_attention(t, n, offset):
+    """A row of the map of all pairs is a mixture of softmaxes over tokens, one a feature."""
+    q, k, v = heads_of(t)
+    out = np.zeros((*q.shape[:3], v.shape[3]))
+    for b, h, i in np.ndindex(*out.shape[:3]):
+        seen = max(min(t["length"][b], k.shape[2]), 0)
+        for share, logits in zip(softmax(q[b, h, i]), k[b, h, :seen].T, strict=True):
+            out[b, h, i] += share * (softmax(logits) @ v[b, h, :seen])
+    return out
+
+
+@reference
+def grouped_linear(t, n, offset):
+    """The matrices of pairs: squares on the diagonal blocks, products below them."""
+    q, k, v = heads_of(t)
+    size, rows = n["size"], np.arange(q.shape[2])
+    k2 = np.repeat(t["k2"], q.shape[1] // max(t["k2"].shape[1], 1), 1)
+    lag = rows[:, None] - rows[None]
+    same = (rows[:, None] // size == rows[None] // size) & (lag >= 0)
+    bias = t["bias"][:, np.clip(lag, 0, size - 1)]
+    squares = np.maximum(q @ np.swapaxes(k, -1, -2) / size + bias, 0) ** 2 * same
+    earlier = rows[:, None] // size > rows[None] // size
+    linear = t["q2"] @ np.swapaxes(k2, -1, -2) / size * earlier
+    mixed = np.zeros_like(v)
+    for u in range(t["taps"].shape[1]):
+        mixed[:, :, u:] += t["taps"][:, u, None] * v[:, :, : max(v.shape[2] - u, 0)]
+    return t["gate"] * ((squares + linear) @ v + mixed)
+
+
 # convolution --------------------------------------------------------------------------------------
 
 
