@@ -163,7 +163,7 @@ def settle(name: str, t: dict[str, Any]) -> None:
         side = LENGTH // 8
         share = 0.06 if "special" in t else 0.4
         t["listed"] = np.random.default_rng(5).random((*t["listed"].shape[:-2], side, side)) < share
-    if "text" in t:
+    if {"text", "row"} <= t.keys():
         t["text"][:] = places < 8
         t["row"][:], t["column"][:] = (places - 8) // 8, (places - 8) % 8
     if "retrieval" in t:

@@ -91,10 +91,6 @@ def number(node: Expr) -> Printed:
     return f"<mn>{digits}</mn>", ATOM
 
 
-def is_mask(name: str) -> bool:
-    return name.rpartition(".")[2] == "mask"
-
-
 def math(inner: str) -> str:
     return f'<math display="block"><mrow>{inner}</mrow></math>'
 

@@ -36,7 +36,6 @@ from attnc.zoo.forms import (
     filled,
     identifier,
     is_digits,
-    is_mask,
     joined,
     logistic,
     math,
@@ -67,6 +66,30 @@ class Equation:
     mathml: str
 
 
+@dataclass(frozen=True)
+class Known:
+    """What an operator's masks are: those that hide nothing; the keys of each, by its array's
+    name; what prefixes clauses' arrays have for their keys."""
+
+    trivial: frozenset[str]
+    keys: dict[str, tuple[str, ...]]
+    names: frozenset[str]
+
+    @staticmethod
+    def of(spec: Spec) -> Known:
+        keys, blocks = {}, [spec.root]
+        while blocks:
+            block = blocks.pop()
+            blocks += [one for one in block.statements if isinstance(one, Block)]
+            for source in block.sources:
+                if source.mask is not None:
+                    keys[source.mask.name] = tuple(index.name for index in source.keys)
+        hidden = (n for n, one in spec.definitions.items() if n in keys and one.expr == TRUE)
+        return Known(
+            frozenset(hidden), keys, frozenset(name.split(".")[-2] for name in keys if "." in name)
+        )
+
+
 def print_equations(spec: Spec) -> list[Equation]:
     """The equations of an operator."""
     return list(_block(spec, spec.root, ""))
@@ -74,23 +97,19 @@ def print_equations(spec: Spec) -> list[Equation]:
 
 def _block(spec: Spec, block: Block, name: str) -> Iterator[Equation]:
     many = len(block.sources) > 1
-    trivial = frozenset(
-        name for name, one in spec.definitions.items() if is_mask(name) and one.expr == TRUE
-    )
+    known = Known.of(spec)
     for state in block.states:
-        line = _Line(many, trivial).equation(state.array, state.initial, "←")
+        line = _Line(many, known).equation(state.array, state.initial, "←")
         yield Equation("state", name, line)
     hidden = {one.array.name for one in block.offered}
     result = [
-        Equation(
-            "result", name, _Line(many, trivial).equation(block.result.array, block.result.expr)
-        )
+        Equation("result", name, _Line(many, known).equation(block.result.array, block.result.expr))
     ]
     for statement in block.statements:
         if isinstance(statement, Block):
             yield from _block(spec, statement, statement.name)
         elif isinstance(statement, Repeat):
-            count = _Line(many, trivial).print(statement.count)
+            count = _Line(many, known).print(statement.count)
             index = identifier(statement.index.name)
             yield Equation(
                 "repeat",
@@ -98,34 +117,30 @@ def _block(spec: Spec, block: Block, name: str) -> Iterator[Equation]:
                 math(f"<mtext>for each&#160;</mtext>{index}<mo>&lt;</mo>{count[0]}"),
             )
             for step in statement.statements:
-                shown = _Line(many, trivial).equation(step.array, step.expr, "←")
+                shown = _Line(many, known).equation(step.array, step.expr, "←")
                 yield Equation("update", name, shown)
         elif statement.array.name not in hidden:
-            yield from _definition(statement, name, many, trivial)
+            yield from _definition(statement, name, many, known)
     if block.reads_old:
         yield from result
     for update in block.updates:
-        yield Equation(
-            "update", name, _Line(many, trivial).equation(update.array, update.expr, "←")
-        )
+        yield Equation("update", name, _Line(many, known).equation(update.array, update.expr, "←"))
     if not block.reads_old:
         yield from result
     for emit in block.emits:
-        yield Equation("emit", name, _Line(many, trivial).equation(emit.array, emit.expr))
+        yield Equation("emit", name, _Line(many, known).equation(emit.array, emit.expr))
 
 
-def _definition(
-    definition: Definition, name: str, many: bool, trivial: frozenset[str]
-) -> Iterator[Equation]:
+def _definition(definition: Definition, name: str, many: bool, known: Known) -> Iterator[Equation]:
     array, expr = definition.array, definition.expr
-    if not is_mask(array.name):
-        yield Equation("equation", name, _Line(many, trivial).equation(array, expr))
+    if array.name not in known.keys:
+        yield Equation("equation", name, _Line(many, known).equation(array, expr))
         return
     if expr == TRUE:
         return
-    line = _Line(many, trivial)
-    keys = [index for index in array.indices if index.axis.shifted != "offset"]
-    keys = [index for index in keys if index.name not in OUTER]
+    line = _Line(many, known)
+    last = known.keys[array.name]
+    keys = [index for index in array.indices if index.name in last]
     line.name_all(array.indices, expr)
     rows = [index for index in array.indices if index not in keys and index.name not in OUTER]
     left = line.subscripted(line.label(array), [line.index(row) for row in rows])
@@ -138,8 +153,8 @@ def _definition(
 class _Line:
     """Prints one equation: its indices are told apart by primes."""
 
-    def __init__(self, many: bool, trivial: frozenset[str]) -> None:
-        self.many, self.trivial = many, trivial
+    def __init__(self, many: bool, known: Known) -> None:
+        self.many, self.known = many, known
         self.primes: dict[Index, str] = {}
 
     def equation(self, array: Array, expr: Expr, sign: str = "=") -> str:
@@ -172,7 +187,8 @@ class _Line:
         """The symbol of an array."""
         *path, last = array.name.split(".")
         if last in CLAUSES:
-            owner = path if self.many else path[:-1]
+            of_keys = bool(path) and path[-1] in self.known.names
+            owner = path[:-1] if of_keys and not self.many else path
             symbol = f"<mi>{CLAUSES[last]}</mi>"
             if not owner:
                 return symbol
@@ -325,10 +341,11 @@ class _Line:
             for position, axis in zip(node.args, node.array.axes, strict=True)
             if not filled(position, axis.name)
         ]
-        if is_mask(node.array.name) and shown:
-            *rows, key = shown
+        if node.array.name in self.known.keys and shown:
+            count = len(self.known.keys[node.array.name])
+            rows, keys = shown[:-count], shown[-count:]
             seen = self.subscripted(self.label(node.array), rows)
-            return f"<mrow>{key}<mo>∈</mo>{seen}</mrow>", COMPARE
+            return f"<mrow>{joined(keys)}<mo>∈</mo>{seen}</mrow>", COMPARE
         return self.subscripted(self.label(node.array), shown), ATOM
 
     def _fold(self, node: Expr) -> Printed:
@@ -348,9 +365,9 @@ class _Line:
         """What stands under a fold: its indices, and the set or condition that they are from."""
         names = joined([self.index(index) for index in bound])
         parts = list(condition.args) if condition.op == "and" else [condition]
-        masks = [part for part in parts if part.op == "read" and is_mask(part.array.name)]
+        masks = [part for part in parts if part.op == "read" and part.array.name in self.known.keys]
         others = [part for part in parts if part not in masks and part != TRUE]
-        masks = [mask for mask in masks if mask.array.name not in self.trivial]
+        masks = [mask for mask in masks if mask.array.name not in self.known.trivial]
         shown = [self.print(mask)[0] for mask in masks] or [names]
         shown += [self.print(other)[0] for other in others]
         return f"<mrow>{joined(shown)}</mrow>"
