@@ -57,8 +57,8 @@ def print_stream(
 
 
 def splits(kernel: StreamKernel, place: Place) -> bool:
-    """Whether the launch may let several programs share the walked tiles of one held tile, and merge
-    what they carry."""
+    """Whether the launch may let several programs share the walked tiles of one held tile, and
+    merge what they carry."""
     return kernel.split is None and not place.ordered and bool(kernel.carried)
 
 
