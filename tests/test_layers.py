@@ -119,6 +119,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "attnc.passes": IN_FUNCTIONS,
         "attnc.runtime": ANYWHERE,
         "attnc.cases": ANYWHERE,
+        "attnc.bench": ANYWHERE,
         "attnc.flex": ANYWHERE,
         "attnc.reference": ANYWHERE,
         "attnc.verification": ANYWHERE,
