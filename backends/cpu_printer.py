@@ -342,7 +342,10 @@ class Printer:
         if kind == "complex":
             raise UnsupportedError("complex numbers", "cpu", INSTEAD)
         total, unit = self.scope.names.fresh(node.monoid), identity(node.monoid, kind)
-        self.lines.append(f"auto {total} = {f'spread({unit})' if self.scope.lanes else unit};")
+        begin = f"spread({unit})" if self.scope.lanes else unit
+        chained = node.monoid == "sum" and kind == "real"  # sums of chains lose little
+        chain = self.scope.names.fresh("chain") if chained else total
+        self.lines += [f"auto {name} = {begin};" for name in dict.fromkeys((total, chain))]
         scope, heads = self.scope, []
         for index in node.bound:
             row = self.scope.names.fresh(index.name)
@@ -360,13 +363,19 @@ class Printer:
             texts = [inner._as("real", inner.text(factor), factor) for factor in factors]
             if self.scope.lanes:
                 texts = [f"spread({unwrapped(text)})" for text in texts]
-            inner.lines.append(f"{total} = fused({', '.join(texts)}, {total});")
+            inner.lines.append(f"{chain} = fused({', '.join(texts)}, {chain});")
         else:
             term = inner._as(kind, inner.text(body), body)
             if not everywhere:
                 term = f"choose({unwrapped(inner.text(condition))}, {term}, {unit})"
-            inner.lines.append(f"{total} = {combined(node.monoid, total, term)};")
+            inner.lines.append(f"{chain} = {combined(node.monoid, chain, term)};")
+        ended = f"{total} = {combined(node.monoid, total, chain)};"
+        if chained:
+            full = f"if ({row} % PART == PART - 1) {{"
+            inner.lines += [full, f"    {ended}", f"    {chain} = {begin};", "}"]
         self.lines += heads + [f"    {line}" for line in inner.lines] + ["}" for _ in heads]
+        if chained:
+            self.lines.append(ended)
         return total
 
 

@@ -112,7 +112,7 @@ def _scored(rng: random.Random, score: str, inputs: list[str], numbers: list[str
 
 
 def _normalizer(rng: random.Random, inputs: list[str], numbers: list[str]) -> str:
-    kind = rng.randrange(9)
+    kind = rng.randrange(11)
     if kind < 3:
         return "softmax(j: score)"
     if kind == 3:
@@ -126,15 +126,22 @@ def _normalizer(rng: random.Random, inputs: list[str], numbers: list[str]) -> st
         return "exp(score) / (1 + sum(j: exp(score)))"
     if kind == 7:
         return "by_sum(j: softplus(score))"
+    if kind == 8:
+        return "softmax(j: score) ** 2"
+    if kind == 9:
+        inputs.append("share: real[h]")
+        return "softmax(j: score) - share * softmax(j: dot(q[i], k[j]) * scale / 2)"
     return "softmax(j: score) * (1 + 0.25 * cos(i - j))"
 
 
 def _read(rng: random.Random, inputs: list[str]) -> list[str]:
-    kind = rng.randrange(6)
+    kind = rng.randrange(7)
     if kind == 0:
         inputs.append("gate: real[b, h, i]")
         return ["read: sigmoid(gate[i]) * sum(j: weight * v[j])"]
     if kind == 1:
         inputs.append("worth: real[b, j]")
         return ["read: sum(j: weight * worth[j] * v[j])"]
+    if kind == 2:
+        return ["read: rmsnorm(e: sum(j: weight * v[j]))"]
     return []
