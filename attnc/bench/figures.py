@@ -105,7 +105,7 @@ def bare_kernel(operator: Any, inputs: tuple[torch.Tensor, ...]) -> Callable[[],
     frame, outputs = prepared.fill(list(inputs))
     memory, frame.words[Frame.WORKSPACE] = prepared.workspace(prepared.needed)
     run = prepared.library.attnc_run
-    held = (frame, outputs, memory, inputs)  # what it points to lives as long as the closure
+    held = (prepared, frame, outputs, memory, inputs)  # what it points to lives as the closure does
 
     def kernel() -> int:
         return int(run(frame.address)) if held else 0
