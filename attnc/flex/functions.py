@@ -7,6 +7,7 @@ dimensions). A function that is not here has no form in the language, and tracin
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def _is_torch(func: Any, name: str) -> bool:
 # --- arithmetic -----------------------------------------------------------------------------------
 
 
-def _arithmetic(op: str, turned: bool = False) -> Handler:
+def _arithmetic(op: str, turned: bool = False) -> Callable[..., Value]:
     def handler(tracer: Tracer, left: Any, right: Any, *, alpha: Any = 1) -> Value:
         terms = tracer.terms
 
@@ -81,8 +82,8 @@ for _names, _op in (
 @enter("div", "divide", "true_divide", "truediv")
 def _divide(tracer: Tracer, left: Any, right: Any, *, rounding_mode: str | None = None) -> Value:
     if rounding_mode == "floor":
-        return TABLE["floordiv"](tracer, left, right)  # type: ignore[no-any-return]
-    divided: Value = _arithmetic("div")(tracer, left, right)
+        return _arithmetic("floordiv")(tracer, left, right)
+    divided = _arithmetic("div")(tracer, left, right)
     if rounding_mode is None:
         return divided
     whole = truncated(tracer, divided.term)
@@ -197,7 +198,7 @@ def _where(tracer: Tracer, condition: Any, yes: Any, no: Any) -> Value:
 
 @enter("masked_fill")
 def _masked_fill(tracer: Tracer, x: Any, mask: Any, value: Any) -> Value:
-    return _where(tracer, mask, value, x)  # type: ignore[no-any-return]
+    return _where(tracer, mask, value, x)
 
 
 @enter("isinf", "isneginf", "isposinf")

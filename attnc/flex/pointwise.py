@@ -25,7 +25,7 @@ def truncated(tracer: Tracer, term: Term) -> Term:
 # --- functions of one number ----------------------------------------------------------------------
 
 
-def _function(name: str, keep: bool = False, kind: Kind = "real") -> Handler:
+def _function(name: str, keep: bool = False, kind: Kind = "real") -> Callable[..., Value]:
     def handler(tracer: Tracer, x: Any, **_: Any) -> Value:
         def build(one: Term) -> Term:
             one = tracer.terms.counted(one)
@@ -89,13 +89,13 @@ enter("logsigmoid")(
 def _softplus(tracer: Tracer, x: Any, beta: Any = 1, threshold: Any = 20) -> Value:
     if (beta, threshold) != (1, 20):
         raise refuse("softplus", "only beta=1 and threshold=20 have a name in the language")
-    return _function("softplus")(tracer, x)  # type: ignore[no-any-return]
+    return _function("softplus")(tracer, x)
 
 
 @enter("gelu")
 def _gelu(tracer: Tracer, x: Any, approximate: str = "none") -> Value:
     if approximate == "none":
-        return _function("gelu")(tracer, x)  # type: ignore[no-any-return]
+        return _function("gelu")(tracer, x)
     terms = tracer.terms
 
     def build(one: Term) -> Term:
@@ -111,7 +111,9 @@ def _gelu(tracer: Tracer, x: Any, approximate: str = "none") -> Value:
 
 @enter("leaky_relu")
 def _leaky(tracer: Tracer, x: Any, negative_slope: Any = 0.01, inplace: bool = False) -> Value:
-    build = lambda one, slope: tracer.terms.call("leaky", one, slope)  # noqa: E731
+    def build(one: Term, slope: Term) -> Term:
+        return tracer.terms.call("leaky", one, slope)
+
     return pointwise(tracer, build, x, negative_slope)
 
 

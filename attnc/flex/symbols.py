@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from attnc.flex.terms import Term, Terms
+from attnc.flex.terms import Kind, Term, Terms
 
 OPERATIONS = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv,
@@ -46,14 +46,14 @@ class Book:
             count += 1
             taken = f"{name}{count}"
         self.values[taken] = value
-        kind = "int" if isinstance(value, int) else "real"
-        return self.wrap(self.terms.make("param", value=taken, kind=kind), value)  # type: ignore[arg-type]
+        kind: Kind = "int" if isinstance(value, int) else "real"
+        return self.wrap(self.terms.make("param", value=taken, kind=kind), value)
 
     def wrap(self, term: Term, value: int | float) -> int | float:
         """A number with the formula it came from."""
-        made: Any = (SymbolInt if isinstance(value, int) else SymbolFloat)(value)
+        made = SymbolInt(value) if isinstance(value, int) else SymbolFloat(value)
         made.term, made.book = term, self
-        return made  # type: ignore[no-any-return]
+        return made
 
     def fix(self, term: Term) -> None:
         """The value of a term was asked for: its names keep theirs."""
@@ -138,8 +138,8 @@ def _equip(cls: type, base: type) -> None:
     for name in ASKING:
         if hasattr(base, name):
             setattr(cls, name, _asking(base, name))
-    setattr(cls, "__neg__", _negated)  # noqa: B010
-    setattr(cls, "__repr__", _shown)  # noqa: B010
+    for name, method in (("__neg__", _negated), ("__repr__", _shown)):
+        setattr(cls, name, method)
 
 
 def _negated(self: Any) -> Any:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from attnc.flex.terms import Term
 from attnc.flex.trace import Tracer, Value
 
 Handler = Callable[..., Any]
+Entered = TypeVar("Entered", bound=Handler)
 TABLE: dict[str, Handler] = {}
 
 
-def enter(*names: str) -> Callable[[Handler], Handler]:
+def enter(*names: str) -> Callable[[Entered], Entered]:
     """Enters a handler under these names."""
 
-    def keep(handler: Handler) -> Handler:
+    def keep(handler: Entered) -> Entered:
         for name in names:
             TABLE[name] = handler
         return handler

@@ -12,7 +12,6 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from attnc.flex.failures import TraceError
 from attnc.flex.naming import Axes, Names
@@ -27,7 +26,7 @@ INFIX = {
     "floordiv": ("//", TERM), "mod": ("%", TERM),
 }  # fmt: skip
 RISING = {"lt": ("<", False), "le": ("<=", False), "gt": ("<", True), "ge": ("<=", True)}
-FOLDED: dict[str, Callable[..., Any]] = {
+FOLDED: dict[str, Callable[..., int]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul
 }  # fmt: skip
 LEAVES = ("number", "index", "param", "score", "dim")
@@ -259,8 +258,8 @@ class _Writer:
 
     def _constant(self, node: Term) -> int | float | None:
         """The value of arithmetic on constants, some of them captured numbers that are fixed."""
-        if node.op == "number" and not isinstance(node.value, bool):
-            return node.value  # type: ignore[return-value]
+        if isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+            return node.value
         book = self.tracer.book
         if node.op == "param" and node.value in book.fixed:
             return book.values[str(node.value)]
@@ -269,7 +268,7 @@ class _Writer:
         values = [self._constant(arg) for arg in node.args]
         if any(not isinstance(value, int) for value in values):
             return None
-        return FOLDED[node.op](*values)  # type: ignore[no-any-return]
+        return FOLDED[node.op](*values)
 
     def _infix(self, node: Term) -> Printed:
         sign, strength = INFIX[node.op]

@@ -26,7 +26,7 @@ does not  solve for a number of each key, or of a head; know what the equation i
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, number, value
@@ -38,6 +38,10 @@ from attnc.passes.maps import map_of
 from attnc.passes.simplify import make
 from attnc.passes.unknowns import Solve, whole
 from attnc.schedule import Kernel, Let, RepeatKernels, StreamKernel, Workspace
+
+_add, _sub, _mul, _div = (partial(make, op) for op in ("add", "sub", "mul", "div"))
+_lt, _gt, _max, _abs = (partial(make, op) for op in ("lt", "gt", "max", "abs"))
+_either, _where = partial(make, "or"), partial(make, "where")
 
 ROUNDS = 64  # halvings of a bracket in float64, and a few more
 NOISE = 1 / 16  # a gap this many times too small to be seen in its sides is rounding
@@ -221,43 +225,3 @@ def _nan(x: Expr) -> Expr:
 
 def _both(*tests: Expr) -> Expr:
     return reduce(lambda a, b: make("and", a, b), tests)
-
-
-def _either(a: Expr, b: Expr) -> Expr:
-    return make("or", a, b)
-
-
-def _add(a: Expr, b: Expr) -> Expr:
-    return make("add", a, b)
-
-
-def _sub(a: Expr, b: Expr) -> Expr:
-    return make("sub", a, b)
-
-
-def _mul(a: Expr, b: Expr) -> Expr:
-    return make("mul", a, b)
-
-
-def _div(a: Expr, b: Expr) -> Expr:
-    return make("div", a, b)
-
-
-def _max(a: Expr, b: Expr) -> Expr:
-    return make("max", a, b)
-
-
-def _abs(a: Expr) -> Expr:
-    return make("abs", a)
-
-
-def _lt(a: Expr, b: Expr) -> Expr:
-    return make("lt", a, b)
-
-
-def _gt(a: Expr, b: Expr) -> Expr:
-    return make("gt", a, b)
-
-
-def _where(test: Expr, yes: Expr, no: Expr) -> Expr:
-    return make("where", test, yes, no)
