@@ -207,11 +207,7 @@ def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> 
         *(TensorArgument(array, outputs[name], "input") for name, array in given.items()),
         *(TensorArgument(array, _kept(dtypes[name]), "input") for name, array in again.items()),
     ]
-    by = {f"{one.name}_grad": one.dtype for one in inputs}
-    made = tuple(
-        TensorArgument(o.array, _kept(by.get(o.array.name.rstrip("_"), "real")), "output")
-        for o in second.outputs
-    )
+    made = _made(second, {f"{one.name}_grad": one.dtype for one in inputs})
     signature = replace(
         own,
         name=f"{own.name}_second",
@@ -243,11 +239,7 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
     ]
     known = {one.name: one for one in inputs}
     moves = tuple(_tangent_argument(known[name], array) for name, array in dots.items())
-    by = {f"{one.name}_grad_dot": one.dtype for one in own.inputs}
-    made = tuple(
-        TensorArgument(o.array, _kept(by.get(o.array.name.rstrip("_"), "real")), "output")
-        for o in moved.outputs
-    )
+    made = _made(moved, {f"{one.name}_grad_dot": one.dtype for one in own.inputs})
     signature = replace(
         own,
         name=f"{own.name}_backward_tangent",
@@ -261,6 +253,14 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
 def _kept(dtype: Dtype) -> Dtype:
     """The dtype of a gradient: that of queries, else the one that sums have."""
     return "query" if dtype == "query" else "accumulate"
+
+
+def _made(graph: Graph, dtypes: dict[str, Dtype]) -> tuple[TensorArgument, ...]:
+    """The outputs of a derivative, by the dtype of what each is the gradient of."""
+    return tuple(
+        TensorArgument(o.array, _kept(dtypes.get(o.array.name.rstrip("_"), "real")), "output")
+        for o in graph.outputs
+    )
 
 
 def _tangent_argument(given: TensorArgument, array: Array) -> TensorArgument:
