@@ -131,6 +131,7 @@ def test_visible_refuses_what_it_cannot_say(bridge: ModuleType) -> None:
     [
         ("smollm2.py", ("--tokens", "12", "--repeats", "1"), ("capital of France is Paris",)),
         ("minilm.py", ("--repeats", "1"), ("largest difference",)),
+        ("qwen3_next.py", ("--prompt", "70", "--tokens", "5", "--repeats", "1"), ("same tokens",)),
     ],
 )
 def test_script(script: str, options: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -140,3 +141,28 @@ def test_script(script: str, options: tuple[str, ...], words: tuple[str, ...]) -
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(word in done.stdout for word in words), done.stdout
+
+
+def test_a_model_with_recurrences_like_its_own_forms(
+    bridge: ModuleType, quick_build: None, seed: int
+) -> None:
+    """Prompts and cached decoding of Qwen3-Next: three gated delta layers to one of attention."""
+    from qwen3_next import new_model, respond
+
+    model = new_model(seed, layers=4, width=48, vocabulary=97)
+    inputs = padded((3, 40, 17), True, seed)
+    expected, found = (respond(model, inputs, peer, 7, "cpu") for peer in ("torch", "attnc"))
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found.tokens, expected.tokens)
+
+
+def test_what_the_rule_does_not_say_is_refused(bridge: ModuleType) -> None:
+    from qwen3_next import gated_delta_rule
+
+    rows, heads = torch.randn(1, 3, 2, 4), torch.randn(1, 3, 2)
+    with pytest.raises(ValueError, match="norms"):
+        gated_delta_rule(rows, rows, rows, heads, heads)
+    with pytest.raises(ValueError, match="packed"):
+        gated_delta_rule(
+            rows, rows, rows, heads, heads, use_qk_l2norm_in_kernel=True, cu_seqlens=torch.ones(2)
+        )

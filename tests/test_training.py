@@ -60,6 +60,19 @@ def test_the_variant_learns_its_own_parameters(models: None) -> None:
     assert all(value.isfinite().all() for value in learned.values())
 
 
+@pytest.mark.parametrize("attention, own", [("delta", 4), ("hybrid", 6)])
+def test_recurrences_learn_their_gates(
+    models: None, quick_build: None, attention: str, own: int
+) -> None:
+    """Losses go down as those of softmax do, and every gate moves."""
+    run = new_run(attention)
+    run.train()
+    assert run.losses[-1] < run.losses[0] - 0.1
+    learned = run.learned()
+    assert len(learned) == own and all(value.abs().max() > 1e-4 for value in learned.values())
+    assert all(value.isfinite().all() for value in learned.values())
+
+
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(models: None, tmp_path: Path) -> None:
     whole, begun = new_run("variant"), new_run("variant")
     whole.train()
@@ -75,12 +88,13 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(models: None, tmp_pat
         new_run("variant", steps=7).load(tmp_path / "variant.pt")
 
 
-def test_train_char_lm(tmp_path: Path) -> None:
+def test_train_char_lm(tmp_path: Path, quick_build: None) -> None:
     """The whole script: curves, the learned tables, and a second start that has nothing to do."""
     options = (*SMALL, "--steps", "4", "--backend", BACKEND, "--out", str(tmp_path))
+    options += tuple(word for name in ("sdpa", "variant", "delta") for word in ("--only", name))
     for more in ((), ("--resume",)):
         printed = script("train_char_lm.py", *options, *more)
-        assert "variant" in printed and "steps/s" in printed
+        assert "delta" in printed and "steps/s" in printed
     for name in ("losses.png", "learned.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 

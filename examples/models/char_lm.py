@@ -15,6 +15,8 @@ import attnc
 HERE = Path(__file__).resolve().parent
 CAUSAL = HERE.parent / "softmax" / "causal_softmax.attn"
 VARIANT = HERE / "local_capped.attn"
+DELTA = HERE / "delta_memory.attn"
+HYBRID = HERE / "near_and_far.attn"
 VOCABULARY = 128  # ASCII
 UNKNOWN = ord("?")
 
@@ -27,7 +29,7 @@ class Shape:
     heads: int = 4
     layers: int = 4
     context: int = 256
-    window: int = 64  # of the variant
+    window: int = 64  # of the variant and the hybrid
 
 
 # --- Text ----------------------------------------------------------------------------------------
@@ -91,10 +93,46 @@ class LocalCapped(nn.Module):
         return result
 
 
+class Delta(nn.Module):
+    """No attention: a state that the gated delta rule keeps, with gates that each head reads off
+    its keys. What it costs grows with the length, not with its square."""
+
+    def __init__(self, shape: Shape, backend: str) -> None:
+        super().__init__()
+        self.operator = attnc.compile(DELTA, backend=backend)
+        self.forget = nn.Parameter(torch.zeros(shape.heads, shape.width // shape.heads))
+        self.write = nn.Parameter(torch.zeros_like(self.forget))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        gates = {"forget": self.forget, "write": self.write}
+        result: Tensor = self.operator(query, key, value, **gates)
+        return result
+
+
+class Hybrid(nn.Module):
+    """A softmax over a window and that state, in one operator: a head learns how much of the state
+    it adds."""
+
+    def __init__(self, shape: Shape, backend: str) -> None:
+        super().__init__()
+        self.operator = attnc.compile(HYBRID, backend=backend)
+        self.window = shape.window
+        self.forget = nn.Parameter(torch.zeros(shape.heads, shape.width // shape.heads))
+        self.write = nn.Parameter(torch.zeros_like(self.forget))
+        self.blend = nn.Parameter(torch.zeros_like(self.forget))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        gates = {"forget": self.forget, "write": self.write, "blend": self.blend}
+        result: Tensor = self.operator(query, key, value, **gates, window=self.window)
+        return result
+
+
 ATTENTIONS: dict[str, Callable[[Shape, str], nn.Module]] = {
     "sdpa": lambda shape, backend: Sdpa(),
     "attnc": Causal,
     "variant": LocalCapped,
+    "delta": Delta,
+    "hybrid": Hybrid,
 }
 
 

@@ -16,9 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,12 +25,11 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # the spinner is enough
 import torch
 import transformers
 from bridge import register
+from generation import Run, column, generate, new_table
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.generation.streamers import BaseStreamer
 from weights import folder_of
 
 WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -47,33 +44,6 @@ LONG = "Summarise this licence in two sentences.\n\n"
 PEERS = ("sdpa", "attnc")
 
 console = Console(highlight=False)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One generation: tokens [batch, n], their logits [batch, n, vocabulary] in float32, and the
-    seconds that the prompt and the n - 1 steps after it took."""
-
-    tokens: Tensor
-    logits: Tensor
-    prefill: float
-    decode: float
-
-
-class Clock(BaseStreamer):
-    """Notes when generate has read the prompt and when each token is there, and shows tokens."""
-
-    def __init__(self, show: Callable[[Tensor], None] | None = None) -> None:
-        self.times: list[float] = []
-        self.show = show
-
-    def put(self, value: Tensor) -> None:
-        self.times.append(time.perf_counter())
-        if self.show and len(self.times) > 1:  # the first is the prompt
-            self.show(value)
-
-    def end(self) -> None:
-        pass
 
 
 class Printer:
@@ -116,76 +86,16 @@ def encode(tokenizer: Any, prompts: tuple[str, ...], device: str) -> dict[str, T
     return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def generate(
+def respond(
     model: Any,
     inputs: dict[str, Tensor],
     attention: str,
     tokens: int,
     show: Callable[[Tensor], None] | None = None,
 ) -> Run:
-    """Greedy generation with one attention."""
+    """A generation with one attention."""
     model.set_attn_implementation(attention)
-    clock = Clock(show)
-    out = model.generate(
-        **inputs,
-        max_new_tokens=tokens,
-        do_sample=False,
-        streamer=clock,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    start, first, *_, last = (
-        clock.times if len(clock.times) > 2 else [*clock.times, clock.times[-1]]
-    )
-    new = out.sequences[:, inputs["input_ids"].shape[1] :].cpu()
-    logits = torch.stack([step.float().cpu() for step in out.logits], dim=1)
-    return Run(new, logits, first - start, last - first)
-
-
-def real(tokens: Tensor, end: int) -> Tensor:
-    """Which tokens [batch, n] a prompt's answer has: all up to its end token, that included."""
-    ended = (tokens == end).cumsum(dim=1) - (tokens == end).int()
-    return ended == 0
-
-
-def logit_difference(one: Run, two: Run, end: int) -> float:
-    """The largest difference of two runs' logits, over the steps before their tokens part."""
-    n = min(one.tokens.shape[1], two.tokens.shape[1])
-    parted = (one.tokens[:, :n] != two.tokens[:, :n]).int().cumsum(dim=1)
-    same_past = parted - (one.tokens[:, :n] != two.tokens[:, :n]).int() == 0
-    counted = real(one.tokens[:, :n], end) & same_past
-    gaps = (one.logits[:, :n] - two.logits[:, :n]).abs().amax(dim=-1)
-    return float(gaps[counted].max())
-
-
-def column(runs: dict[str, list[Run]], prompt: int, end: int) -> tuple[list[str], bool]:
-    """One column of the table, and whether the tokens are the same. The prompt's tokens are
-    counted without padding."""
-    sdpa, attnc = (runs[peer][0] for peer in PEERS)
-    same = torch.equal(sdpa.tokens, attnc.tokens)
-    answered = real(sdpa.tokens, end)
-    cells = [f"{prompt:,}", f"{int(answered.sum()):,}", "yes" if same else "[red]no[/]"]
-    cells += [f"{logit_difference(sdpa, attnc, end):.1e}"]
-    for phase, tokens in (("prefill", prompt), ("decode", int(answered[:, 1:].sum()))):
-        before, now = (
-            tokens / max(median(getattr(run, phase) for run in runs[peer]), 1e-9) for peer in PEERS
-        )
-        cells += [f"{before:,.1f}", f"{now:,.1f}", f"{now / before:.2f}" if tokens else "-"]
-    return cells, same
-
-
-def new_table(title: str, columns: dict[str, list[str]]) -> Table:
-    """The results: a line for each figure, a column for each batch of prompts."""
-    table = Table(title=title, title_justify="left")
-    table.add_column()
-    for name in columns:
-        table.add_column(name, justify="right")
-    names = ["prompt tokens", "new tokens", "same tokens", "largest logit difference"]
-    for phase in ("prefill", "decode"):
-        names += [f"{phase} tokens/s, {peer}" for peer in PEERS] + [f"{phase}, attnc / sdpa"]
-    for name, *cells in zip(names, *columns.values(), strict=True):
-        table.add_row(name, *cells, end_section=name.startswith(("largest", "prefill, ")))
-    return table
+    return generate(model, inputs, tokens, show)
 
 
 def read_options() -> argparse.Namespace:
@@ -222,20 +132,20 @@ def main() -> int:
         with console.status(f"{name}: first call, with compiling"):
             start = time.perf_counter()
             for peer in PEERS:
-                generate(model, inputs, peer, tokens=3)
+                respond(model, inputs, peer, tokens=3)
             warm = time.perf_counter() - start
         console.print(f"{name}: ready after {warm:.1f} s", style="dim")
         runs: dict[str, list[Run]] = {peer: [] for peer in PEERS}
         if live:
             runs["attnc"].append(
-                generate(model, inputs, "attnc", options.tokens, Printer(tokenizer))
+                respond(model, inputs, "attnc", options.tokens, Printer(tokenizer))
             )
             console.print("\n")
         with console.status("") as status:
             for n in range(options.repeats):
                 for peer in PEERS:
                     status.update(f"{name}: {peer}, run {n + 1} of {options.repeats}")
-                    runs[peer].append(generate(model, inputs, peer, options.tokens))
+                    runs[peer].append(respond(model, inputs, peer, options.tokens))
         if not live:
             for prompt, answer in zip(prompts, runs["attnc"][0].tokens, strict=True):
                 text = tokenizer.decode(answer, skip_special_tokens=True)
@@ -244,7 +154,7 @@ def main() -> int:
         all_same &= same
     threads = f", {torch.get_num_threads()} threads" if options.device == "cpu" else ""
     title = f"SmolLM2-135M-Instruct, {options.dtype} on {options.device}{threads}"
-    console.print(new_table(title, columns))
+    console.print(new_table(title, "sdpa", columns))
     console.print("same tokens" if all_same else "[red]tokens differ[/]")
     return 0 if all_same else 1
 

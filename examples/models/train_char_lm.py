@@ -1,11 +1,13 @@
 """Trains a small decoder on the sources of Python's standard library, on the CPU.
 
 Once with torch's attention and once with the same formula through attnc, from the same seed: their
-losses lie on one another. Then with a variant that torch's attention cannot express: a sliding
-window, a soft cap, learned sinks and a learned bias for each offset, which learn with the rest.
+losses lie on one another. Then with what torch's attention cannot express: a sliding window with a
+soft cap, learned sinks and a learned bias for each offset (`variant`), a state kept by the gated
+delta rule in the place of attention (`delta`), a window and that state (`hybrid`).
 
     python examples/models/train_char_lm.py --steps 400 --out runs
     python examples/models/train_char_lm.py --steps 400 --out runs --resume     after Ctrl-C
+    python examples/models/train_char_lm.py --only sdpa --only delta --only hybrid
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from training import Plan, Run
 
-STYLES = {"sdpa": ("#888888", 3.0), "attnc": ("#c8322f", 1.0), "variant": ("#26466e", 1.2)}
+STYLES = {
+    "sdpa": ("#888888", 3.0),
+    "attnc": ("#c8322f", 1.0),
+    "variant": ("#26466e", 1.2),
+    "delta": ("#3d8a55", 1.2),
+    "hybrid": ("#d08a1d", 1.2),
+}  # colour, width
 console = Console(highlight=False)
 
 
@@ -77,7 +85,7 @@ def draw_losses(runs: list[Run], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     for run in runs:
         colour, width = STYLES[run.attention]
-        label = f"{run.attention}: {run.losses[-1]:.3f}, {run.speed:.2f} steps/s"
+        label = f"{run.attention}: {float(smoothed(run.losses)[-1]):.3f}"
         axes.plot(smoothed(run.losses), color=colour, linewidth=width, label=label)
     axes.set(xlabel="step", ylabel="loss (nats a character, mean of 10 steps)")
     axes.grid(alpha=0.3)
@@ -119,7 +127,7 @@ def results(runs: list[Run]) -> Table:
             apart = f"{max(abs(a - b) for a, b in pairs):.1e}"
         moved = ", ".join(
             f"{kind} up to {max(float(x.abs().max()) for x in found):.2g}"
-            for kind in ("bias", "sink")
+            for kind in ("bias", "sink", "forget", "write", "blend")
             if (found := [x for key, x in run.learned().items() if key.endswith(kind)])
         )
         mean = float(smoothed(run.losses)[-1])
@@ -133,7 +141,7 @@ def results(runs: list[Run]) -> Table:
 @click.option("--context", default=256, show_default=True, help="Characters of a piece.")
 @click.option("--width", default=128, show_default=True)
 @click.option("--layers", default=4, show_default=True)
-@click.option("--window", default=64, show_default=True, help="Of the variant.")
+@click.option("--window", default=64, show_default=True, help="Of the variant and the hybrid.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--backend", default="auto", show_default=True, help="Of attnc.")
 @click.option("--threads", default=2, show_default=True)
@@ -165,9 +173,10 @@ def main(
     console.print(results(runs))
     draw_losses(runs, out / "losses.png")
     made = [out / "losses.png"]
-    if runs[-1].attention == "variant":
-        draw_learned(runs[-1], out / "learned.png")
-        made.append(out / "learned.png")
+    for run in runs:
+        if run.attention == "variant":
+            draw_learned(run, out / "learned.png")
+            made.append(out / "learned.png")
     console.print(*made, sep="\n")
 
 
