@@ -124,7 +124,9 @@ def _steps(kernels: Iterable[Kernel], runners: Iterator[str]) -> Iterator[str]:
 
 
 def _headers_of(schedule: Schedule) -> tuple[str, ...]:
-    sums = ("sums", "sweep") if any(map(sweeps, leaves(schedule.kernels))) else ()
+    keys = schedule.signature.keys
+    swept = any(sweeps(kernel, keys) for kernel in leaves(schedule.kernels))
+    sums = ("sums", "sweep") if swept else ()
     return (*HEADERS, *sums, *(("scan",) if _scans(schedule) else ()))
 
 

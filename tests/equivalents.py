@@ -7,9 +7,28 @@ CANCELS = "a factor of all weights of a row cancels in their sum"
 EMITTED = "it is read by an emit alone"
 DEALT = "however evenly the keys are dealt to the parts, they merge to the same"
 ONE = "a factor of 1: only gradients see it"
+SQUARED = "it is squared"
 BORDER = "no sum of weights is exactly at a threshold"
 
+ORDER = "the order of what is chosen from stays"
+
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "sdim": {
+        "place[g, i]: > -> >=": "no product is exactly 0",
+        "home[g, j]: > -> >=": "no product is exactly 0",
+    },
+    "speculative_verify": {
+        "mask: < -> <=": "a row's first proposal is in its tree, or said not to be"
+    },
+    "probsparse": {
+        (
+            "worth[i]: max(u: s[i, u]) - sum(u: s[i, u]) / len(j) -> "
+            "(max(u: s[i, u]) - sum(u: s[i, u]) / len(j) + 1)"
+        ): ORDER,
+        "mask: chosen[i] and (j <= i or not causal) -> (((j <= i or not causal)))": (
+            "rows that are not chosen take another result"
+        ),
+    },
     "channel_gram": {
         "normalize: max(a: score) - score -> (max(a: score) - score + 1)": "softmax has no shift",
         "normalize: max -> min": "softmax has no shift",
@@ -69,6 +88,16 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "edited[i]: >= -> >": BORDER,
         "edited[i]: <= -> <": BORDER,
         "edited[i]: > -> >=": BORDER,
+    },
+    "gaussian_adaptive": {"g[n]: c[k] -> (-c[k])": SQUARED},
+    "fftnet": {
+        "r[f]: re[f] -> (-re[f])": SQUARED,
+        "r[f]: im[f] -> (-im[f])": SQUARED,
+        (
+            "y[t]: (sum(f: kept[f] * re[f] * cos(2 * pi * f * t / len(t))) - sum(f: kept[f] * "
+            "im[f] * sin(2 * pi * f * t / len(t)))) -> ((sum(f: kept[f] * re[f] * cos(2 * pi * f * "
+            "t / len(t))) - sum(f: kept[f] * im[f] * sin(2 * pi * f * t / len(t)))) + 1)"
+        ): "layernorm has no shift",
     },
     "polynomial": {
         "score: * -> /": CANCELS,

@@ -396,9 +396,10 @@ def spec_paths() -> list[Path]:
 
 
 def setting_of(name: str) -> Setting:
+    from choice_cases import CHOICES
     from pipeline_cases import PIPELINES
 
-    return SETTINGS.get(name) or PIPELINES.get(name, Setting())
+    return SETTINGS.get(name) or CHOICES.get(name) or PIPELINES.get(name, Setting())
 
 
 @cache

@@ -46,6 +46,7 @@ importlib.import_module("references.variants")
 importlib.import_module("references.recurrent_family")
 importlib.import_module("references.edit_family")
 importlib.import_module("references.pipeline_family")
+importlib.import_module("references.choice_family")
 importlib.import_module("references.linear_family")
 REFERENCES["causal"] = REFERENCES["causal_softmax"]
 
@@ -234,6 +235,7 @@ def test_refused_gradients_are_of_operators_with_kernels() -> None:
 # What is shipped, with a verified operator of the gallery that needs it.
 SHOWN_BY = {
     "additive_score": "additive",
+    "axis_softmax": "selective_lookups",
     "bias_function": "cosine_window",
     "bias_table": "relative_bias",
     "bias_tensor": "perturbed_logits",
@@ -282,6 +284,7 @@ SHOWN_BY = {
     "per_head_mask": "duo_heads",
     "pipeline": "agent",
     "qk_norm": "qk_rmsnorm",
+    "query_subset": "attention_rollout",
     "rope": "rope",
     "row_sum": "softplus",
     "scalar_decay": "gated_delta",
@@ -294,6 +297,7 @@ SHOWN_BY = {
     "sliding_window": "sliding_window",
     "state_io": "gated_delta",
     "token_axis": "axial",
+    "token_topk": "probsparse",
     "two_pass": "softplus_reweighted",
     "unnormalised": "unnormalised_attention",
     "vector_scan": "hgrn",

@@ -99,11 +99,11 @@ def _number(
     if group.default is not None:
         default = _default(checker, body, group.default, kind, name.name)
     title = name.name if body.parent is None else body.prefix + name.name
-    entry = Number(title, kind, static, default, name.span)
     expr = tree.param(title, kind, name.span)
     given = body.numbers.get(name.name)
     if static and given is None and name.name in checker.statics and body.is_root:
-        given = _given(checker, name, kind)
+        given = default = _given(checker, name, kind)
+    entry = Number(title, kind, static, default, name.span)
     if given is None and static and default is not None and default.op == "number":
         given = default
     entity = NumberEntity(name.name, name.span, body, number=entry)
