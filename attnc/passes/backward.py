@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 from attnc.expressions.tree import Array, Kind, number
 from attnc.graph import Graph
+from attnc.passes.chunk import scan
 from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
 from attnc.passes.emits import Outputs, lower_outputs
@@ -279,7 +280,6 @@ def lower_tangent(
     graph = prepare(spec, emit)
     moved = tangent(graph, along)
     verify_graph(moved)
-    lowering = lower_outputs(moved)
     own = signature_of(spec, graph)
     given = {one.name: one for one in own.inputs}
     dots = tangents(graph, along)
@@ -297,7 +297,13 @@ def lower_tangent(
         outputs=(*own.outputs, *made),
         lengths=lengths_of(argument.array for argument in inputs),
     )
-    name = f"{spec.name}_tangent"
+    name = signature.name
+    if graph.recurrences:
+        found = scan(moved)
+        schedule = Schedule(name, signature, (found.kernel,), (), found.widths, found.notes)
+        verify_schedule(schedule)
+        return schedule
+    lowering = lower_outputs(moved)
     return finished(name, signature, lowering, lowering.kernels, lowering.notes)
 
 

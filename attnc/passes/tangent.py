@@ -1,8 +1,9 @@
 """The forward mode of a Graph, as a Graph: values, and how they change along a direction.
 
     does      gives each node a tangent over its own free indices, operands before users, by the
-              same edges that differentiate follows backwards
-    needs     a simplified Graph without iterations and recurrences
+              same edges that differentiate follows backwards; a recurrence carries the tangents of
+              its states beside them (`<state>_dot`), which is a recurrence again
+    needs     a simplified Graph without iterations
     does not  take row factors out of folds: the lowering does that as for the forward's own
 
 The result reads the forward's inputs and a tangent `<input>_dot` for each real input; its outputs
@@ -14,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 
-from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr, read
-from attnc.graph import Graph, GraphOutput
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import Array, Expr, read, rewrite
+from attnc.graph import Graph, GraphOutput, Recurrence
 from attnc.passes.adjoints import Adjoint, merged, times
 from attnc.passes.differentiate import (
     Names,
@@ -39,7 +40,9 @@ def tangent(graph: Graph, along: Container[str] | None = None) -> Graph:
     are not 0. `along`: the inputs that move, if not all.
 
     Raises UnsupportedError for what the derivative rules cannot do yet."""
-    check_smooth(graph)
+    check_smooth(replace(graph, recurrences=()))
+    if graph.recurrences:
+        return _Moving(graph, tangents(graph, along)).graph_and_tangents()
     given = tangents(graph, along)
     names = Names({array.name for array in (*inputs_of(graph), *given.values())})
     names.taken.update(output.array.name for output in graph.outputs)
@@ -69,14 +72,17 @@ def tangents(graph: Graph, along: Container[str] | None = None) -> dict[str, Arr
 
 @dataclass
 class Pushforward:
-    """The tangents of a graph's nodes; `given`: those of its inputs by name."""
+    """The tangents of a graph's nodes; `given`: those of its inputs by name; `axes`: as those of a
+    Pullback."""
 
     graph: Graph
     given: dict[str, Array]
+    axes: tuple[Axis, ...] | None = None
     done: dict[bytes, Expr] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.walk = Pullback(self.graph, frozenset(self.given), heads_apart=False)
+        given = frozenset(self.given)
+        self.walk = Pullback(self.graph, given, heads_apart=False, axes=self.axes)
 
     def of(self, root: Expr) -> Expr:
         """The tangent of an expression, over its free indices."""
@@ -102,3 +108,84 @@ class Pushforward:
                 moves = (make("ne", change, ZERO),) if node.op in POLES else ()
                 guards = (*edge.guards, *moves)
                 yield Adjoint(frozenset(edge.bound), edge.conditions, guards, product)
+
+
+# --- recurrences ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Moving:
+    """The tangent recurrence: S_dot[t] = dF(S[t - 1], x) along (S_dot[t - 1], x_dot).
+
+    given    the tangents of inputs by name
+    dots     those of states that move, by the state's name
+    """
+
+    graph: Graph
+    given: dict[str, Array]
+    dots: dict[str, Array] = field(default_factory=dict)
+
+    def graph_and_tangents(self) -> Graph:
+        """The graph with the tangents of its states carried, and those of its outputs."""
+        names = Names({array.name for array in inputs_of(self.graph)})
+        names.taken.update(array.name for array in self.given.values())
+        names.taken.update(output.array.name for output in self.graph.outputs)
+        for one in self.graph.recurrences:
+            names.taken.update(state.name for state in one.states)
+        recurrences = tuple(self._moved(one, names) for one in self.graph.recurrences)
+        moved = []
+        for output in self.graph.outputs:
+            if output.array.kind != "real":
+                continue
+            carried = self.dots.get(output.array.name)
+            name = names.fresh(f"{output.array.name}_dot") if carried is None else carried.name
+            named = Array(name, output.array.indices, "real", "output", output.array.span)
+            expr = self._dot(output.expr)
+            if expr != ZERO:
+                moved.append(GraphOutput(named, expr))
+        name, outputs = f"{self.graph.name}_dot", (*self.graph.outputs, *moved)
+        return replace(self.graph, name=name, outputs=outputs, recurrences=recurrences)
+
+    def _moved(self, one: Recurrence, names: Names) -> Recurrence:
+        """The recurrence with a tangent for each state that moves: those whose first or next value
+        does, until no further one follows from the others."""
+        real = [(n, state) for n, state in enumerate(one.states) if state.kind == "real"]
+        while True:
+            added = False
+            for n, state in real:
+                if state.name in self.dots:
+                    continue
+                if ZERO == self._dot(one.initial[n]) == self._dot(one.next[n]):
+                    continue
+                known = self.given.get(state.name)  # that of a first value which the call gives
+                name = names.fresh(f"{state.name}_dot") if known is None else known.name
+                self.dots[state.name] = Array(name, state.indices, "real", "state", state.span)
+                added = True
+            if not added:
+                break
+        own = [(n, self.dots[state.name]) for n, state in real if state.name in self.dots]
+        return replace(
+            one,
+            states=(*one.states, *(dot for _, dot in own)),
+            initial=(*one.initial, *(self._dot(one.initial[n]) for n, _ in own)),
+            next=(*one.next, *(self._dot(one.next[n]) for n, _ in own)),
+        )
+
+    def _dot(self, expr: Expr) -> Expr:
+        """The tangent of an expression, states in it being what they are named after."""
+        states = {state.name: state for one in self.graph.recurrences for state in one.states}
+
+        def leaf(node: Expr) -> Expr:
+            if node.op != "read" or node.array.role == "input" or node.array.name not in states:
+                return node
+            named = replace(states[node.array.name], role="input", name=f"state {node.array.name}")
+            return read(named, node.args)
+
+        def back(node: Expr) -> Expr:
+            if node.op == "read" and node.array.name.startswith("state "):
+                return read(states[node.array.name.removeprefix("state ")], node.args)
+            return node
+
+        given = {**self.given, **{f"state {name}": dot for name, dot in self.dots.items()}}
+        push = Pushforward(self.graph, given, ())
+        return rewrite(finished(push.of(rewrite(expr, leaf))), back)
