@@ -6,6 +6,7 @@ from __future__ import annotations
 from attnc.emission.kernel_set import emit_kernels
 from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
+from attnc.expressions.tree import BOXES, postorder
 from attnc.family import member_or_refusal
 from attnc.schedule import (
     Kernel,
@@ -187,4 +188,8 @@ def _region(region: Region, masked: bool) -> str:
     if region.summaries:
         tables = ", ".join(expression_text(summary.expr, 60) for summary in region.summaries)
         return f"judged at run time by bounds of {tables} over tiles"
+    boxed = [n for n in postorder(region.possible, region.certain) if n.op in BOXES]
+    if boxed:
+        tables = ", ".join(dict.fromkeys(f"`{node.array.name}`" for node in boxed))
+        return f"those for which {tables} has a true entry, looked up at run time"
     return "judged at run time by interval arithmetic on the mask's formula"

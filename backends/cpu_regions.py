@@ -13,7 +13,7 @@ from attnc.backends.cpu_printer import Printer, Scope, unwrapped
 from attnc.backends.cpu_texts import SummaryText
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, postorder
+from attnc.expressions.tree import BOXES, Expr, postorder
 from attnc.schedule import Region, StreamKernel, Summary
 
 
@@ -21,10 +21,23 @@ class RegionPrinter(Printer):
     """Prints integers as saturating bounds."""
 
     def _node(self, node: Expr) -> str:
+        if node.op in BOXES:
+            return self._box(node)
         text = super()._node(node)
         leaf = node.op in ("param", "length", "start", "value", "index", "read")
         leaf = leaf and not text.endswith(("_low", "_high"))
         return f"Bound({unwrapped(text)})" if leaf and node.kind == "int" else text
+
+    def _box(self, node: Expr) -> str:
+        """A question about the entries of a table in a box of positions."""
+        array, fields = node.array, self.scope.fields
+        args = [self.done[arg.digest] for arg in node.args]
+        spans = []
+        for place, axis in enumerate(array.axes):
+            low, high = (unwrapped(text) for text in args[2 * place :][:2])
+            facts = (self.start(axis), self.length(axis), fields.stride(array, place))
+            spans.append(f"span_of({low}, {high}, {', '.join(facts)})")
+        return f"{node.op}_of({', '.join((fields.pointer(array), *spans))})"
 
 
 @dataclass
@@ -61,6 +74,13 @@ class Regions:
                 }
             )
         printer = RegionPrinter(scope, lines)
+        quick, slow = _by_cost(expr)
+        if slow:
+            for part in quick:
+                lines.append(f"if (!{printer.text(part)}) return false;")
+            for part in slow[:-1]:
+                lines.append(f"if (!{printer.text(part)}) return false;")
+            expr = slow[-1]
         text = printer.text(expr)
         return (*printer.lines, f"return {unwrapped(text)};")
 
@@ -102,6 +122,19 @@ class Regions:
             )
         )
         return len(self.summaries) - 1
+
+
+def _by_cost(root: Expr) -> tuple[list[Expr], list[Expr]]:
+    """The operands of a conjunction: those of numbers alone, and those that look into tables."""
+    parts, stack = list[Expr](), [root]
+    while stack:
+        part = stack.pop()
+        if part.op == "and":
+            stack.extend(reversed(part.args))
+        else:
+            parts.append(part)
+    slow = [part for part in parts if any(node.op in BOXES for node in postorder(part))]
+    return [part for part in parts if part not in slow], slow
 
 
 def _shifts(index: Index, one: Index) -> bool:

@@ -172,6 +172,7 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
         facts = {
             "cells": holes["cells"],
             "needs": holes["needs"],
+            "data": holes["data"],
             "walked": loop.walked.axis.name,
             "closed": bool(loop.region.segments),
             "summaries": tuple(summaries),

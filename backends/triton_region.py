@@ -12,8 +12,51 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.backends.triton_texts import is_false, is_true, unwrapped
 from attnc.backends.triton_tiles import most_tiles, region_free, region_grid
 
-from attnc.expressions.index import Index
+from attnc.expressions.index import Axis, Index
+from attnc.expressions.tree import BOXES, Expr, postorder
 from attnc.schedule import Schedule, StreamKernel, Summary
+
+
+class RegionPrinter(Printer):
+    """Prints bounds, and what is true of the entries of tables within them."""
+
+    def _node(self, node: Expr) -> str:
+        return self._box(node) if node.op in BOXES else super()._node(node)
+
+    def _box(self, node: Expr) -> str:
+        """Looks at the entries of a box one after the other, each lane at those of its own."""
+        arguments, names = self.scope.arguments, self.scope.names
+        found = names.fresh(f"{self.stem}_{node.op}")
+        shape = f"[{arguments.blocks[LANE]}]" if self.over(node) else "[]"
+        self.lines.append(f"{found} = tl.full({shape}, {int(node.op == 'every')}, tl.int1)")
+        rows, inside, loops = list[str](), list[str](), list[str]()
+        for axis, *ends in zip(node.array.axes, node.args[::2], node.args[1::2], strict=True):
+            row = self._row(axis, ends[0])
+            if ends[0] != ends[1]:
+                first, last, step = row, self._row(axis, ends[1]), names.fresh("step")
+                most = f"tl.max({last} - {first}, 0)" if self.over(*ends) else f"{last} - {first}"
+                loops.append(f"for {step} in range(0, {most} + 1):")
+                row = f"({first} + {step})"
+                inside.append(f"({row} <= {last})")
+            rows.append(row)
+        entry, stored = arguments.pointer(node.array), list[str]()
+        for place, (axis, row) in enumerate(zip(node.array.axes, rows, strict=True)):
+            entry += f" + {row} * {arguments.stride(node.array, place)}"
+            stored.append(f"({row} >= 0) & ({row} < {self.length(axis)})")
+        truth = f"(tl.load({entry}, mask={' & '.join((*inside, *stored))}, other=0) != 0)"
+        if node.op == "every" and inside:
+            truth = f"({truth} | (({' & '.join(inside)}) == 0))"
+        self.lines += ["    " * depth + loop for depth, loop in enumerate(loops)]
+        joined = f"{found} {'|' if node.op == 'some' else '&'} {truth}"
+        self.lines.append("    " * len(loops) + f"{found} = {joined}")
+        return found
+
+    def _row(self, axis: Axis, position: Expr) -> str:
+        text, start = self._done[position.digest], self.start(axis)
+        if position.op == "number":
+            text = f"tl.full([], {text}, tl.int64)"
+        row = text if start == "0" else f"({text} - {start})"
+        return self.bind(f"{self.stem}_row", f"{row}.to(tl.int64)")
 
 
 def print_region(kernel: StreamKernel, schedule: Schedule, number: int) -> dict[str, Any]:
@@ -53,9 +96,9 @@ def print_region(kernel: StreamKernel, schedule: Schedule, number: int) -> dict[
     values |= {name: Leaf(name, (LANE,)) for name in ("walked_low", "walked_high")}
     for summary in loop.region.summaries:
         values |= print_summary_loads(place, kernel, number, summary, cells, bounds, candidates)
-    printer = Printer(place.scope.extended(values=values), (LANE,), [], "region")
+    printer = RegionPrinter(place.scope.extended(values=values), (LANE,), [], "region")
     arguments.blocks[LANE] = "CANDIDATES"
-    predicate = printer.lines
+    predicate, asked = printer.lines, (loop.region.possible, loop.region.certain)
     for name, expr in (("possible", loop.region.possible), ("certain", loop.region.certain)):
         text = printer.text(expr)
         if is_true(expr) or is_false(expr):
@@ -81,6 +124,7 @@ def print_region(kernel: StreamKernel, schedule: Schedule, number: int) -> dict[
             'tile is visible, certain true that every pair is."""',
         ],
         "cells": tuple(index.axis.name for index in outer),
+        "data": any(node.op in ("read", *BOXES) for node in postorder(*asked)),
         "needs": tuple(i.axis.name for i in outer if i in region_free(loop.region)),
     }
 

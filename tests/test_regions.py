@@ -22,6 +22,10 @@ PAST = "from grid import near, near_past"
 rng = np.random.default_rng(0)
 DOC = np.sort(rng.integers(0, 9, (1, 300)), axis=1)
 
+BLOCKS = "axis s < (len(j) + 15) // 16; axis t < (len(i) + 28) // 20"
+CHOSEN = np.random.default_rng(5).random((1, 1, 16, 19)) < 0.2
+BANNED = np.kron(np.random.default_rng(6).random((1, 10, 10)) < 0.7, np.ones((1, 30, 30))) > 0
+
 LIBRARY: list[MaskCase] = [
     text_case("causal", "j <= i", exact=True),
     text_case("causal_offset", "j <= i", rows=100, offset=200, exact=True),
@@ -86,6 +90,18 @@ LIBRARY: list[MaskCase] = [
         "shifted(i.y, j.y, height, size, shift) and shifted(i.x, j.x, width, size, shift)",
         f"{GRID}; param size, shift: int", imports="from grid import shifted", rows=256, keys=256,
         height=16, width=16, size=4, shift=2, exact=True,
+    ),
+    text_case(
+        "chosen", "chosen[i // 20, j // 16]", f"{BLOCKS}; input chosen: bool[b, h, t, s]",
+        arrays={"chosen": CHOSEN}, exact=True,
+    ),
+    text_case(
+        "chosen_causal", "j <= i and chosen[i // 20, j // 16]",
+        f"{BLOCKS}; input chosen: bool[b, h, t, s]", arrays={"chosen": CHOSEN}, offset=9,
+    ),
+    text_case(
+        "banned", "not banned[j, i]", "input banned: bool[b, j, i]",
+        arrays={"banned": BANNED}, exact=True,
     ),
     text_case(
         "per_head", "j <= i and (h % 2 == 0 or i - j < size)", WINDOW, size=33, exact=True

@@ -8,6 +8,7 @@ truths bool. Selections, solves, random numbers and derivatives are the oracle's
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -264,10 +265,32 @@ def _fold(
     return _Result(np.asarray(value, DTYPES[node.kind]), outside)
 
 
+def _box(
+    node: Expr, operands: list[_Result], environment: Environment, _: dict[Index, int]
+) -> _Result:
+    """How many entries of each box are true, by sums over all boxes that begin at the first."""
+    array = environment.arrays[node.array.name]
+    sums = np.pad(array.astype(np.int64), [(1, 0)] * array.ndim)
+    for place in range(array.ndim):
+        sums = sums.cumsum(place)
+    count, entries = np.zeros((), np.int64), np.ones((), np.int64)
+    corners = []
+    for place, axis in enumerate(node.array.axes):
+        low, high = (one.value - environment.start(axis) for one in operands[2 * place :][:2])
+        entries = entries * np.maximum(high - low + 1, 0)
+        ends = (np.clip(low, 0, array.shape[place]), np.clip(high + 1, 0, array.shape[place]))
+        corners.append(((ends[0], -1), (np.maximum(*ends), 1)))
+    for corner in itertools.product(*corners):
+        sign = math.prod(one[1] for one in corner)
+        count = count + sign * sums[tuple(one[0] for one in corner)]
+    return _Result(np.asarray(count > 0 if node.op == "some" else count == entries))
+
+
 SPECIAL: dict[
     str, Callable[[Expr, list[_Result], Environment, dict[Index, int]], _Result]
 ] = {
-    "read": _read, "where": _where, "and": _logic, "or": _logic, "default": _default, "fold": _fold
+    "read": _read, "where": _where, "and": _logic, "or": _logic, "default": _default, "fold": _fold,
+    "some": _box, "every": _box,
 }  # fmt: skip
 
 # --- pointwise ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import COMPARISON, Expr, Payload, postorder
+from attnc.expressions.tree import BOXES, COMPARISON, Expr, Payload, postorder
 
 # Binding strength, loosest first.
 ELSE, OR, AND, NOT, COMPARE, RANGE, SUM, TERM, SIGN, POWER, PRIMARY = range(11)
@@ -86,6 +86,12 @@ def _pieces(node: Expr, outer: bool, names: dict[Index, str]) -> tuple[list[Piec
         return [*head, *_subscript(args[1:])], PRIMARY
     if op == "random":
         return ["random()"], PRIMARY
+    if op in BOXES:
+        spans: list[Piece] = []
+        for low, high in zip(args[::2], args[1::2], strict=True):
+            spans += [", "] if spans else []
+            spans += [(low, RANGE)] if low == high else [(low, RANGE), " .. ", (high, RANGE)]
+        return [f"{op}({node.array.name}[", *spans, "])"], PRIMARY
     if isinstance(node.attr, Index):
         return [names[node.attr]], PRIMARY
     if not args:

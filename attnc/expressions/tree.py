@@ -53,7 +53,9 @@ POINTWISE = frozenset((*ARITHMETIC, *COMPARISON, *LOGIC, *FUNCTIONS, *CASTS, "wh
 LEAVES = frozenset(("number", "index", "param", "length", "start", "unknown", "value"))
 MONOIDS = ("sum", "prod", "max", "min")
 SELECTS = ("topk", "rank", "argmax", "argmin")
-OPS = POINTWISE | LEAVES | {"read", "fold", "default", "solve", "random", "grad", *SELECTS}
+# Never written either: what the regions of a Schedule ask of a table of truths.
+BOXES = ("some", "every")
+OPS = POINTWISE | LEAVES | {"read", "fold", "default", "solve", "random", "grad", *SELECTS, *BOXES}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -104,6 +106,8 @@ class Expr:
     solve     attr = name of the unknown, args = (low, high, left, right)
     random    attr = ordinal in the text, args = (b, h, i, j) positions
     grad      attr = Array, args = (expression, *position in the array)
+    some, every   attr = Array of truths, args = (low, high) of each dimension, both inclusive: whether
+              an entry of that box is true, whether all are; outside the array they are false
     others    pointwise
     """
 
@@ -153,7 +157,7 @@ class Expr:
 
     @property
     def array(self) -> Array:
-        """The array of a read or grad."""
+        """The array of a read, grad, some or every."""
         assert isinstance(self.attr, Array)
         return self.attr
 

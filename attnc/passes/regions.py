@@ -4,7 +4,8 @@ Does: three-valued interval arithmetic on the mask's formula. `possible` is the 
 the mask, one conjunction at a time: what a conjunction states about one sum (`0 <= i - j`,
 `i - j < w`) is intersected, and narrows what is built on it (`(i - j) % d == 0`). `certain` is the
 same for the negation: no pair is hidden. What one index decides and no closed form bounds exactly
-becomes a Summary, found at run time.
+becomes a Summary, found at run time; a table of truths that both decide (`chosen[i, j // 64]`) is
+asked for the box of entries that a tile reads.
 Needs: a bool tree over the pair and grid indices; lengths and positions below 2**30, params within
 2**62. A Summary ranges over the valid positions of its tile; a real one with a NaN among its
 entries is NaN on both sides.
@@ -209,4 +210,20 @@ def _test(literal: Literal, ranges: Ranges) -> Expr:
     if atom.op in COMPARISON and all(arg.kind in ("int", "real") for arg in atom.args):
         found = possible_comparison(atom, literal.holds, ranges)
         return TRUE if found is None else found
+    if atom.op == "read":
+        return _read_test(atom, literal.holds, ranges)
     return TRUE
+
+
+def _read_test(atom: Expr, holds: bool, ranges: Ranges) -> Expr:
+    """Whether a table of truths has an entry that holds (or one that does not) in the box that a
+    tile reads."""
+    corners: list[Expr] = []
+    for position in atom.args:
+        bounds = ranges.of(polynomial(position))
+        if bounds.low is None or bounds.high is None:
+            return TRUE
+        corners += (bounds.low, bounds.high)
+    if holds:
+        return Expr("some", tuple(corners), atom.array, "bool")
+    return negation(Expr("every", tuple(corners), atom.array, "bool"))

@@ -40,7 +40,7 @@ def _list_loop(
     most = max(-(-run.length(region["walked"]) // walked), 1)
     work[f"most.{number}.walked"], work[f"most.{number}.held"] = most, held_tiles
     key = None
-    if not tables and not region["summaries"]:
+    if not tables and not region["data"] and not region["summaries"]:
         sizes = tuple(sorted((k, v) for k, v in call.known.items()))
         shifts = (call.offset, call.key_offset, call.key_length)
         options = (run.options["BLOCK_HELD"], walked, run.options["PACKED"])

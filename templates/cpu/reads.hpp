@@ -185,6 +185,41 @@ ATTNC_INLINE auto fetch(const T* base, bool inside, const Scaled& at) {
     return fetch(base, Truth(inside), at);
 }
 
+// ---- tables of truths: what is true of all entries in a box, one span of rows a dimension
+
+struct Span {
+    int64_t low, high, stride;  // rows inside the table, inclusive
+    bool whole;                 // whether the box does not leave the table here
+};
+ATTNC_INLINE Span span_of(Bound low, Bound high, int64_t start, int64_t length, int64_t stride) {
+    const int64_t first = low.at - start, last = high.at - start;
+    return {first < 0 ? 0 : first, last < length ? last : length - 1, stride, first >= 0 && last < length};
+}
+// Whether an entry of the box is `wanted`. The last span runs innermost.
+inline bool found(const bool* data, bool wanted, Span span) {
+    const int64_t count = span.high - span.low + 1;
+    if (count <= 0) return false;
+    data += span.low * span.stride;
+    if (span.stride == 1) return std::memchr(data, wanted, size_t(count));
+    for (int64_t k = 0; k < count; k++)
+        if (data[k * span.stride] == wanted) return true;
+    return false;
+}
+template <class... Spans>
+bool found(const bool* data, bool wanted, Span span, Spans... inner) {
+    for (int64_t row = span.low; row <= span.high; row++)
+        if (found(data + row * span.stride, wanted, inner...)) return true;
+    return false;
+}
+template <class... Spans>
+bool some_of(const bool* data, Spans... spans) {
+    return found(data, true, spans...);
+}
+template <class... Spans>
+bool every_of(const bool* data, Spans... spans) {
+    return (spans.whole && ...) && !found(data, false, spans...);
+}
+
 // ---- summaries: bounds of a value over rows, blocks of STRIP rows under a binary tree
 
 template <class T>
