@@ -129,9 +129,18 @@ def test_forward_over_reverse(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECURRENT)
-def test_refused_by_feature(name: str) -> None:
-    with pytest.raises(UnsupportedError, match="its derivative"):
-        tangent(language(name).graph)
+def test_states_carry_their_tangents(name: str) -> None:
+    """What has states moves with them; blocks with states, repeats and complex numbers do not."""
+    graph = language(name).graph
+    if name in ("ahn", "diag_ssm", "hyena", "sinkhorn", "ss2d"):
+        with pytest.raises(UnsupportedError, match="its derivative"):
+            tangent(graph)
+        return
+    moved = tangent(graph)
+    verify_graph(moved)
+    (before,), (after,) = graph.recurrences, moved.recurrences
+    real = sum(state.kind == "real" for state in before.states)
+    assert len(after.states) == len(before.states) + real
 
 
 def test_a_pole_without_its_guard_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
