@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+if os.environ.get("TRITON_INTERPRET"):
+    import triton_interpreter  # noqa: F401
+
 from attnc.cases import Shape, draw_case
 from attnc.errors import AttncError
 from attnc.front import read_spec
@@ -152,7 +155,7 @@ def test_the_place_of_a_maximum_has_no_gradient() -> None:
 
 
 if __name__ == "__main__":
-    some = (Shape(rows=9, keys=21, width=8, value_width=5, group=2),)
+    some = (Shape(rows=9, keys=21, width=8, value_width=5, group=2, magnitude=3.0),)
     wrong = failures("triton", (*OFFERED, *WRITTEN), some)
     wrong += places_that_differ("triton")
     wrong += gradient_failures("triton", ("entropy", "colsum", "weight"))

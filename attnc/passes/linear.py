@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attnc.expressions.tree import Expr, number, number_of
+from attnc.passes.constants import LOG2_E
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.simplify import make
 
@@ -59,9 +60,26 @@ class Linear:
     def expr(self, rank: Rank = lambda factor: 0) -> Expr:
         """The form as an expression; a coefficient goes into the factor of least rank, which is to
         be the one that is computed least often."""
+        shared = self._shared()
+        if shared:
+            return total(part.expr(rank) for part in shared)
         parts = [_scaled_term(term, coefficient, rank) for term, coefficient in self.terms]
         constant = [number(self.constant)] if self.constant or not parts else []
         return total((*parts, *constant))
+
+    def _shared(self) -> tuple[Linear, ...]:
+        """2 s - l - m, with l and m finished: s - l and s - m. Each difference is small and nearly
+        exact, where 2 s is large and its rounding is that of a weight. () for other forms."""
+        finished = [t for t, c in self.terms if c.is_integer() and t.op == "read"]
+        below, above = self.split(finished.__contains__)
+        count = sum(abs(c) for _, c in below.terms)
+        if count < 2 or not above.terms:
+            return ()
+        if any(not (c / count / LOG2_E).is_integer() for _, c in above.terms):
+            return ()
+        each = above.times(1 / count)
+        signed = [(t, 1.0 if c > 0 else -1.0) for t, c in below.terms for _ in range(int(abs(c)))]
+        return tuple(each + Linear((one,)) for one in signed)
 
 
 def _term(addend: Expr, scale: float) -> Linear:
