@@ -8,7 +8,8 @@ symmetric. No running maximum, tile, kernel, layout or device stands here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import networkx
@@ -92,6 +93,30 @@ class Graph:
         )
         steps = tuple(expr for step in self.recurrences for expr in (*step.initial, *step.next))
         return (*loops, *steps, *(output.expr for output in self.outputs))
+
+    def mapped(self, change: Callable[[Expr], Expr]) -> Graph:
+        """The graph with every expression changed; names and order stay."""
+
+        def each(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
+            return tuple(map(change, exprs))
+
+        return replace(
+            self,
+            outputs=tuple(GraphOutput(out.array, change(out.expr)) for out in self.outputs),
+            iterations=tuple(
+                replace(
+                    loop,
+                    count=change(loop.count),
+                    initial=each(loop.initial),
+                    next=each(loop.next),
+                )
+                for loop in self.iterations
+            ),
+            recurrences=tuple(
+                replace(step, initial=each(step.initial), next=each(step.next))
+                for step in self.recurrences
+            ),
+        )
 
     def network(self) -> networkx.DiGraph[Expr]:
         """A view for order and reachability: edges from operands to users. Operand order lives in

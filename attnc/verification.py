@@ -83,7 +83,7 @@ def to_torch(
     positional = {given.name for given in spec.inputs if given.positional}
     tensors: dict[str, torch.Tensor] = {}
     for name, array in case.tensors.items():
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        tensor = torch.from_numpy(np.asarray(array, order="C")).to(device)
         if tensor.is_floating_point():
             tensor = tensor.to(dtype if name in positional else other)
         tensors[name] = tensor

@@ -28,8 +28,8 @@ HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
 FAMILIES = (
     "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
-    "linear", "decay", "delta", "ssm", "convolution", "sparse", "summary", "gate", "axis", "edit",
-    "cache", "system",
+    "linear", "decay", "delta", "ssm", "convolution", "sparse", "summary", "gate", "sampling",
+    "axis", "edit", "cache", "system",
 )  # fmt: skip
 LENGTH = 64  # rows and keys of a picture without a map
 INK, PAPER, RULE = (38, 70, 110), (240, 241, 244), (200, 60, 50)
@@ -223,7 +223,7 @@ within twice its error. What has no derivative yet is *refused* with the feature
 *derived* are those that nobody has compared yet.
 
 A pipeline is several operators with equations between them: kernels for the one, torch for the
-other (`op.explain()` says which). The family sampling comes later.
+other (`op.explain()` says which).
 """
 
 TITLES = {
@@ -243,6 +243,7 @@ TITLES = {
     "sparse": "Keys chosen by data",
     "summary": "Summaries of rows and keys",
     "gate": "Gates",
+    "sampling": "Points between those of a map",
     "axis": "Other axes",
     "edit": "Weights changed after the fact",
     "cache": "What a cache keeps",

@@ -20,8 +20,8 @@ from attnc.stages import Stages
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 FAMILIES = (
     "softmax", "positional", "window", "grid", "segment", "head", "normalizer", "variants",
-    "linear", "decay", "delta", "ssm", "convolution", "sparse", "summary", "gate", "axis", "edit",
-    "cache", "system",
+    "linear", "decay", "delta", "ssm", "convolution", "sparse", "summary", "gate", "sampling",
+    "axis", "edit", "cache", "system",
 )  # fmt: skip
 
 Arrays = dict[str, np.ndarray]
@@ -397,9 +397,11 @@ def spec_paths() -> list[Path]:
 
 def setting_of(name: str) -> Setting:
     from choice_cases import CHOICES
+    from map_cases import MAPS
     from pipeline_cases import PIPELINES
 
-    return SETTINGS.get(name) or CHOICES.get(name) or PIPELINES.get(name, Setting())
+    tables = (SETTINGS, CHOICES, MAPS, PIPELINES)
+    return next((table[name] for table in tables if name in table), Setting())
 
 
 @cache

@@ -47,6 +47,7 @@ importlib.import_module("references.recurrent_family")
 importlib.import_module("references.edit_family")
 importlib.import_module("references.pipeline_family")
 importlib.import_module("references.choice_family")
+importlib.import_module("references.map_family")
 importlib.import_module("references.linear_family")
 REFERENCES["causal"] = REFERENCES["causal_softmax"]
 
@@ -239,6 +240,7 @@ SHOWN_BY = {
     "bias_function": "cosine_window",
     "bias_table": "relative_bias",
     "bias_tensor": "perturbed_logits",
+    "bilinear_gather": "deformable_keys",
     "block_bitmap": "block_sparse",
     "block_topk": "nsa",
     "branch_merge": "nsa",
@@ -252,6 +254,7 @@ SHOWN_BY = {
     "cross_lengths": "softmax",
     "decode_cache": "causal_softmax",
     "delta_rule": "delta_rule",
+    "elementwise": "pixel_gate",
     "feature_map": "feature_sum",
     "free_head_dim": "softmax",
     "gqa": "causal_softmax",

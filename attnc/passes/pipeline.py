@@ -19,6 +19,7 @@ from attnc.passes.inner_gradients import slope_by
 from attnc.passes.partial import Form, Pieces, uses
 from attnc.passes.reductions import refuse
 from attnc.passes.simplify import simplify
+from attnc.passes.unroll import unroll
 from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel, leaves
 from attnc.signature import Signature, TensorArgument
 from attnc.signature_of import lengths_of, signature_of
@@ -26,7 +27,7 @@ from attnc.spec import Spec
 from attnc.verify import verify_graph, verify_schedule
 
 T = TypeVar("T")
-GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (simplify,)
+GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (unroll, simplify)
 SCHEDULE_PASSES: tuple[Callable[[Schedule], Schedule], ...] = (fuse,)
 
 

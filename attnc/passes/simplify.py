@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.tree import (
@@ -28,7 +27,7 @@ from attnc.expressions.tree import (
     rewrite,
     substitute,
 )
-from attnc.graph import Graph, GraphOutput
+from attnc.graph import Graph
 from attnc.passes.constants import evaluate, identity, to_real
 
 Rule = Callable[[Expr], Expr]
@@ -37,29 +36,7 @@ Rule = Callable[[Expr], Expr]
 def simplify(graph: Graph) -> Graph:
     """The graph with every expression simplified; outputs keep their names and order."""
 
-    def clean(expr: Expr) -> Expr:
-        return canonical(simplify_expr(expr))
-
-    def cleaned(exprs: tuple[Expr, ...]) -> tuple[Expr, ...]:
-        return tuple(map(clean, exprs))
-
-    return replace(
-        graph,
-        outputs=tuple(GraphOutput(out.array, clean(out.expr)) for out in graph.outputs),
-        iterations=tuple(
-            replace(
-                loop,
-                count=clean(loop.count),
-                initial=cleaned(loop.initial),
-                next=cleaned(loop.next),
-            )
-            for loop in graph.iterations
-        ),
-        recurrences=tuple(
-            replace(step, initial=cleaned(step.initial), next=cleaned(step.next))
-            for step in graph.recurrences
-        ),
-    )
+    return graph.mapped(lambda expr: canonical(simplify_expr(expr)))
 
 
 def simplify_expr(expr: Expr) -> Expr:

@@ -1,0 +1,83 @@
+"""Folds over a few written points that look things up, point by point.
+
+does      sum(a < 2: f(a))  ->  f(0) + f(1), where a read in f is at a place that both `a` and data
+          decide: a table read between its entries. Each point is then a look-up of its own, of
+          which kernels know the derivative
+needs     nothing
+does not  touch folds over more than MOST points, over axes whose lengths a call brings, or whose
+          reads are at places that indices alone decide
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from itertools import product
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import (
+    TRUE,
+    Expr,
+    call,
+    number,
+    position,
+    postorder,
+    rewrite,
+    substitute,
+)
+from attnc.graph import Graph, NodeKind, node_kind
+
+MOST = 4
+JOINS = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
+NOTHING = {"sum": 0.0, "prod": 1.0, "max": float("-inf"), "min": float("inf")}
+
+
+def unroll(graph: Graph) -> Graph:
+    """The graph without such folds."""
+    return graph.mapped(lambda expr: rewrite(expr, _written_out))
+
+
+def _written_out(node: Expr) -> Expr:
+    if node.op != "fold" or node.kind != "real" or not _looks_up(node):
+        return node
+    ranges = [_points(index) for index in node.bound]
+    known = [one for one in ranges if one is not None]
+    points = list(product(*known)) if len(known) == len(ranges) else []
+    if not 0 < len(points) <= MOST:
+        return node
+    parts = [_at(node, dict(zip(node.bound, map(number, one), strict=True))) for one in points]
+    return reduce(lambda left, right: call(JOINS[node.monoid], left, right), parts)
+
+
+def _looks_up(node: Expr) -> bool:
+    bound = set(node.bound)
+    return any(
+        each.op == "read"
+        and node_kind(each) is NodeKind.GATHER
+        and any(at.free & bound and at != _bare(at) for at in each.args)
+        for each in postorder(node.args[1])
+    )
+
+
+def _bare(at: Expr) -> Expr | None:
+    return position(at.attr) if at.op == "index" and isinstance(at.attr, Index) else None
+
+
+def _points(index: Index) -> range | None:
+    axis = index.axis
+    if axis.form != "range" or axis.shifted or axis.length is None:
+        return None
+    ends = [axis.length] if axis.low is None else [axis.low, axis.length]
+    if any(end.op != "number" or not isinstance(end.attr, int) for end in ends):
+        return None
+    first = 0 if axis.low is None else int(ends[0].attr)  # type: ignore[arg-type]
+    return range(first, first + int(axis.length.attr))  # type: ignore[arg-type]
+
+
+def _at(node: Expr, place: dict[Index, Expr]) -> Expr:
+    condition, body = (substitute(arg, place) for arg in node.args)
+    if condition == TRUE:
+        return body
+    return call("where", condition, body, number(NOTHING[node.monoid]))
+
+
+__all__ = ["unroll"]
