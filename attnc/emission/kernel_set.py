@@ -86,7 +86,7 @@ def print_set(
     parts = {
         "signature": print_signature(spec, signature, suffix, results, separate, prefix),
         "cpu": _cpu_text(texts["cpu"], whole) if "cpu" in texts else "",
-        "triton": _triton_text(texts["triton"], suffix, spec.name, whole)
+        "triton": _triton_text(texts["triton"], suffix, spec.name, whole, stage)
         if "triton" in texts
         else "",
     }
@@ -135,15 +135,18 @@ def triton_prelude() -> str:
     return read_template("triton/prelude.py.jinja").strip("\n")
 
 
-def _triton_text(text: str, suffix: str, operator: str, whole: str) -> str:
+def _triton_text(text: str, suffix: str, operator: str, whole: str, stage: str) -> str:
     """The functions and the table; the prelude stands once in the module. A training form has the
-    operator's own names for its kernels: within a module they take the set's name."""
+    operator's own names for its kernels: within a module they take the set's name, and those that
+    are not named after their operator the stage's."""
     body = text.replace(triton_prelude(), "", 1).strip("\n")
     for name in defined_names(body):
-        if suffix.lower() not in name.removeprefix(f"kernel_{operator}"):
-            body = re.sub(rf"\b{name}\b", name + suffix.lower(), body)
-    head, table, rest = body.rpartition("TRITON_KERNELS = ")
-    return f"{head}TRITON_KERNELS{whole} = {rest}" if table else body
+        rest = name.removeprefix(f"kernel_{operator}")
+        mark = "" if suffix.lower() in rest else suffix.lower()
+        mark += f"_{stage}" if stage and rest == name else ""
+        body = re.sub(rf"\b{name}\b", name + mark, body) if mark else body
+    head, table, after = body.rpartition("TRITON_KERNELS = ")
+    return f"{head}TRITON_KERNELS{whole} = {after}" if table else body
 
 
 def defined_names(text: str) -> set[str]:
