@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from attnc.errors import InternalError
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.places import same_places
 from attnc.expressions.tree import Array, Expr, postorder
 from attnc.schedule import MapKernel, Schedule, StreamKernel, leaves
 
@@ -237,4 +238,6 @@ class GridFields:
 
 def straight(index: Index, array: Array, place: int, at: Expr) -> bool:
     """Whether a dimension of a read is walked by `index` itself, row by row."""
-    return at.op == "index" and at.attr == index and array.axes[place].name == index.axis.name
+    axis = array.axes[place]
+    own = axis.name == index.axis.name or same_places(axis, index.axis)
+    return at.op == "index" and at.attr == index and own

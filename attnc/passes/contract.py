@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.places import same_places
 from attnc.expressions.tree import (
     TRUE,
     Array,
@@ -116,7 +117,8 @@ def is_plain(expr: Expr, frame: Frame, along: Index, width: Index) -> bool:
     for index, place in zip(expr.array.indices, expr.args, strict=True):
         if place.op == "index" and place.attr in straight:
             assert isinstance(place.attr, Index)
-            if place.attr.axis is not index.axis and expr.array.role != "workspace":
+            known = expr.array.role == "workspace" or same_places(place.attr.axis, index.axis)
+            if not known:
                 return False
             straight.discard(place.attr)
         elif not frame.is_outer(place):

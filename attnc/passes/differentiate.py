@@ -187,6 +187,8 @@ class Pullback:
     def __post_init__(self) -> None:
         axes = wide_axes(self.graph) if self.axes is None else self.axes
         self.wide = frozenset(axes)
+        rows = (index.axis for index in self.graph.rows)
+        self.tokens = frozenset(rows).union(*self.graph.keys)
         self.closer = Closer(axes)
 
     def begin(self, output: GraphOutput, cotangent: Array) -> None:
@@ -262,8 +264,7 @@ class Pullback:
         """Whether a node is an exponential that is the same for all rows and keys, as that of a
         learned sink: it is summed with the row sums that it is divided by, for alone either may
         overflow."""
-        rows = {index.axis for index in self.graph.rows}.union(*self.graph.keys)
-        return node.op == "exp" and not any(index.axis in rows for index in node.free)
+        return node.op == "exp" and not any(index.axis in self.tokens for index in node.free)
 
     # --------------------------------------------------------------------------- gradients
 
@@ -271,7 +272,8 @@ class Pullback:
         """The gradient of an input over `indices`: the adjoints of its reads, each where it
         reads."""
         apart = [Index(index.name, index.axis, -1 - n) for n, index in enumerate(indices)]
-        sites = [_placed(node, each, apart) for node, each in self.reads.get(array.name, [])]
+        reads = self.reads.get(array.name, [])
+        sites = [_placed(node, each, apart, self.tokens) for node, each in reads]
         keep = frozenset(apart)
         closed = [self.closer.closed(each, keep, whole=True) for each in merged(sites)]
         asked = (replace(each, domain=(), guards=(*each.domain, *each.guards)) for each in closed)
@@ -322,14 +324,15 @@ def _joined(first: Iterable[Expr], second: Iterable[Expr]) -> tuple[Expr, ...]:
     return tuple(dict.fromkeys((*first, *second)))
 
 
-def _placed(node: Expr, adjoint: Adjoint, dummies: list[Index]) -> Adjoint:
-    """The adjoint of a read where it reads: over the array's dummies, and what is to be summed."""
+def _placed(node: Expr, adjoint: Adjoint, dummies: list[Index], tokens: frozenset[Axis]) -> Adjoint:
+    """The adjoint of a read where it reads: over the array's dummies, and what is to be summed. A
+    row that reads what is over keys stays a row: which of them the place is, a condition says."""
     exchange: dict[Index, Expr] = {}
     moves: dict[Index, Index] = {}
     conditions: list[Expr] = []
     for place, dummy in zip(node.args, dummies, strict=True):
         index = place.attr
-        if place.op != "index" or not isinstance(index, Index) or index in moves:
+        if not isinstance(index, Index) or index in moves or _other(index, dummy, tokens):
             conditions.append(call("eq", place, position(dummy)))
             continue
         moves[index] = dummy
@@ -340,6 +343,11 @@ def _placed(node: Expr, adjoint: Adjoint, dummies: list[Index]) -> Adjoint:
     placed = replace(adjoint, domain=_joined(adjoint.domain, conditions))
     placed = placed.renamed(moves, exchange)
     return replace(placed, over=placed.over | frozenset(dummies))
+
+
+def _other(index: Index, dummy: Index, tokens: frozenset[Axis]) -> bool:
+    """Whether a row or a key reads along an axis that is not its own."""
+    return index.axis is not dummy.axis and index.axis in tokens
 
 
 def _within(place: Expr, axis: Axis) -> tuple[Expr, Expr]:

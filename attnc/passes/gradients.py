@@ -24,10 +24,12 @@ from attnc.expressions.tree import (
     Array,
     Expr,
     fold,
+    is_number,
     length,
     number,
     number_of,
     position,
+    postorder,
     read,
     rewrite,
     start,
@@ -39,7 +41,7 @@ from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
 from attnc.passes.reductions import refuse
-from attnc.passes.roles import Roles, Sum, coarse_place, solved, taken_apart
+from attnc.passes.roles import Roles, Sum, coarse_place, says_place, solved, taken_apart
 from attnc.passes.row_values import RowValues
 from attnc.passes.separate import Separation
 from attnc.passes.simplify import make, simplify_node
@@ -225,7 +227,8 @@ class Gradients:
             alien = {
                 i
                 for i in condition.free & self.dummies
-                if i not in own and (not self.roles.is_outer(i) or i.axis in axes)
+                if i not in own
+                and (not self.roles.is_outer(i) or i.axis in axes or says_place(condition, i))
             }
             place = coarse_place(condition, self.roles)
             if alien or (place is not None and place[1] in self.dummies):
@@ -239,9 +242,25 @@ class Gradients:
         return solved(fold("sum", whole.bound, body, _all(conditions)))
 
     def _held_by_row(self, whole: Sum, key: Index) -> Expr:
+        whole = self._of_query_heads(whole)
         pinned = self._pinned(whole)
         inside = tuple(c for c in whole.conditions if c not in pinned)
         return self._split(whole, (key,), inside, lambda inner: self._row_sum(inner, key))
+
+    def _of_query_heads(self, whole: Sum) -> Sum:
+        """The sum with the key heads of the output that it ties to query heads as these heads'."""
+        for condition in whole.conditions:
+            found = coarse_place(condition, self.roles)
+            if (
+                found is None
+                or found[1] not in self.dummies
+                or not found[0].free & set(whole.bound)
+            ):
+                continue
+            moves = {found[1]: found[0]}
+            rest = (c if c is condition else substitute(c, moves) for c in whole.conditions)
+            whole = Sum(whole.bound, tuple(rest), substitute(whole.body, moves))
+        return whole
 
     def _row_sum(self, inner: Sum, key: Index) -> Expr:
         moves = self._canonical(inner.free | {key})
@@ -275,6 +294,7 @@ class Gradients:
         return coarse, tied, summed
 
     def _held_by_key(self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]) -> Expr:
+        whole = self._of_query_heads(whole)
         coarse, tied, summed = self._heads(whole, pinned)
         inside = tuple(c for c in whole.conditions if c not in pinned)
         if coarse is not None:  # its place in the group is walked around
@@ -417,6 +437,23 @@ class Gradients:
         held = {i for i in factor.free - walked if self.roles.of(i.axis) in ("row", "key")}
         return bool(held) and bool(factor.free & walked)
 
+    def _where_unequal(self, body: Expr, walked: frozenset[Index]) -> Expr:
+        """c_ij (x_i - x_j) where the two are equal is 0, which its two terms would be only but for
+        roundings of c_ij: of distances it may be great there. `body` has the sum of the squares."""
+        for factor in factors_of(body).above:
+            if not self._tangled(factor, walked) or factor.op != "sub":
+                continue
+            widths, turned = self.roles.widths((factor,)), factor.with_args(factor.args[::-1])
+            for node in postorder(body):
+                along = node.bound[0] if node.op == "fold" and len(node.bound) == 1 else None
+                if along is None or len(widths) != 1 or along.axis is not widths[0].axis:
+                    continue
+                own = substitute(node.args[1], {along: position(widths[0])})
+                same = node.monoid == "sum" and node.args[0] == TRUE
+                if same and _squared(own) in (factor, turned):
+                    return make("where", make("eq", node, number(0.0)), number(0.0), body)
+        return body
+
     def _terms(self, inner: Sum, body: Expr) -> list[tuple[Expr, Expr]]:
         """Row factor and rest of each term, by the rules of sums, choices and products."""
         walked = inner.bound[-1]
@@ -428,7 +465,8 @@ class Gradients:
         rest = tuple(i for i in grid if i not in inner.bound)
         frame = Frame(rest, held, (walked,), inner.bound[:-1])
         found = []
-        for term in Separation(frame, walked, lambda e: e).terms(body):
+        whole = self._where_unequal(body, frozenset(inner.bound))
+        for term in Separation(frame, walked, lambda e: e).terms(whole):
             own, plain = factors_of(term.row).split(lambda f: bool(self.roles.widths((f,))))
             pair = make("mul", plain.expr, term.pair)
             if len(self.roles.widths((pair,))) > 1:
@@ -536,6 +574,13 @@ class Gradients:
             raise refuse("map_stage: a derivative that is the same for all rows")
         over = (*frame.grid, frame.held, moves[key])
         return self._kept("pair", inner, moves, key, over, otherwise=otherwise)
+
+
+def _squared(expr: Expr) -> Expr | None:
+    """What the expression is the square of, if that is how it is written."""
+    if expr.op == "pow" and is_number(expr.args[1], 2):
+        return expr.args[0]
+    return expr.args[0] if expr.op == "mul" and expr.args[0] == expr.args[1] else None
 
 
 def _positions(moves: dict[Index, Index]) -> dict[Index, Expr]:

@@ -11,6 +11,7 @@ from attnc.build import build
 from attnc.expressions.index import Axis
 from attnc.graph import Graph
 from attnc.passes import partial
+from attnc.passes.apart import rows_apart
 from attnc.passes.chunk import scan
 from attnc.passes.continued import continued
 from attnc.passes.finish import Lowering
@@ -27,7 +28,7 @@ from attnc.spec import Spec
 from attnc.verify import verify_graph, verify_schedule
 
 T = TypeVar("T")
-GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (unroll, simplify)
+GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (unroll, simplify, rows_apart)
 SCHEDULE_PASSES: tuple[Callable[[Schedule], Schedule], ...] = (fuse,)
 
 

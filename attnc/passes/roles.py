@@ -250,6 +250,12 @@ def solved(fold: Expr) -> Expr:
     return fold
 
 
+def says_place(condition: Expr, index: Index) -> bool:
+    """Whether a condition says which place the index is: `e == x`, e of something else."""
+    pairs = (condition.args, condition.args[::-1]) if condition.op == "eq" else ()
+    return any(a == position(index) and index not in b.free for a, b in pairs)
+
+
 def _solution(part: Expr, index: Index) -> Expr | None:
     """The expression that `index` equals, where the condition holds."""
     if part.op != "eq":
