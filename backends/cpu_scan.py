@@ -268,19 +268,20 @@ class ScanPrinter(InstancePrinter):
             for place, index in enumerate(array.indices)
             if index != store.width
         )
-        pointer = f"const_cast<{kind}*>({self.fields.pointer(array)}) + {offset or '0'}"
+        whole = self.fields.pointer(array)
+        pointer = f"const_cast<{kind}*>({whole}) + {offset or '0'}"
         lines += [*self.rows.stage(scope, [store.expr]), f"// {array.name}"]
         if store.width is None:
             text = self.rows.scalar(scope, store.expr, lines)
             text = f"narrow<{kind}>({unwrapped(text)})" if real else unwrapped(text)
-            lines.append(f"*({pointer}) = {text};")
+            lines += guarded(whole, [f"*({pointer}) = {text};"])
             return
         width = store.width
         buffer = self.rows.buffer(array.name, store.expr.kind, (width,))
         self.rows.fill(scope, buffer, store.expr, lines)
         stride = self.fields.stride(array, array.indices.index(width))
         size = self.fields.length(width.axis)
-        lines.append(f"put_row({pointer}, {stride}, {buffer.name}, {size});")
+        lines += guarded(whole, [f"put_row({pointer}, {stride}, {buffer.name}, {size});"])
 
 
 def guarded(pointer: str, lines: Iterable[str]) -> list[str]:

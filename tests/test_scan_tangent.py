@@ -28,8 +28,8 @@ def moved(op: Any, tensors: dict[str, torch.Tensor], along: list[str], seed: int
     return tree_leaves(torch.func.jvp(call, point, direction))
 
 
-# Products of states, a maximum carried, other rows, a state's own first value.
-@pytest.mark.parametrize("name", ["gated_delta", "running_max", "lagged", "min_gru"])
+# Products of states, a maximum that is carried.
+@pytest.mark.parametrize("name", ["gated_delta", "running_max"])
 def test_tangents_of_a_recurrence(name: str, seed: int) -> None:
     spec, op = made(name)
     tensors = tensors_of(draw_case(spec, SHAPE, seed), torch.float64)
@@ -39,3 +39,43 @@ def test_tangents_of_a_recurrence(name: str, seed: int) -> None:
         expected = moved(eager, tensors, names, seed)
         for one, other in zip(moved(op, tensors, names, seed), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def slopes(op: Any, tensors: dict[str, torch.Tensor], seed: int) -> list[Any]:
+    """Gradients of results and last states, and how they change: by reverse mode over them, and
+    along random directions."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(like: torch.Tensor) -> torch.Tensor:
+        return torch.randn(like.shape, dtype=like.dtype, generator=generator)
+
+    names = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    point = tuple(tensors[name] for name in names)
+
+    def call(*given: torch.Tensor) -> Any:
+        found = op(**(tensors | dict(zip(names, given, strict=True))), return_state=True)
+        return tree_leaves(found)
+
+    inputs = [tensor.clone().requires_grad_() for tensor in point]
+    outputs = call(*inputs)
+    cotangents = [drawn(output).requires_grad_() for output in outputs]
+    first = torch.autograd.grad(outputs, inputs, cotangents, create_graph=True)
+    again = [drawn(gradient) for gradient in first]
+    second = torch.autograd.grad(first, [*inputs, *cotangents], again)
+
+    def squares(*given: torch.Tensor) -> torch.Tensor:
+        return sum((one**2).sum() for one in call(*given))
+
+    every = torch.func.grad(squares, argnums=tuple(range(len(point))))
+    pushed = torch.func.jvp(every, point, tuple(drawn(tensor) for tensor in point))
+    return [*first, *second, *tree_leaves(pushed)]
+
+
+# Products of states, rows before.
+@pytest.mark.parametrize("name", ["gated_delta", "lagged"])
+def test_second_order_of_a_recurrence(name: str, seed: int) -> None:
+    spec, op = made(name)
+    tensors = tensors_of(draw_case(spec, SHAPE, seed), torch.float64)
+    expected = slopes(Operator(spec, "eager"), tensors, seed)
+    for one, other in zip(slopes(op, tensors, seed), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)

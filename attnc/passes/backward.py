@@ -32,6 +32,7 @@ from attnc.passes.emits import Outputs, lower_outputs
 from attnc.passes.gradient_kernels import repeated
 from attnc.passes.pipeline import finished, prepare
 from attnc.passes.scan_gradients import differentiate_scan
+from attnc.passes.scan_second import backward_tangent_of_scan, second_of_scan
 from attnc.passes.stream import frame_of
 from attnc.passes.tangent import tangent, tangents
 from attnc.schedule import (
@@ -193,6 +194,8 @@ def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> 
 
     Raises UnsupportedError for what kernels cannot run yet."""
     graph = prepare(spec, emit)
+    if graph.recurrences:
+        return second_of_scan(graph, signature_of(spec, graph))
     derivative = differentiate(graph)
     second = differentiate(derivative)
     verify_graph(second)
@@ -225,6 +228,8 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
 
     Raises UnsupportedError for what kernels cannot run yet."""
     graph = prepare(spec, emit)
+    if graph.recurrences:
+        return backward_tangent_of_scan(graph, signature_of(spec, graph))
     derivative = differentiate(graph)
     moved = tangent(derivative)
     moved = replace(moved, outputs=moved.outputs[len(derivative.outputs) :])

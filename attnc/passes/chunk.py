@@ -147,11 +147,18 @@ def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_
 
 def _final(output: GraphOutput, one: Instance) -> Final:
     """A result that is not over time: the last value of a state."""
-    array, expr = output.array, output.expr
-    found = one.own(array)
-    if found is None or expr.op != "read" or expr.args != tuple(map(position, array.indices)):
+    found = last_state(output, one)
+    if found is None:
         raise refuse("state_io: a result that is not over time")
-    return Final(array, found, place_of(array, one.grid))
+    return Final(output.array, found, place_of(output.array, one.grid))
+
+
+def last_state(output: GraphOutput, one: Instance) -> Array | None:
+    """The state whose last value a result is, or None."""
+    expr, at = output.expr, tuple(map(position, output.array.indices))
+    if expr.op != "read" or expr.array.role not in STATES or expr.args != at:
+        return None
+    return one.own(expr.array)
 
 
 def place_of(array: Array, grid: tuple[Index, ...]) -> tuple[Expr, ...]:

@@ -15,7 +15,7 @@ does not  sum across instances inside the loop: each has results of its own
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -33,7 +33,7 @@ from attnc.expressions.tree import (
     rewrite,
 )
 from attnc.graph import Graph
-from attnc.passes.chunk import Instance, instance_of, place_of, scan
+from attnc.passes.chunk import Instance, instance_of, last_state, place_of, scan
 from attnc.passes.differentiate import Names as ArrayNames
 from attnc.passes.differentiate import Pullback, cotangents, finished, inputs_of
 from attnc.passes.edges import refuse
@@ -77,11 +77,17 @@ class ScanDerivative:
     notes: tuple[str, ...]
 
 
-def differentiate_scan(graph: Graph) -> ScanDerivative:
-    """The derivative of a graph with a recurrence."""
+def differentiate_scan(
+    graph: Graph,
+    given: dict[str, Array] | None = None,
+    called: Mapping[str, str] | None = None,
+) -> ScanDerivative:
+    """The derivative of a graph with a recurrence. `given`: the cotangents by the name of the
+    output, if they have names of their own; `called`: the names of the gradients, by input, if not
+    all real inputs are to have one."""
     if any(output.array.kind == "complex" for output in graph.outputs):
         raise refuse("complex: complex numbers in a recurrence")
-    return _Reverse(graph).derivative()
+    return _Reverse(graph, given or {}, called).derivative()
 
 
 @dataclass
@@ -93,6 +99,8 @@ class _Reverse:
     """
 
     graph: Graph
+    given: dict[str, Array]
+    called: Mapping[str, str] | None
     one: Instance = field(init=False)
     names: ArrayNames = field(init=False)
 
@@ -100,7 +108,8 @@ class _Reverse:
         self.one = instance_of(self.graph)
         self.names = ArrayNames.of(self.graph)
         self.names.taken |= self.one.taken | {state.name for state in self.one.states}
-        self.given = cotangents(self.graph, self.names)
+        self.names.taken.update(array.name for array in self.given.values())
+        self.given = self.given or cotangents(self.graph, self.names)
         self.time = self.one.recurrence.time
         self.grid = self.one.grid
         self.old = {state.name: self._named(state, "") for state in self.one.states}
@@ -108,7 +117,10 @@ class _Reverse:
         smooth = [state for state in self.one.states if state.kind == "real"]
         self.adjoints = {state.name: self._named(state, "_adjoint") for state in smooth}
         inputs = {a.name: a for a in inputs_of(self.graph) if a.kind == "real"}
-        self.ends = Destinations(self.graph.name, self.one, self.names, inputs, self._back)
+        called = self.called or {}
+        if self.called is not None:
+            inputs = {name: array for name, array in inputs.items() if name in called}
+        self.ends = Destinations(self.graph.name, self.one, self.names, inputs, self._back, called)
 
     def _named(self, state: Array, ending: str) -> Array:
         name = state.name + ending
@@ -292,8 +304,9 @@ class _Reverse:
     def _after_last(self, array: Array) -> Expr:
         """The cotangent of a last state. Of instances that share one, the first has it."""
         name = next((n for n, one in self.adjoints.items() if one is array), None)
-        output = next((o.array for o in self.graph.outputs if o.array.name == name), None)
-        if output is None or self.time in output.indices:
+        found = ((o.array, last_state(o, self.one)) for o in self.graph.outputs)
+        output = next((o for o, state in found if state is not None and state.name == name), None)
+        if output is None:
             return ZERO
         given = read(self.given[output.name], place_of(output, self.grid))
         first = TRUE

@@ -12,7 +12,7 @@ does not  pull cotangents
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -35,7 +35,7 @@ class Destinations:
     """Sends the adjoints of one row to the gradients of the inputs.
 
     prefix     of the names of kernels
-    inputs     the real inputs by name; `gradients`: their gradients
+    inputs     the real inputs by name; `gradients`: their gradients, named as `called` says
     back       an adjoint as statements have it
     sums       what is carried for inputs without time, by input; `parts`: what a row adds to each,
                `endings`: what it is after the initial states, both by the sum's name
@@ -47,6 +47,7 @@ class Destinations:
     names: Names
     inputs: dict[str, Array]
     back: Callable[[Expr], Expr]
+    called: Mapping[str, str] = field(default_factory=dict)
     gradients: dict[str, Array] = field(default_factory=dict)
     sums: dict[str, Array] = field(default_factory=dict)
     parts: dict[str, Expr] = field(default_factory=dict)
@@ -62,7 +63,7 @@ class Destinations:
         self.grid, self.time = self.one.grid, self.one.recurrence.time
         for name, array in self.inputs.items():
             indices = tuple(output_indices(array.indices).values())
-            named = self.names.fresh(f"{name}_grad")
+            named = self.called.get(name) or self.names.fresh(f"{name}_grad")
             self.gradients[name] = Array(named, indices, "real", "output")
 
     def send(self, name: str, pulled: Pullback, begun: Pullback) -> None:

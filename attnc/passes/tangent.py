@@ -42,7 +42,8 @@ def tangent(graph: Graph, along: Container[str] | None = None) -> Graph:
     Raises UnsupportedError for what the derivative rules cannot do yet."""
     check_smooth(replace(graph, recurrences=()))
     if graph.recurrences:
-        return _Moving(graph, tangents(graph, along)).graph_and_tangents()
+        moving = Moving(graph, tangents(graph, along))
+        return replace(moving.graph, outputs=(*graph.outputs, *moving.outputs.values()))
     given = tangents(graph, along)
     names = Names({array.name for array in (*inputs_of(graph), *given.values())})
     names.taken.update(output.array.name for output in graph.outputs)
@@ -114,37 +115,35 @@ class Pushforward:
 
 
 @dataclass
-class _Moving:
+class Moving:
     """The tangent recurrence: S_dot[t] = dF(S[t - 1], x) along (S_dot[t - 1], x_dot).
 
+    graph    the graph; after it is made, with the tangents of its states carried
     given    the tangents of inputs by name
     dots     those of states that move, by the state's name
+    outputs  those of outputs that move, by the output's name
     """
 
     graph: Graph
     given: dict[str, Array]
     dots: dict[str, Array] = field(default_factory=dict)
+    outputs: dict[str, GraphOutput] = field(default_factory=dict)
 
-    def graph_and_tangents(self) -> Graph:
-        """The graph with the tangents of its states carried, and those of its outputs."""
-        names = Names({array.name for array in inputs_of(self.graph)})
-        names.taken.update(array.name for array in self.given.values())
+    def __post_init__(self) -> None:
+        names = Names({array.name for array in (*inputs_of(self.graph), *self.given.values())})
         names.taken.update(output.array.name for output in self.graph.outputs)
         for one in self.graph.recurrences:
             names.taken.update(state.name for state in one.states)
         recurrences = tuple(self._moved(one, names) for one in self.graph.recurrences)
-        moved = []
         for output in self.graph.outputs:
-            if output.array.kind != "real":
+            expr = self._dot(output.expr) if output.array.kind == "real" else ZERO
+            if expr == ZERO:
                 continue
             carried = self.dots.get(output.array.name)
             name = names.fresh(f"{output.array.name}_dot") if carried is None else carried.name
             named = Array(name, output.array.indices, "real", "output", output.array.span)
-            expr = self._dot(output.expr)
-            if expr != ZERO:
-                moved.append(GraphOutput(named, expr))
-        name, outputs = f"{self.graph.name}_dot", (*self.graph.outputs, *moved)
-        return replace(self.graph, name=name, outputs=outputs, recurrences=recurrences)
+            self.outputs[output.array.name] = GraphOutput(named, expr)
+        self.graph = replace(self.graph, name=f"{self.graph.name}_dot", recurrences=recurrences)
 
     def _moved(self, one: Recurrence, names: Names) -> Recurrence:
         """The recurrence with a tangent for each state that moves: those whose first or next value
