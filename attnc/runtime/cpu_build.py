@@ -61,7 +61,7 @@ PAIRS, TILES, EMULATED = 4, 5, 6  # levels: products of pairs of bfloat16, of ti
 SPELLED = {"amxtile": "amx-tile", "amxbf16": "amx-bf16"}
 # Hidden: the constants of one kernel must never stand in for those of another in the same process.
 FLAGS = (
-    "-std=c++17", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
+    "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp",
     "-shared", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-w",
 )  # fmt: skip
 
@@ -150,12 +150,12 @@ def _unwritable(error: OSError, folder: Path) -> CacheError:
     return CacheError(f"{why}. Set ATTNC_CACHE to a folder of yours.")
 
 
-def build_library(source: str, macros: dict[str, str], level: int) -> Path:
+def build_library(source: str, macros: dict[str, str], level: int, effort: str = "-O2") -> Path:
     """The shared library of a C++ text with these macros, compiled unless it is in the cache.
 
-    level: of the instruction set; it is a macro, too."""
+    level: of the instruction set; it is a macro, too. effort: how far the compiler goes."""
     compiler = find_compiler()
-    flags = [*FLAGS, *(f"-m{SPELLED.get(need, need)}" for need in LEVELS[level][1])]
+    flags = [*FLAGS, effort, *(f"-m{SPELLED.get(need, need)}" for need in LEVELS[level][1])]
     if level >= 3:
         flags.append("-mprefer-vector-width=512")
     flags += shlex.split(os.environ.get("ATTNC_CXXFLAGS", ""))

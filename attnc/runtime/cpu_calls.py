@@ -114,7 +114,7 @@ class CpuBackend:
                 level = PAIRS - 1
             elif level > PAIRS and call.dtype is not torch.bfloat16:
                 level = PAIRS
-            library = ctypes.CDLL(str(build_library(self.source, own, level)))
+            library = ctypes.CDLL(str(build_library(self.source, own, level, self.table["effort"])))
             library.attnc_workspace.restype = ctypes.c_int64
             library.attnc_workspace.argtypes = library.attnc_run.argtypes = (ctypes.c_void_p,)
             library.attnc_run.restype = ctypes.c_int

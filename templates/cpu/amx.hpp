@@ -46,11 +46,11 @@ struct TileSession {
 
 // One or two tiles of rows by one or two of columns. Registers: sums 0 .. 3, rows 4 and 5, columns
 // 6 and 7.
-template <bool ADD, bool ROWS, bool COLUMNS>
-ATTNC_INLINE void tile_product(const char* rows, int64_t row, const char* columns, int64_t column,
-                               int depth, char* out, int64_t by) {
+template <bool ROWS, bool COLUMNS>
+ATTNC_INLINE void tile_product(bool add, const char* rows, int64_t row, const char* columns,
+                               int64_t column, int depth, char* out, int64_t by) {
     char* const below = out + TILE_ROWS * by;
-    if constexpr (ADD) {
+    if (add) {
         ATTNC_TILE_LOAD(0, out, by);
         if constexpr (COLUMNS) ATTNC_TILE_LOAD(1, out + 64, by);
         if constexpr (ROWS) ATTNC_TILE_LOAD(2, below, by);
@@ -83,20 +83,20 @@ ATTNC_INLINE void tile_product(const char* rows, int64_t row, const char* column
 
 // out[i][v] (+)= sum over d < depth of walked[i][d] * held[d][v], in units, for whole tiles: rows and
 // depth are multiples of TILE_ROWS, v counts vectors of as many columns. Strides are in bytes.
-template <bool ADD>
-__attribute__((noinline)) void tile_products(int first, int last, const char* walked, int64_t row,
-                                             const char* held, int64_t column, int depth, char* out,
-                                             int64_t by, int rows) {
+__attribute__((noinline)) inline void tile_products(bool add, int first, int last,
+                                                    const char* walked, int64_t row,
+                                                    const char* held, int64_t column, int depth,
+                                                    char* out, int64_t by, int rows) {
     ATTNC_FENCE();
     for (int v = first; v < last; v += 2)
         for (int i = 0; i < rows; i += 2 * TILE_ROWS) {
             const bool wide = v + 1 < last, tall = i + TILE_ROWS < rows;
             const char *a = walked + i * row, *b = held + v * 64;
             char* c = out + i * by + v * 64;
-            if (wide && tall) tile_product<ADD, true, true>(a, row, b, column, depth, c, by);
-            else if (wide) tile_product<ADD, false, true>(a, row, b, column, depth, c, by);
-            else if (tall) tile_product<ADD, true, false>(a, row, b, column, depth, c, by);
-            else tile_product<ADD, false, false>(a, row, b, column, depth, c, by);
+            if (wide && tall) tile_product<true, true>(add, a, row, b, column, depth, c, by);
+            else if (wide) tile_product<false, true>(add, a, row, b, column, depth, c, by);
+            else if (tall) tile_product<true, false>(add, a, row, b, column, depth, c, by);
+            else tile_product<false, false>(add, a, row, b, column, depth, c, by);
         }
     ATTNC_FENCE();
 }

@@ -43,20 +43,30 @@ ATTNC_INLINE Real multiply_add(const void* one, Real lanes, Real sum) {
 // inputs.)
 constexpr int PART = 32, CHAIN = PAIRS ? 128 : PART;
 
+// A walked operand of a product: number (i, d) stands at `at + i * row + d * step` (bytes).
+struct WalkedOperand {
+    const char* at;
+    int64_t row, step;
+    ATTNC_INLINE const char* number(int64_t i, int64_t d) const { return at + i * row + d * step; }
+    ATTNC_INLINE WalkedOperand from(int64_t i, int64_t d) const {
+        return {number(i, d), row, step};
+    }
+};
+
 // One walked position: units would wait for one chain of sums, so four parts run beside each other.
-template <int N, bool ADD>
-ATTNC_INLINE void single(const char* walked, int64_t step, const Acc* held, int64_t by_depth,
-                         int depth, Acc* out) {
+template <int N, int HELD>
+ATTNC_INLINE void single(bool add_to, const WalkedOperand& walked, const Acc* held, int depth,
+                         Acc* out) {
     constexpr int PARTS = 4;
     Real all[N];
-    ATTNC_UNROLL for (int v = 0; v < N; v++) all[v] = ADD ? load(out + v * LANES) : Real(Acc(0));
+    ATTNC_UNROLL for (int v = 0; v < N; v++) all[v] = add_to ? load(out + v * LANES) : Real(Acc(0));
     for (int from = 0; from < depth; from += PARTS * PART) {
         Real sum[PARTS][N];
         ATTNC_UNROLL for (int c = 0; c < PARTS; c++)
             ATTNC_UNROLL for (int v = 0; v < N; v++) sum[c][v] = Real(Acc(0));
         const auto add = [&](int c, int d) __attribute__((always_inline)) {
             ATTNC_UNROLL for (int v = 0; v < N; v++)
-                sum[c][v] = multiply_add(walked + d * step, load(held + d * by_depth + v * LANES),
+                sum[c][v] = multiply_add(walked.number(0, d), load(held + d * HELD + v * LANES),
                                          sum[c][v]);
         };
         if (from + PARTS * PART <= depth) {
@@ -73,14 +83,12 @@ ATTNC_INLINE void single(const char* walked, int64_t step, const Acc* held, int6
 }
 
 // out[i][v] (+)= sum over d < depth of walked(i, d) * held[d][v], for i < M and v < N.
-// walked(i, d) stands at `walked + i * row + d * step` (bytes); STEP is `step` where it is known.
 // HELD and OUT: numbers from one d, and from one i, to the next.
-template <int M, int N, bool ADD, int ROW, int STEP, int HELD, int OUT>
-ATTNC_INLINE void product(const char* walked, int64_t row, int64_t step, const Acc* held, int depth,
+template <int M, int N, int HELD, int OUT>
+ATTNC_INLINE void product(bool add, const WalkedOperand& walked, const Acc* held, int depth,
                           Acc* out) {
-    const int64_t by_row = ROW ? ROW : row, by_step = STEP ? STEP : step;
     if constexpr (M == 1) {
-        single<N, ADD>(walked, by_step, held, HELD, depth, out);
+        single<N, HELD>(add, walked, held, depth, out);
         return;
     }
     int from = 0;
@@ -95,47 +103,43 @@ ATTNC_INLINE void product(const char* walked, int64_t row, int64_t step, const A
             ATTNC_UNROLL for (int v = 0; v < N; v++) lanes[v] = load(held + d * HELD + v * LANES);
             ATTNC_UNROLL for (int i = 0; i < M; i++)
                 ATTNC_UNROLL for (int v = 0; v < N; v++)
-                    sum[i][v] = multiply_add(walked + i * by_row + d * by_step, lanes[v], sum[i][v]);
+                    sum[i][v] = multiply_add(walked.number(i, d), lanes[v], sum[i][v]);
         }
         ATTNC_UNROLL for (int i = 0; i < M; i++)
             ATTNC_UNROLL for (int v = 0; v < N; v++) {
                 Acc* at = out + i * OUT + v * LANES;
-                store(at, ADD || from ? load(at) + sum[i][v] : sum[i][v]);
+                store(at, add || from ? load(at) + sum[i][v] : sum[i][v]);
             }
         from = to;
     } while (from < depth);
 }
 
-template <int N, bool ADD, int ROW, int STEP, int HELD, int OUT>
-__attribute__((noinline)) void products(const char* walked, int64_t row, int64_t step,
-                                        const Acc* held, int depth, Acc* out, int rows) {
+// Strides and `add` are numbers of the call: constants would double the code that a first call
+// waits for, and the loops run no faster with them.
+template <int N, int HELD, int OUT>
+__attribute__((noinline)) void products(bool add, const WalkedOperand& walked, const Acc* held,
+                                        int depth, Acc* out, int rows) {
     constexpr int M = N >= 4 ? 6 : GROUP == 2 ? 6 : 8;
-    const int64_t by_row = ROW ? ROW : row;
     int i = 0;
     while (rows - i >= M && (M != 6 || (rows - i) % M != 2)) {
-        product<M, N, ADD, ROW, STEP, HELD, OUT>(walked + i * by_row, row, step, held, depth,
-                                                  out + i * OUT);
+        product<M, N, HELD, OUT>(add, walked.from(i, 0), held, depth, out + i * OUT);
         i += M;
     }
     for (; rows - i >= 4; i += 4)
-        product<4, N, ADD, ROW, STEP, HELD, OUT>(walked + i * by_row, row, step, held, depth,
-                                                  out + i * OUT);
+        product<4, N, HELD, OUT>(add, walked.from(i, 0), held, depth, out + i * OUT);
     for (; i < rows; i++)
-        product<1, N, ADD, ROW, STEP, HELD, OUT>(walked + i * by_row, row, step, held, depth,
-                                                  out + i * OUT);
+        product<1, N, HELD, OUT>(add, walked.from(i, 0), held, depth, out + i * OUT);
 }
 
 // The same over the vectors first .. last of the tile.
-template <bool ADD, int ROW, int STEP, int HELD, int OUT>
-void products_of_vectors(int first, int last, const char* walked, int64_t row, int64_t step,
-                      const Acc* held, int depth, Acc* out, int rows) {
+template <int HELD, int OUT>
+void products_of_vectors(bool add, int first, int last, const WalkedOperand& walked,
+                         const Acc* held, int depth, Acc* out, int rows) {
     while (first < last) {
         const int now = last - first < GROUP ? last - first : GROUP;
-        const Acc* at = held + first * LANES;
-        Acc* to = out + first * LANES;
         const auto some = [&](auto vectors) __attribute__((always_inline)) {
-            products<decltype(vectors)::value, ADD, ROW, STEP, HELD, OUT>(walked, row, step, at,
-                                                                          depth, to, rows);
+            products<decltype(vectors)::value, HELD, OUT>(add, walked, held + first * LANES, depth,
+                                                          out + first * LANES, rows);
         };
         if (now == 1) some(Place<1>{});
         else if (now == 2) some(Place<2>{});
@@ -149,44 +153,37 @@ void products_of_vectors(int first, int last, const char* walked, int64_t row, i
 
 // The same; through tile registers as far as they are filled, where the depth of a walked operand
 // lies together.
-template <bool ADD, int ROW, int STEP, int HELD = TILE, int OUT = TILE>
-void products_between(int first, int last, const char* walked, int64_t row, int64_t step,
-                      const Acc* held, int depth, Acc* out, int rows) {
-    const auto rest = [&](auto add, int i, int d, int count) {
-        const char* at = walked + i * (ROW ? ROW : row) + d * (STEP ? STEP : step);
-        if (count && (!decltype(add)::value || d < depth))
-            products_of_vectors<decltype(add)::value, ROW, STEP, HELD, OUT>(
-                first, last, at, row, step, held + int64_t(d) * HELD, depth - d,
-                out + int64_t(i) * OUT, count);
+template <int HELD = TILE, int OUT = TILE>
+void products_between(bool add, int first, int last, const WalkedOperand& walked, const Acc* held,
+                      int depth, Acc* out, int rows) {
+    const auto rest = [&](bool add_to, int i, int d, int count) {
+        if (count && (!add_to || d < depth))
+            products_of_vectors<HELD, OUT>(add_to, first, last, walked.from(i, d),
+                                           held + int64_t(d) * HELD, depth - d,
+                                           out + int64_t(i) * OUT, count);
     };
     int tall = 0;
 #if ATTNC_ISA >= 5
-    if constexpr (TILED && STEP == int(sizeof(Unit))) {
+    if (TILED && walked.step == int64_t(sizeof(Unit))) {
         const int deep = depth / TILE_ROWS * TILE_ROWS;
         tall = deep ? rows / TILE_ROWS * TILE_ROWS : 0;
         if (tall) {
-            tile_products<ADD>(first, last, walked, ROW ? ROW : row, (const char*)held,
-                               HELD * sizeof(Acc), deep, (char*)out, OUT * sizeof(Acc), tall);
-            rest(std::true_type{}, 0, deep, tall);
+            tile_products(add, first, last, walked.at, walked.row, (const char*)held,
+                          HELD * sizeof(Acc), deep, (char*)out, OUT * sizeof(Acc), tall);
+            rest(true, 0, deep, tall);
         }
     }
 #endif
-    rest(std::bool_constant<ADD>{}, tall, 0, rows - tall);
+    rest(add, tall, 0, rows - tall);
 }
 
-// The same for a sum of DEPTH terms that is known beforehand: out = products, in parts of the held
-// operand that stay in the first cache.
+// out = products of any depth, in parts of the held operand that stay in the first cache.
 constexpr int DEEP = 128;
-template <int DEPTH, int ROW, int STEP>
-void products_in_parts(int first, int last, const char* walked, int64_t row, const Acc* held,
-                       Acc* out, int rows) {
-    products_between<false, ROW, STEP>(first, last, walked, row, 0, held,
-                                       DEPTH < DEEP ? DEPTH : DEEP, out, rows);
-    if constexpr (DEPTH > DEEP)
-        for (int d = DEEP; d < DEPTH; d += DEEP)
-            products_between<true, ROW, STEP>(first, last, walked + d * STEP, row, 0,
-                                              held + int64_t(d) * TILE,
-                                              DEPTH - d < DEEP ? DEPTH - d : DEEP, out, rows);
+inline void products_in_parts(int first, int last, const WalkedOperand& walked, const Acc* held,
+                              int depth, Acc* out, int rows) {
+    for (int d = 0; d == 0 || d < depth; d += DEEP)
+        products_between(d > 0, first, last, walked.from(0, d), held + int64_t(d) * TILE,
+                         depth - d < DEEP ? depth - d : DEEP, out, rows);
 }
 
 // ---- transposes of 32-bit (64-bit) units

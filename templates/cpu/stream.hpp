@@ -58,7 +58,7 @@ struct Stream : Carried<K>, Summaries<K> {
                     walked = (const char*)desk.staged;
                     by_row = int64_t(units) * sizeof(Unit);
                 }
-                products_in_parts<units, 0, int(sizeof(Unit))>(run.v0, run.v1, walked, by_row, desk.query[p], desk.score[p] + run.at * TILE, run.count);
+                products_in_parts(run.v0, run.v1, {walked, by_row, sizeof(Unit)}, desk.query[p], units, desk.score[p] + run.at * TILE, run.count);
             }
         });
     }
@@ -133,35 +133,40 @@ struct Stream : Carried<K>, Summaries<K> {
                 Loop::fill(grid, walked, desk.runs[k].at + r, desk.runs[k].first + r);
     }
 
+    // Whether the reference of a row may have to move before the block is lifted.
+    static bool unsettled(const Desk& desk) {
+        bool unset = desk.moving;
+        for (int l = 0; l < desk.vectors * LANES; l++) unset |= desk.limit[l] == -INFINITE;
+        return unset;
+    }
+    // Looks for the largest exponents of the block, and moves the reference where they ask for it.
+    template <class Loop>
+    static void look_ahead(const Grid& grid, Desk& desk) {
+        begin_block(desk);
+        for (int k = 0; k < desk.run_count; k++) {
+            if (desk.runs[k].masked) find_peak<Loop, true>(grid, desk, desk.runs[k]);
+            else find_peak<Loop, false>(grid, desk, desk.runs[k]);
+        }
+        desk.moving = exceeded(desk);
+        if (desk.moving) move_reference(desk);
+    }
+
     template <class Loop>
     static __attribute__((noinline)) void flush(const Grid& grid, Desk& desk) {
         if (!desk.run_count) return;
         fill_walked<Loop>(grid, desk);
-        multiply<Loop>(grid, desk);
-        if constexpr (Loop::EXPONENT) {
-            bool unset = desk.moving;
-            for (int l = 0; l < desk.vectors * LANES; l++) unset |= desk.limit[l] == -INFINITE;
-            if (unset) {
-                begin_block(desk);
-                for (int k = 0; k < desk.run_count; k++) {
-                    if (desk.runs[k].masked) find_peak<Loop, true>(grid, desk, desk.runs[k]);
-                    else find_peak<Loop, false>(grid, desk, desk.runs[k]);
-                }
-                desk.moving = exceeded(desk);
-                if (desk.moving) move_reference(desk);
-            }
+        for (bool again = false;; again = true) {
+            multiply<Loop>(grid, desk);
+            if constexpr (Loop::EXPONENT)
+                if (!again && unsettled(desk)) look_ahead<Loop>(grid, desk);
+            lift_runs<Loop>(grid, desk);
+            if (!Loop::EXPONENT || again || __builtin_expect(!exceeded(desk), 1)) break;
+            desk.moving = true;
+            move_reference(desk);
         }
-        lift_runs<Loop>(grid, desk);
-        if constexpr (Loop::EXPONENT) {
-            if (__builtin_expect(exceeded(desk), 0)) {
-                desk.moving = true;
-                move_reference(desk);
-                multiply<Loop>(grid, desk);
-                lift_runs<Loop>(grid, desk);
-            }
+        if constexpr (Loop::EXPONENT)
             for (int v = 0; v < desk.vectors; v++)
                 store(desk.top + v * LANES, raise(load(desk.top + v * LANES), load(desk.peak + v * LANES)));
-        }
         join_statistics(desk);
         accumulate<Loop>(grid, desk);
         desk.run_count = desk.used = 0;
@@ -206,14 +211,14 @@ struct Stream : Carried<K>, Summaries<K> {
                     constexpr int long_row = BLOCK / FOLD;
                     Unit* turned = (Unit*)desk.staged + long_row * width;
                     transpose((const Unit*)desk.staged, width, turned, long_row, depth, width);
-                    products_between<true, long_row * int(sizeof(Unit)), int(sizeof(Unit))>(run.v0, run.v1, (const char*)turned, 0, 0, weights + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
+                    products_between(true, run.v0, run.v1, {(const char*)turned, long_row * sizeof(Unit), sizeof(Unit)}, weights + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
                     continue;
                 }
                 if (PAIRS || !std::is_same_v<T, Acc> || rows.step != 1) {
                     walked = (const char*)desk.staged;
                     step = width * int64_t(sizeof(Unit));
                 }
-                products_between<true, int(sizeof(Unit)), 0>(run.v0, run.v1, walked, 0, step, weights + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
+                products_between(true, run.v0, run.v1, {walked, sizeof(Unit), step}, weights + run.at / FOLD * TILE, depth, desk.tile[Loop::target[t]], width);
             }
             }
         });

@@ -230,8 +230,8 @@ struct Sweep {
             const Weight* weight = desk.weight[layer] + run.at * TILE + lane;
             const Acc* rows = desk.held_rows[N] + lane / FOLD * stride;
             if ((run.masked || Loop::HIDDEN) && !desk.held_finite[N]) return deposit_seen(weight, rows, end - lane, run.count, stride, out);
-            products_between<true, int(sizeof(Weight)) * TILE, int(sizeof(Unit)), int(stride), int(stride)>(
-                0, int(stride) / LANES, (const char*)weight, 0, 0, rows, (end - lane) / FOLD, out, run.count);
+            products_between<int(stride), int(stride)>(
+                true, 0, int(stride) / LANES, {(const char*)weight, sizeof(Weight) * TILE, sizeof(Unit)}, rows, (end - lane) / FOLD, out, run.count);
         }
     }
     // A vector of each pair times its term, lanes summed column by column; without masked pairs.
