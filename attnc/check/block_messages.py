@@ -111,7 +111,7 @@ def update_axes(name: str, axes: str, what: str) -> Wording:
 @message("legality")
 def update_of_later_row(text: str, row: str) -> Wording:
     return Wording(
-        f"{text} is a row after `{row}`: a state is made of the rows so far.",
+        f"{text} reads what comes after row `{row}`: a state is made of the rows so far.",
         f"Read {row} and those before; to walk the rows in another order, read them by an array of "
         f"places, as in x[order[{row}]].",
     )

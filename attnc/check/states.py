@@ -195,15 +195,34 @@ def _line(checker: Checker, body: Body, node: syntax.Define) -> None:
 
 
 def _later_row(expr: Expr, row: Index) -> Expr | None:
-    """A read of a row that comes a number of rows after."""
+    """A read of a row that comes a number of rows after, of a state as if it had rows, or a fold
+    over rows that come after."""
     for node in postorder(expr):
+        if node.op == "fold" and _after(node, row):
+            return node
         axes = node.array.axes if node.op == "read" else ()
         for at, axis in zip(node.args, axes, strict=False):
-            parts = at.args if at.op == "add" and axis is row.axis else ()
+            along = axis is row.axis or node.array.role == "state"
+            parts = at.args if at.op == "add" and along else ()
             ahead = any(is_number(part) and number_of(part) > 0 for part in parts)
             if ahead and position(row) in parts:
                 return node
     return None
+
+
+def _after(fold: Expr, row: Index) -> bool:
+    """Whether a condition of a fold lets in rows after this one: `s > t`, `t <= s`."""
+    bound = [position(index) for index in fold.bound if index.axis is row.axis]
+    conditions = [fold.args[0]]
+    while bound and conditions:
+        one = conditions.pop()
+        if one.op == "and":
+            conditions.extend(one.args)
+        elif one.op in ("gt", "ge", "lt", "le"):
+            later, sooner = one.args if one.op in ("gt", "ge") else reversed(one.args)
+            if later in bound and sooner == position(row):
+                return True
+    return False
 
 
 def _text(node: Expr) -> str:
