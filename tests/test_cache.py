@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import torch
 import attnc
 from attnc.cache import cache_folder, write_file, write_once
 from attnc.errors import AttncError, CacheError, CompilerNotFound
+from attnc.runtime import cpu_build
 
 SPEC = """\
 attention tiny(q, k, v):
@@ -122,3 +124,20 @@ def test_a_broken_module_is_not_kept(cache: Path) -> None:
         with pytest.raises(ZeroDivisionError):
             load_module("1 / 0\n", "broken")
     assert not [name for name in sys.modules if name.startswith("attnc_broken")]
+
+
+def test_system_headers_are_read_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the third library of the same flags on; what cannot be taken is read again."""
+    monkeypatch.setenv("CXX", "g++")
+    shown = 'extern "C" __attribute__((visibility("default")))'
+    source = f"#include <cstdint>\n{shown} int64_t number() {{ return ATTNC_NUMBER; }}\n"
+    taken = []
+    for number in range(3):
+        library = cpu_build.build_library(source, {"ATTNC_NUMBER": str(number)}, 0)
+        assert ctypes.CDLL(str(library)).number() == number
+        taken.append(len(list((cache / "cpu").glob("*.gch"))))
+    assert taken == [0, 1, 1]
+    headers = cpu_build.SystemHeaders(source, "g++", ["-O1"], 0, cache / "cpu")
+    assert headers.flags() == ()
+    next((cache / "cpu").glob("*.gch")).write_bytes(b"of another compiler")
+    assert cpu_build.build_library(source, {"ATTNC_NUMBER": "3"}, 0).exists()
