@@ -154,3 +154,24 @@ def test_nothing_is_compiled_twice() -> None:
     for length in range(1, 40, 2):
         run("causal", CASES["causal"].tensors(torch.float32, length, length, 16, 24), NUMBERS)
     assert set(backend._variants) == known
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 4097, 3 << 20])
+def test_large_results_ask_for_large_pages(extra: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whole large pages within them, and nothing else."""
+    asked: list[tuple[int, int]] = []
+    own = cpu_calls._advise
+
+    def asks(first: int, size: int, what: int) -> int:
+        asked.append((first, size))
+        return int(own(first, size, what))
+
+    if own is not None:
+        monkeypatch.setattr(cpu_calls, "_advise", asks)
+    made = torch.empty(cpu_calls.LARGE + extra, dtype=torch.uint8)[5:]
+    cpu_calls._in_large_pages(made)
+    for first, size in asked:
+        assert first % cpu_calls.LARGE_PAGE == size % cpu_calls.LARGE_PAGE == 0
+        assert made.data_ptr() <= first and first + size <= made.data_ptr() + made.nbytes
+    assert len(asked) == (own is not None)
+    assert (made.fill_(7) == 7).all()
