@@ -6,6 +6,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from attnc.errors import UnsupportedError
+from attnc.infeasible import check_solved, solves
 from attnc.spec import Spec
 
 if TYPE_CHECKING:
@@ -38,11 +39,14 @@ class Operator:
         self._asked: dict[frozenset[str], Operator] = {}
         self.__name__ = spec.name
         self._run = self._choose()
+        self._solves = solves(spec)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        if "emit" in kwargs:
-            return self._giving(kwargs["emit"])._run(*args, **kwargs)
-        return self._run(*args, **kwargs)
+        run = self._giving(kwargs["emit"])._run if "emit" in kwargs else self._run
+        result = run(*args, **kwargs)
+        if self._solves:
+            check_solved(self.spec, result, args, kwargs)
+        return result
 
     def _giving(self, names: Any) -> Operator:
         """The operator whose kernels give these emits: this one, or one with kernels for them."""

@@ -317,6 +317,7 @@ SETTINGS: dict[str, Setting] = {
     "landmark": Setting(statics={"size": 4}, shapes=SQUARE),
     "softplus_reweighted": Setting(numbers=({"power": 3.0}, {"power": 1.5})),
     # variants
+    "entmax": Setting(numbers=({"alpha": 1.3}, {"alpha": 2.0}, {"alpha": 1.7})),
     "soft_cap": Setting(numbers=({"cap": 1.5}, {"cap": 0.5})),
     "bucketed_bias": Setting(
         statics={"buckets": 8, "reach": 9},

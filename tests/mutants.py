@@ -27,6 +27,7 @@ NORMALIZERS = {
     "softmax_sink": "softmax",
     "by_length": "by_sum",
     "sparsemax": "softmax",
+    "entmax": "softmax",
     "sinkhorn": "softmax",
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import entmax
 import numpy as np
 import pytest
 import torch
@@ -36,6 +37,24 @@ def test_sdpa(name: str, causal: bool) -> None:
         t["q"], t["k"], t["v"], is_causal=causal, enable_gqa=True
     )
     np.testing.assert_allclose(out, expected.numpy(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, numbers, normalize",
+    [
+        ("sparsemax", {}, lambda s: entmax.sparsemax(s, dim=-1)),
+        ("entmax15", {}, lambda s: entmax.entmax15(s, dim=-1)),
+        ("entmax", {"alpha": 1.3}, lambda s: entmax.entmax_bisect(s, 1.3, n_iter=100)),
+    ],
+)
+def test_entmax(name: str, numbers: dict[str, Any], normalize: Callable[..., Any]) -> None:
+    t, out = drawn(name, numbers)
+    group = t["q"].shape[1] // t["k"].shape[1]
+    k, v = (t[one].repeat_interleave(group, 1) for one in "kv")
+    scores = t["q"] @ k.mT * t["q"].shape[-1] ** -0.5
+    hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    weights = normalize(scores.masked_fill(hidden, -1e5))
+    np.testing.assert_allclose(out, (weights @ v).numpy(), rtol=1e-9, atol=1e-9)
 
 
 Mask = Callable[..., torch.Tensor]

@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.emission", "attnc.explanation", "attnc.family"),
     (
         "attnc.compiler",
+        "attnc.infeasible",
         "attnc.operator",
         "attnc.reference",
     ),
@@ -121,6 +122,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "attnc.cases": ANYWHERE,
         "attnc.bench": ANYWHERE,
         "attnc.flex": ANYWHERE,
+        "attnc.infeasible": ANYWHERE,
         "attnc.reference": ANYWHERE,
         "attnc.verification": ANYWHERE,
         "attnc.verification_gradients": ANYWHERE,
@@ -131,6 +133,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     "torch": {
         "attnc.runtime": ANYWHERE,
         "attnc.operator": IN_FUNCTIONS,
+        "attnc.infeasible": IN_FUNCTIONS,
         "attnc.reference": IN_FUNCTIONS,
         "attnc.flex": ANYWHERE,  # imported when from_flex is first asked for
         "attnc.verification": ANYWHERE,

@@ -109,6 +109,17 @@ def test_a_bracket_holds_the_root_or_the_row_is_not_a_number() -> None:
     assert np.isnan(interpreted(schedule, -9.0, -8.0)).all()
 
 
+def test_a_call_without_a_root_is_told_with_its_row() -> None:
+    op = attnc.compile(THRESHOLD, backend="cpu")
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 1, 9, 4) for _ in range(3))
+    assert not op(q, k, v, low=-9.0, high=9.0).isnan().any()
+    with pytest.raises(attnc.AttncError, match=r"`edge`.*the same sign at both.*b = 0, h = 0, i ="):
+        op(q, k, v, low=8.0, high=9.0)
+    q[1, 0, 4] = float("nan")  # a NaN that is given is no such row
+    assert op(q, k, v, low=-9.0, high=9.0).isnan().any(-1).nonzero().tolist() == [[1, 0, 4]]
+
+
 def rounds_of(schedule: Schedule) -> RepeatKernels:
     (found,) = (kernel for kernel in schedule.kernels if isinstance(kernel, RepeatKernels))
     return found

@@ -2,7 +2,9 @@
 
 python -m attnc.bench.probe cold FILE           seconds from the text to a first result
 python -m attnc.bench.probe import              seconds of `import attnc` after torch's
-python -m attnc.bench.probe memory LENGTH 0|1   bytes beyond tensors at the peak; 1: with backward
+python -m attnc.bench.probe memory LENGTH 0|1 [TEXT]
+                                                bytes beyond tensors at the peak; 1: with backward;
+                                                of the causal softmax, or of a text
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def importing() -> float:
     return time.perf_counter() - start
 
 
-def memory(length: int, training: bool) -> float:
+def memory(length: int, training: bool, text: str = "") -> float:
     """Bytes of resident pages at the peak of a call, beyond inputs, outputs and gradients."""
     import torch
 
@@ -42,7 +44,7 @@ def memory(length: int, training: bool) -> float:
     from attnc.bench.figures import TEXT
 
     torch.set_num_threads(2)
-    operator = attnc.compile(TEXT, name="bench", backend="cpu")
+    operator = attnc.compile(text or TEXT, name="bench", backend="cpu")
 
     def call(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         result = operator(*tensors)
@@ -75,7 +77,7 @@ def main(what: str, *arguments: str) -> None:
     elif what == "import":
         found = importing()
     else:
-        found = memory(int(arguments[0]), arguments[1] == "1")
+        found = memory(int(arguments[0]), arguments[1] == "1", *arguments[2:])
     print(found)
 
 

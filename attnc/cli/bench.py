@@ -12,7 +12,7 @@ import click
 
 from attnc.cli.common import console
 
-SETS = ("forward", "backward", "scans", "calls")
+SETS = ("forward", "backward", "scans", "normalizers", "calls")
 
 
 @click.command("bench")
@@ -42,15 +42,17 @@ def command(
     """Time attnc against torch SDPA and compiled FlexAttention in one run.
 
     forward: the bench set. backward: forward and backward, and the tangent. scans: recurrences on
-    the CPU against chunked torch, eager and compiled, and against softmax. calls: overhead,
-    start-up, recompiles, memory. Every timed shape is compared with float64 first. A ratio is the
-    peer's time over attnc's; a bar holds when the median of the runs is at least 0.95 of it.
+    the CPU against chunked torch, eager and compiled, and against softmax. normalizers: sparsemax
+    and entmax on the CPU against the `entmax` package. calls: overhead, start-up, recompiles,
+    memory. Every timed shape is compared with float64 first. A ratio is the peer's time over
+    attnc's; a bar holds when the median of the runs is at least 0.95 of it.
     """
     import torch
 
     from attnc.bench.backward import run_training, training_set
     from attnc.bench.figures import run_figures
     from attnc.bench.measure import multiply_ceiling
+    from attnc.bench.normalizers import run_normalizers
     from attnc.bench.recurrences import run_scans
     from attnc.bench.scan_figures import LONG, run_scan_figures
     from attnc.bench.suite import bench_set, quick_set
@@ -89,6 +91,11 @@ def command(
         screen.print(*bench_tables.figures_table(figures, title), sep="\n")
         written["scans"] = [bench_tables.plain_scan(row) for row in scanned]
         written["scan figures"] = [vars(figure) for figure in figures]
+    if which in ("normalizers", "all"):
+        solved = list(run_normalizers(only, 1 if quick else 3))
+        title = "normalizers that are solved for"
+        screen.print(*bench_tables.figures_table(solved, title), sep="\n")
+        written["normalizers"] = [vars(figure) for figure in solved]
     if which in ("calls", "all"):
         figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]
         screen.print(*bench_tables.figures_table(figures), sep="\n")

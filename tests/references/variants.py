@@ -176,3 +176,24 @@ def exp_gate(t, n, offset):
     p = Pairs(t, offset)
     out = p.attend(p.logit, causal, lambda s: np.exp(np.minimum(s, 5)))
     return out * sigmoid(t["gate"])[..., None]
+
+
+def power_of_simplex(alpha):
+    """Weights ((alpha - 1) s - tau)^(1 / (alpha - 1)), 0 below, whose sum is 1: by halving."""
+
+    def weigh(s):
+        if not len(s):
+            return s
+        x = (alpha - 1) * s
+        low, high = x.max() - 1, x.max()
+        for _ in range(100):
+            middle = (low + high) / 2
+            mass = (np.maximum(x - middle, 0) ** (1 / (alpha - 1))).sum()
+            low, high = (middle, high) if mass > 1 else (low, middle)
+        return np.maximum(x - low, 0) ** (1 / (alpha - 1))
+
+    return weigh
+
+
+weighed("entmax15", lambda n, s: power_of_simplex(1.5)(s))
+weighed("entmax", lambda n, s: power_of_simplex(n["alpha"])(s))
