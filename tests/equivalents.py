@@ -10,9 +10,46 @@ ONE = "a factor of 1: only gradients see it"
 SQUARED = "it is squared"
 BORDER = "no sum of weights is exactly at a threshold"
 
+SIZE = "its size alone counts"
+SHIFT = "softmax has no shift"
+NEVER = "a count of 0 is a score of -inf"
 ORDER = "the order of what is chosen from stays"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "attention_calibration": {"sink[h, j]: > -> >=": BORDER},
+    "coverage_refined": {
+        (
+            "score: dot(q[i], k[j]) * scale - taken[i, j] -> "
+            "(dot(q[i], k[j]) * scale - taken[i, j] + 1)"
+        ): "softmax has no shift",
+    },
+    "spec_transforms": {
+        "sx: x[t] -> (-x[t])": SIZE,
+        "sb: B[t] -> (-B[t])": SIZE,
+        "sc: C[t] -> (-C[t])": SIZE,
+    },
+    "rectified_sparse": {
+        "known[h, r, s]: > -> >=": BORDER,
+        "known[h, r, s]: dot(qm[r], km[s]) -> (-dot(qm[r], km[s]))": SIZE,
+        "known[h, r, s]: qm[r] -> (-qm[r])": SIZE,
+        "known[h, r, s]: km[s] -> (-km[s])": SIZE,
+        "known[h, r, s]: dot(qs[r], km[s]) -> (-dot(qs[r], km[s]))": SIZE,
+        "known[h, r, s]: qs[r] -> (-qs[r])": SIZE,
+        "known[h, r, s]: dot(qm[r], ks[s]) -> (-dot(qm[r], ks[s]))": SIZE,
+        "known[h, r, s]: ks[s] -> (-ks[s])": SIZE,
+    },
+    "dynamic_mask": {
+        "mask: j <= i and chosen[i, j] -> ((chosen[i, j]))": "what is chosen is not after the row",
+    },
+    "namm": {
+        "alive[hk, j]: >= -> >": BORDER,
+        "even[j, f, c]: hamming[u] -> (-hamming[u])": SIZE,
+        "even[j, f, c]: seen[j, f * hop + u] -> (-seen[j, f * hop + u])": SIZE,
+        "moved[j, c]: even[j, f, c] -> (-even[j, f, c])": SIZE,
+        "odd[j, f, c]: hamming[u] -> (-hamming[u])": SIZE,
+        "odd[j, f, c]: seen[j, f * hop + u] -> (-seen[j, f * hop + u])": SIZE,
+        "moved[j, c]: odd[j, f, c] -> (-odd[j, f, c])": SIZE,
+    },
     "sdim": {
         "place[g, i]: > -> >=": "no product is exactly 0",
         "home[g, j]: > -> >=": "no product is exactly 0",
@@ -106,4 +143,27 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "score: q[i] -> (-q[i])": CANCELS,
         "score: k[j] -> (-k[j])": CANCELS,
     },
+    "lara": {
+        (
+            "score: dot(mu[c], q[i]) * scale + log_feature(q[i], w[c], scale) + gather.lse[c] - "
+            "log_feature(mu[c], w[c], scale) -> (dot(mu[c], q[i]) * scale + "
+            "log_feature(q[i], w[c], scale) + gather.lse[c] - log_feature(mu[c], w[c], scale) + 1)"
+        ): SHIFT,
+        "def log_feature: (dot(w, x) - dot(x, x) / 2) -> ((dot(w, x) - dot(x, x) / 2) + 1)": SHIFT,
+    },
+    "abc": {"new: s[t] -> (-s[t])": SHIFT, "gain: s[t] - new -> (s[t] - new + 1)": SHIFT},
+    "codebook_logcount": {
+        "count[s]: 1 -> 2": SHIFT,
+        "beta[i, t]: dot(own, mixed[i, 0]) -> (-dot(own, mixed[i, 0]))": SHIFT,
+        "beta[i, t]: 0 -> 0 + 1": SHIFT,
+        "beta[i, t]: mixed[i, 0] -> (-mixed[i, 0])": SHIFT,
+        "beta[i, t]: 0 -> 1": SHIFT,
+        "mask: > -> >=": NEVER,
+    },
+    "vq_attention": {"mask[s]: > -> >=": NEVER},
+    "nystromformer": {
+        "y[m, l in m]: 0 -> 1": "it is replaced before it is read",
+        "s[m, l in m]: 0 -> 1": "it is replaced before it is read",
+    },
+    "recurrent_window": {"seen[u]: 0 -> 1": "a constant has no norm but 0"},
 }

@@ -217,9 +217,16 @@ def _apart(body: Body, name: str, rows: set[str], keys: set[str], before: bool) 
     if has_kernel(owner) and "." in name:  # an emit or a clause of another block
         return True
     axes = {axis.name for axis in definition.array.axes}
-    if before and not (axes & rows and axes & keys):
+    of_pairs = bool(axes & rows and axes & keys)
+    if not of_pairs and (before or _is_choice(definition)):
         return True
     return any(_heavy(node, body.tokens) for node in postorder(definition.expr))
+
+
+def _is_choice(definition: Definition) -> bool:
+    """Whether an array holds truths that a fold decides."""
+    folds = any(node.bound for node in postorder(definition.expr))
+    return definition.array.kind == "bool" and folds
 
 
 def _heavy(node: Expr, tokens: set[str]) -> bool:
@@ -229,10 +236,9 @@ def _heavy(node: Expr, tokens: set[str]) -> bool:
         return True
     if any(index.axis.name in tokens for index in node.bound):
         return True
-    widths = {index.axis.name for index in node.free} - tokens
+    widths = (axis for axis in (index.axis for index in node.free) if axis.name not in tokens)
     return bool(node.bound) and any(
-        axis.form == "measured" and axis.name in widths and axis.name != "h"
-        for axis in (index.axis for index in node.free)
+        axis.form in ("measured", "range") and axis.name != "h" for axis in widths
     )
 
 
