@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_cpu_scan import SHAPE, made, tensors_of
 from torch.utils._pytree import tree_leaves
+from triton_cases import backend, bind
 
-from attnc.cases import draw_case
+from attnc.cases import Shape, draw_case
 from attnc.operator import Operator
+from attnc.passes.backward import lower_tangent
 
 pytestmark = pytest.mark.usefixtures("quick_build")
 
@@ -39,6 +42,30 @@ def test_tangents_of_a_recurrence(name: str, seed: int) -> None:
         expected = moved(eager, tensors, names, seed)
         for one, other in zip(moved(op, tensors, names, seed), expected, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_tangents_on_triton(tmp_path: Path, seed: int) -> None:
+    """All that the kernel makes, or the result's tangent alone."""
+    spec, op = made("gated_delta")
+    case = draw_case(spec, Shape(3, 3, 3, 2, 1, 1, 2), seed)
+    tensors = tensors_of(case, torch.float64)
+    (tensors["S"],) = op(**tensors, return_state=True)[1]
+    along = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    generator = torch.Generator().manual_seed(seed)
+    dots = {
+        f"{name}_dot": torch.randn(tensors[name].shape, dtype=torch.float64, generator=generator)
+        for name in along
+    }
+    names = ("out", "S", "out_dot", "S_dot")
+    expected = dict(zip(names, moved(Operator(spec, "eager"), tensors, along, seed), strict=True))
+    schedule = lower_tangent(spec, ("S",))
+    call = bind(schedule, tensors | dots, dict(case.numbers))
+    for wanted in (frozenset(names), frozenset({"out_dot"})):
+        found = backend(schedule, tmp_path)(call, wanted)
+        for slot, one in zip(call.signature.outputs, found, strict=True):
+            assert (one is not None) == (slot.name in wanted)
+            if one is not None:
+                torch.testing.assert_close(one, expected[slot.name], rtol=1e-10, atol=1e-10)
 
 
 def slopes(op: Any, tensors: dict[str, torch.Tensor], seed: int) -> list[Any]:
