@@ -4,20 +4,29 @@
     Running    sum(s if s <= t: x[s])               a cumulative sum, product, maximum
     Lagged     sum(s if s <= t: h[t - s] * x[s])    a causal convolution, by FFT
     Nested     sum(r: sum(d: x))                    one sum
+    Transformed  sum(t: x[t] * cos(2 * pi * f * t / n))   a Fourier transform
+    Windowed   sums and extremes over windows       convolutions, pooling (windows.py)
+    Bagged     sums of rows that are looked up      embedding bags (lookups.py)
 
 Each says which operands it needs; the printer prints it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from attnc.expressions.index import Index
+from attnc.backends.composed.lookups import Bagged, bagged
+from attnc.backends.composed.windows import Windowed, apart, windowed
+
+from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
     TRUE,
     Expr,
     call,
     fold,
+    length,
+    number_of,
     position,
     postorder,
     rewrite,
@@ -74,13 +83,30 @@ class Lagged:
         return (self.lagged, self.body)
 
 
-Form = Grouped | Running | Lagged
+@dataclass(frozen=True)
+class Transformed:
+    """A sum over `time` of a body times the cosine or the sine of 2 pi * frequency * time / n."""
+
+    part: str
+    time: Index
+    frequency: Index
+    body: Expr
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        return (self.body,)
+
+
+Form = Grouped | Running | Lagged | Transformed | Windowed | Bagged
 
 
 def form_of(node: Expr) -> Form | None:
     """The form of a fold; None where it is none of these."""
     if node.op != "fold" or not node.bound:
         return None
+    whole = _transformed(node) or windowed(node) or bagged(node)
+    if whole is not None:
+        return whole
     parts = list(conjuncts(node.args[0]))
     for part in parts:
         rest = _joined([other for other in parts if other is not part])
@@ -96,7 +122,7 @@ def merged(expr: Expr) -> Expr:
     def change(node: Expr) -> Expr:
         while _plain_sum(node) and _plain_sum(node.args[1]):
             node = fold("sum", (*node.bound, *node.args[1].bound), node.args[1].args[1])
-        return node
+        return apart(node)
 
     return rewrite(expr, change)
 
@@ -212,6 +238,54 @@ def _product(factors: list[Expr]) -> Expr:
     for factor in factors[1:]:
         result = call("mul", result, factor)
     return result
+
+
+def _transformed(node: Expr) -> Transformed | None:
+    if node.op != "fold" or node.monoid != "sum" or node.kind != "real" or node.args[0] != TRUE:
+        return None
+    if len(node.bound) != 1:
+        return None
+    time = node.bound[0]
+    factors = _factors(node.args[1])
+    for factor in factors:
+        frequency = _turning(factor, time)
+        others = [other for other in factors if other is not factor]
+        if frequency is None or not others:
+            continue
+        body = _product(others)
+        if frequency not in body.free and time in body.free:
+            return Transformed(factor.op, time, frequency, body)
+    return None
+
+
+def _turning(factor: Expr, time: Index) -> Index | None:
+    """The frequency f of cos(2 pi * f * time / n) or of a sine; n is the length of time's axis."""
+    if factor.op not in ("cos", "sin") or factor.args[0].op != "div":
+        return None
+    above, below = factor.args[0].args
+    indices, numbers = [], 1.0
+    for each in _factors(above):
+        each = each.args[0] if each.op == "to_real" else each
+        for part in _factors(each):
+            if part.op == "index" and isinstance(part.attr, Index):
+                indices.append(part.attr)
+            elif part.op == "number":
+                numbers *= number_of(part)
+            else:
+                return None
+    below = below.args[0] if below.op == "to_real" else below
+    others = [index for index in indices if index != time]
+    if len(indices) != 2 or len(others) != 1 or abs(numbers - 2 * math.pi) > 1e-12:
+        return None
+    axes = (time.axis, others[0].axis)
+    if below not in _sizes(time.axis) or any(axis.low or axis.shifted for axis in axes):
+        return None
+    return others[0]
+
+
+def _sizes(axis: Axis) -> list[Expr]:
+    """The length of an axis, and what it is said to be."""
+    return [length(axis), *([] if axis.length is None else [axis.length])]
 
 
 def chooses(expr: Expr) -> bool:

@@ -5,8 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnc.backends.composed.forms import Form, Grouped, Lagged, Running, form_of, merged
-from attnc.backends.eager.folds import FoldPrinter
+from attnc.backends.composed.forms import (
+    Form,
+    Grouped,
+    Lagged,
+    Running,
+    Transformed,
+    form_of,
+    merged,
+)
+from attnc.backends.composed.library import LibraryPrinter
+from attnc.backends.composed.lookups import Bagged
+from attnc.backends.composed.windows import Windowed
 from attnc.backends.eager.printer import Names, Text
 
 from attnc.expressions.index import Index
@@ -20,14 +30,13 @@ SELECTS = {
 }
 
 
-class StagePrinter(FoldPrinter):
-    """A printer of equations that says what each of them became: `said`, in order."""
+class StagePrinter(LibraryPrinter):
+    """A printer of the equations between kernels."""
 
     def __init__(self, names: Names) -> None:
         super().__init__(names)
         self.forms: dict[bytes, Form | None] = {}
         self.inner: dict[str, tuple[Expr, Index]] = {}
-        self.said: list[str] = []
 
     def expression(self, expr: Expr, order: Sequence[Index]) -> Text:
         return super().expression(merged(expr), order)
@@ -51,13 +60,15 @@ class StagePrinter(FoldPrinter):
             return self._print_running(node, form, args)
         if isinstance(form, Lagged):
             return self._print_lagged(form, args)
+        if isinstance(form, Windowed):
+            return self.print_windowed(form, args)
+        if isinstance(form, Bagged):
+            return self.print_bagged(form, args)
+        if isinstance(form, Transformed):
+            return self.print_transformed(form, args)
         if node.op in SELECTS:
             self.say(SELECTS[node.op])
         return super()._node(node, args)
-
-    def say(self, what: str) -> None:
-        if what not in self.said:
-            self.said.append(what)
 
     # --- forms --------------------------------------------------------------------------------
 
@@ -69,12 +80,12 @@ class StagePrinter(FoldPrinter):
         whole = (*rest, *node.bound)
         axis = form.index.axis.name
         first = self.starts.get(axis)
-        group = self._aligned(by, whole)
+        group = self.aligned(by, whole)
         at = group if first is None else f"{group} - {first}"
         sizes = ", ".join(self.lengths[index.axis.name] for index in whole)
-        code = f"grouped({_quoted(node.monoid)}, {self._aligned(self._real(node, body), whole)}, "
+        code = f"grouped({_quoted(node.monoid)}, {self.aligned(self._real(node, body), whole)}, "
         code += f"{at}, {self.lengths[axis]}, ({sizes},), {len(node.bound)}"
-        code += "" if form.condition == TRUE else f", {self._aligned(condition, whole)}"
+        code += "" if form.condition == TRUE else f", {self.aligned(condition, whole)}"
         return self.permuted(f"{code})", (*rest, form.index))
 
     def _print_running(self, node: Expr, form: Running, args: list[Text]) -> Text:
@@ -83,15 +94,9 @@ class StagePrinter(FoldPrinter):
         dims = self.sorted((*self.union(condition, body), *node.bound))
         whole = (*(index for index in dims if index not in node.bound), *node.bound)
         spread = Text(self.spread(self._real(node, body), dims), dims)
-        code = f"running({_quoted(node.monoid)}, {self._aligned(spread, whole)}, {form.strict}"
-        code += "" if form.condition == TRUE else f", {self._aligned(condition, whole)}"
+        code = f"running({_quoted(node.monoid)}, {self.aligned(spread, whole)}, {form.strict}"
+        code += "" if form.condition == TRUE else f", {self.aligned(condition, whole)}"
         return self.permuted(f"{code})", (*whole[:-1], form.index))
-
-    def _aligned(self, text: Text, whole: tuple[Index, ...]) -> str:
-        """A value that broadcasts over `whole`, an order of its own."""
-        order = tuple(index for index in whole if index in text.dims)
-        moved = Text(self._moved(text, order), order, text.loose and order == text.dims)
-        return self.fit(moved, whole)
 
     def _print_lagged(self, form: Lagged, args: list[Text]) -> Text:
         self.say("a causal convolution by FFT")
@@ -100,8 +105,8 @@ class StagePrinter(FoldPrinter):
         assert len(inner) == 1
         lags = (form.index,) if form.index in lagged.dims else ()
         outer = self.sorted(i for i in (*lagged.dims, *body.dims) if i not in (*lags, *inner))
-        left = self._moved(lagged, (*(i for i in outer if i in lagged.dims), *lags))
-        right = self._moved(body, (*(i for i in outer if i in body.dims), *inner))
+        left = self.moved(lagged, (*(i for i in outer if i in lagged.dims), *lags))
+        right = self.moved(body, (*(i for i in outer if i in body.dims), *inner))
         held = [":" if index in lagged.dims else "None" for index in outer]
         other = [":" if index in body.dims else "None" for index in outer]
         code = f"convolved({left}[{', '.join([*held, ':'])}], {right}[{', '.join([*other, ':'])}]"
@@ -146,12 +151,6 @@ class StagePrinter(FoldPrinter):
         if body.dims or node.kind != "real":
             return body
         return Text(f"constant({body.code}, wide, {self.like})")
-
-    def _moved(self, text: Text, dims: tuple[Index, ...]) -> str:
-        if text.dims == dims:
-            return text.atom
-        places = ", ".join(str(text.dims.index(index)) for index in dims)
-        return f"{text.atom}.permute({places})"
 
     # --- folds that have no form ----------------------------------------------------------------
 
