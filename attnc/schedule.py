@@ -484,6 +484,7 @@ class ReverseScanKernel:
     last       values of the instance after the first row, for
     ending     what is carried then, with what the initial states add to it; `ended`: writes then
     finals     of what is carried
+    cotangents the inputs in which gradients are linear
     """
 
     name: str
@@ -504,6 +505,7 @@ class ReverseScanKernel:
     ending: tuple[Expr, ...]
     ended: tuple[RowWrite, ...]
     finals: tuple[Final, ...]
+    cotangents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

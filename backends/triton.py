@@ -5,7 +5,7 @@ device enter as constexprs, chosen by attnc/runtime/triton_plan at the call. Wha
 stands once, as the arguments of its entry in the table TRITON_KERNELS, which the launch and the
 ahead-of-time compilation read.
 
-Does not print scans in chunks, steps, selections, complex numbers, packed or paged access:
+Does not print steps, selections, complex numbers, packed or paged access:
 UnsupportedError.
 """
 
@@ -19,6 +19,7 @@ from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
 from attnc.backends.triton_region import print_region, print_summary
 from attnc.backends.triton_scan import ScanPrinter
+from attnc.backends.triton_scan_back import ReverseScanPrinter
 from attnc.backends.triton_sizes import fits_int32
 from attnc.backends.triton_stream import (
     added_arrays,
@@ -37,6 +38,7 @@ from attnc.resources import read_template, template_environment
 from attnc.schedule import (
     MapKernel,
     RepeatKernels,
+    ReverseScanKernel,
     ScanKernel,
     Schedule,
     Store,
@@ -47,7 +49,8 @@ from attnc.schedule import (
 HOLES = (
     "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",
     "candidates", "predicate", "value", "stores", "held_operands", "tiles", "mixed_tile",
-    "full_tile", "score", "mask", "hidden", "reference", "rounds", "begin", "rows", "end",
+    "full_tile", "score", "mask", "hidden", "reference", "rounds", "begin", "load", "replay",
+    "rows", "end",
 )  # fmt: skip
 
 
@@ -81,6 +84,8 @@ def emit(schedule: Schedule) -> str:
             kernel_texts, entry = _emit_map(kernel, schedule)
         elif isinstance(kernel, ScanKernel):
             kernel_texts, entry = _emit_scan(kernel, schedule)
+        elif isinstance(kernel, ReverseScanKernel):
+            kernel_texts, entry = _emit_scan_back(kernel, schedule)
         else:
             kind = type(kernel).__name__.removesuffix("Kernel").removesuffix("Kernels").lower()
             raise UnsupportedError(f"a {kind} kernel", "triton", ("eager", "numpy"))
@@ -131,7 +136,9 @@ def _lengths(schedule: Schedule) -> tuple[tuple[str, Any], ...]:
             axes += [index.axis for loop in kernel.loops for index in loop.around]
         elif isinstance(kernel, MapKernel):
             axes += [index.axis for index in kernel.over]
-        elif isinstance(kernel, ScanKernel):
+            roots = (*(let.expr for let in kernel.values), *(s.expr for s in kernel.stores))
+            axes += [index.axis for node in postorder(*roots) for index in node.bound]
+        elif isinstance(kernel, (ScanKernel, ReverseScanKernel)):
             axes += [*(index.axis for index in kernel.grid), *schedule.widths]
     found = {axis.name: axis.length for axis in axes if axis.length is not None}
     return tuple((name, _length_data(length)) for name, length in found.items())
@@ -228,8 +235,20 @@ def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[
         texts.append(_render("scan", holes))
         entry["chunked"] = {**_entry(holes), **holes["facts"]}
         entries.append(entry["chunked"])
-    finals = tuple(final.array.name for final in kernel.finals)
-    return texts, entry | _flow(entries, kernel.stores, finals)
+    kept = [final.array.name for final in kernel.finals]
+    kept += [one.array.name for one in kernel.checkpoints]
+    return texts, entry | _flow(entries, kernel.stores, tuple(kept))
+
+
+def _emit_scan_back(
+    kernel: ReverseScanKernel, schedule: Schedule
+) -> tuple[list[str], dict[str, Any]]:
+    """The adjoint of a recurrence, row by row."""
+    holes = ReverseScanPrinter(kernel, schedule).print()
+    entry = {"kind": "scan_back", **_entry(holes), **holes["facts"]}
+    made = [write.array.name for write in (*kernel.writes, *kernel.ended)]
+    made += [final.array.name for final in kernel.finals]
+    return [_render("scan_back", holes)], entry | _flow([entry], (), tuple(made))
 
 
 def _widths_across(kernel: MapKernel, schedule: Schedule) -> tuple[str, ...]:

@@ -67,7 +67,10 @@ class ChunkPrinter(ScanPrinter):
     def _count(self) -> str:
         return f"(({super()._count()} + CHUNK - 1) // CHUNK)"
 
-    def _enter(self, lines: list[str]) -> None:
+    def _rows_a_step(self) -> str:
+        return "CHUNK"
+
+    def _step(self, lines: list[str]) -> None:
         lane, inside = self.places.lanes[self.time.axis]
         length = super()._count()
         lines += [

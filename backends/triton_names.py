@@ -124,7 +124,8 @@ class Argument:
              ("stride", name, dimension), ("length", axis), ("number", name), and what may be one
              int or, in a table on the device, one for each batch: ("start", axis) the first
              position with ("starts", axis) and ("starts_step", axis), ("valid", axis) the count of
-             valid keys likewise; ("seed", "") of the call. A constexpr: ("align", tensor),
+             valid keys likewise; ("seed", "") of the call; ("share", tensor)
+             the entries of a program's share of an array. A constexpr: ("align", tensor),
              ("unit", tensor), ("width", axis), ("padded", axis), ("chunk", axis),
              ("block", axis), ("option", name)
     type     "pointer", "i64", "fp64" or "constexpr"

@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attnc.backends.scan_order import write_parts
+
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Kernel, Let, MapKernel, ScanKernel, Schedule, StreamKernel, leaves
+from attnc.schedule import (
+    Kernel,
+    Let,
+    MapKernel,
+    ReverseScanKernel,
+    ScanKernel,
+    Schedule,
+    StreamKernel,
+    leaves,
+)
 
 LARGEST = 2**20
 LIMIT = 2**31 - 1
@@ -80,6 +91,13 @@ def _expressions(kernel: Kernel) -> Iterator[Expr]:
         yield from (let.expr for let in lets if isinstance(let, Let))
         yield from (*kernel.loop.initial, *kernel.loop.advance)
         yield from (store.expr for store in kernel.stores)
+    elif isinstance(kernel, ReverseScanKernel):
+        lets = (*kernel.grid_values, *kernel.replay.inside, *kernel.inside, *kernel.given)
+        yield from (let.expr for let in (*lets, *kernel.last) if isinstance(let, Let))
+        yield from (*kernel.replay.advance, *kernel.initial, *kernel.absorbed)
+        yield from (*kernel.advance, *kernel.ending)
+        for write in (*kernel.writes, *kernel.ended):
+            yield from write_parts(write)
 
 
 def _stream_expressions(kernel: StreamKernel) -> Iterator[Expr]:

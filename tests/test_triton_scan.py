@@ -133,15 +133,17 @@ CASES = (
     "gated_delta:bfloat16:128:8", "rwkv7:float32:128:8", "mamba:float32:64:8",
     "gated_delta:bfloat16:64:128", "gla:bfloat16:64:128", "linear_attention:bfloat16:64:128",
 )  # fmt: skip
+GRADIENTS = ("gradient.gated_delta:bfloat16:64:8", "gradient.gla:bfloat16:128:8")
 
 
 @cache
 def reports(capability: int) -> dict[str, list[dict[str, Any]]]:
     """What the compiler made of the kernels; in a process without the interpreter."""
     script = Path(__file__).with_name("triton_scans.py")
+    wanted = CASES + (GRADIENTS if capability == 90 else ())
     environment = {name: text for name, text in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, str(script), str(capability), *CASES],
+        [sys.executable, str(script), str(capability), *wanted],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -156,6 +158,14 @@ def test_nothing_spills(capability: int, wanted: str) -> None:
     assert not kernel["stack"], kernel
     assert kernel["kernel"].endswith("_chunks") == wanted.endswith(":128")
     assert wanted.endswith(":128") or not kernel["tf32"]
+
+
+@pytest.mark.parametrize("wanted", GRADIENTS)
+def test_no_gradient_spills(wanted: str) -> None:
+    """The reversed scan and the maps that add up heads."""
+    for kernel in reports(90)[wanted]:
+        assert not kernel["stack"] and kernel["registers"] <= 255, kernel
+    assert any(kernel["kernel"].endswith("_backward") for kernel in reports(90)[wanted])
 
 
 # in chunks --------------------------------------------------------------------------------------

@@ -2,25 +2,31 @@
 
 Run as a program, it compiles ahead of time (triton_aot), one JSON line for each case:
 
-    python triton_scans.py 90 gated_delta:bfloat16:128:8 mamba:float32:64:8
+    python triton_scans.py 90 gated_delta:bfloat16:128:8 gradient.mamba:float32:64:8
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from recurrences import SPECS
+from triton_cases import bind, load
 
 from attnc.cases import Shape, draw_case
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
+from attnc.passes.backward import lower_derivative
 from attnc.runtime.call import Call, check_call
 from attnc.runtime.triton_launch import TritonBackend
+from attnc.schedule import ScanKernel, Schedule
 from attnc.spec import Spec
 
 
@@ -57,13 +63,61 @@ def run(name: str, call: Call, wanted: frozenset[str], **forced: Any) -> dict[st
     return dict(zip((o.name for o in call.signature.outputs), results, strict=True))
 
 
+@dataclass(frozen=True)
+class Pulled:
+    """The backward of a call: its schedule, its tensors with what the forward keeps and the
+    cotangents of results, all of which the caller fills."""
+
+    forward: Schedule
+    backward: Schedule
+    first: Call
+    tensors: dict[str, torch.Tensor]
+    cotangents: tuple[tuple[str, str], ...]
+    gradients: tuple[tuple[str, str], ...]
+
+    def call(self) -> Call:
+        return self.bound(self.backward, self.tensors)
+
+    def bound(self, schedule: Schedule, tensors: dict[str, torch.Tensor]) -> Call:
+        call = bind(schedule, tensors, {})
+        call.known |= {n: size for n, size in self.first.known.items() if n not in call.known}
+        return call
+
+
+def pulled(spec: Spec, tensors: dict[str, torch.Tensor]) -> Pulled:
+    """The backward of a call of a spec without params, every state given."""
+    found = lower_derivative(spec)
+    first = bind(found.forward, tensors, {})
+    kernel = found.forward.kernels[0]
+    assert isinstance(kernel, ScanKernel)
+    rows = first.known[f"len_{kernel.loop.time.axis.name}"]
+    for one in kernel.checkpoints:
+        blocks = one.array.indices[len(kernel.grid)].axis.name
+        first.known[f"len_{blocks}"] = -(-rows // kernel.every)
+    made = {o.name: first.new_output(o) for o in first.signature.outputs if o.name not in tensors}
+    given = {array.name: made[array.name] for array in found.saved}
+    given |= {cotangent: made[name] for name, cotangent in found.cotangents}
+    every = tensors | given
+    parts = (found.forward, found.backward, first, every, found.cotangents, found.gradients)
+    return Pulled(*parts)
+
+
 def report(capability: int, wanted: str) -> dict[str, Any]:
-    """What the compiler made of `name:dtype:width:rows`."""
+    """What the compiler made of `name:dtype:width:rows`, of its backward where the name begins
+    with `gradient.`."""
     from triton_aot import AheadOfTime
 
     name, dtype, *sizes = wanted.split(":")
     width, rows = map(int, sizes)
-    call = call_of(name, Shape(rows, rows, width, width, 2, 2, 2), getattr(torch, dtype))
+    shape = Shape(rows, rows, width, width, 2, 2, 2)
+    call = call_of(name.removeprefix("gradient."), shape, getattr(torch, dtype))
+    if name.startswith("gradient."):
+        found = pulled(spec_of(name.removeprefix("gradient.")), call.tensors)
+        with tempfile.TemporaryDirectory() as folder:
+            module = load(found.backward, Path(folder))
+            backend = AheadOfTime(module.TRITON_KERNELS, vars(module), capability)
+            backend(found.call(), frozenset(array for _, array in found.gradients))
+        return {"wanted": wanted, "capability": capability, "kernels": backend.reports}
     module = kernels_of(name)
     backend = AheadOfTime(module.SETS[""].cuda, vars(module), capability)
     backend(call, frozenset(o.name for o in call.signature.outputs))

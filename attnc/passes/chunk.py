@@ -113,9 +113,10 @@ def scan(graph: Graph, kept: Sequence[Checkpoint] = (), every: int = 0) -> Scan:
     kernel = ScanKernel(graph.name, grid, values, loop, stores, finals, tuple(kept), every)
     said = [sentence(one) for one in transitions(recurrence, grid)]
     names = " and ".join(state.name for state in states)
-    if not kept:
-        chunked, note = _in_chunks(graph, one, moving, finals)
-        kernel, said = replace(kernel, chunked=chunked), [*said, note]
+    chunked, note = _in_chunks(graph, one, moving, finals)
+    if chunked is not None:
+        chunked = replace(chunked, checkpoints=tuple(kept), every=every)
+    kernel, said = replace(kernel, chunked=chunked), [*said, note]
     return Scan(kernel, one.widths, (*said, f"{names}: in cache, row by row (sequential form)."))
 
 

@@ -228,6 +228,7 @@ class _Reverse:
             ending,
             after,
             tuple(self.ends.finals),
+            tuple(array.name for array in self.given.values()),
         )
         return ScanDerivative(
             forward.kernel,

@@ -109,7 +109,7 @@ class TritonBackend:
         with guard:
             for kernel in in_turns(kernels):
                 run = KernelRun(self, kernel, call, tensors, lengths)
-                {"map": run.map, "stream": run.stream, "scan": run.scan}[kernel["kind"]]()
+                getattr(run, kernel["kind"])()
         return tuple(outputs[output.name] for output in call.signature.outputs)
 
     def needed_kernels(

@@ -213,15 +213,16 @@ def scan_parts(
 
 
 def chunk_parts(
-    widths: Mapping[str, int], split: Sequence[str], short: bool
+    widths: Mapping[str, int], split: Sequence[str], short: bool, every: int = 0
 ) -> tuple[dict[str, int], dict[str, int], int]:
     """The same of a scan in chunks: all of what is contracted, a part of the other width, and rows
-    so few that no register spills. `short`: few of them, as a chunk has much beside its states."""
+    so few that no register spills. `short`: few of them, as a chunk has much beside its states;
+    `every`: a chunk begins wherever a state is kept."""
     blocks = {axis: padded_width(width) for axis, width in widths.items()}
     for axis in split:
         blocks[axis] = min(blocks[axis], CHUNK_PART)
     widest = max(blocks.values(), default=16)
-    chunk = 32 if widest <= 64 and not short else 16
+    chunk = 32 if widest <= 64 and not short and every % 32 == 0 else 16
     return blocks, {"CHUNK": chunk, "CHUNK_BLOCK": 16}, 8 if chunk == 32 or widest > 64 else 4
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,7 +56,9 @@ class KernelRun(KernelArguments):
         units = self.state_precision() != "ieee"
         if kernel["chunked"] is not None and forced.get("chunked", many and units):
             entry = kernel["chunked"]
-            blocks, options, warps = chunk_parts(widths, entry["split"], entry["short"])
+            blocks, options, warps = chunk_parts(
+                widths, entry["split"], entry["short"], entry["every"]
+            )
         else:
             entry = kernel
             blocks, options, warps = scan_parts(
@@ -70,6 +73,49 @@ class KernelRun(KernelArguments):
         tile = TritonTile({}, forced.get("warps", warps))
         if programs and not self.try_launch(programs, tile, entry):
             raise UnsupportedError(f"states of widths {widths}", "triton", ("eager", "numpy"))
+
+    def scan_back(self) -> None:
+        """The adjoint of a recurrence. Where programs share a width each has a share of what is
+        folded along it; shares are added in their order."""
+        kernel, forced = self.kernel, self.backend.forced
+        widths = {axis: self.length(axis) for axis in kernel["axes"]}
+        blocks, _, warps = scan_parts(widths, kernel["states"], kernel["split"], self.outer())
+        self.blocks = {axis: forced.get(f"BLOCK_{axis.upper()}", blocks[axis]) for axis in widths}
+        self.set_types({})
+        parts = {axis: -(-widths[axis] // self.blocks[axis]) for axis in kernel["split"]}
+        programs = self.outer() * math.prod(parts.values())
+        for name, kind, axes in kernel["rooms"]:
+            size = programs * kernel["every"] * math.prod(self.blocks[axis] for axis in axes)
+            dtypes = {"real": self.call.accumulate, "int": torch.int64, "bool": torch.int8}
+            self.work[f"room.{name}"] = self.buffer(size, dtypes[kind])
+        counts = {name: math.prod(parts[axis] for axis in axes) for name, axes in kernel["parts"]}
+        shared = self.share(counts)
+        for name in kernel["added"]:
+            tensor = shared[name][1] if name in shared else self.tensors[name]
+            if tensor is not None:
+                tensor.zero_()
+        warps = min(2 * warps, 16)  # half of the registers are for what a row computes
+        tile = TritonTile({}, forced.get("warps", warps))
+        if programs and not self.try_launch(programs, tile):
+            raise UnsupportedError(f"states of widths {widths}", "triton", ("eager", "numpy"))
+        for whole, shares in shared.values():
+            whole.copy_(shares.sum(0))
+
+    def share(self, counts: Mapping[str, int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Gives each program a share of these tensors, of which there are so many; gives back
+        tensors and shares."""
+        found = {}
+        tensors = dict(self.tensors)
+        for name, count in counts.items():
+            whole = self.tensors[name]
+            if whole is None or count < 2:
+                continue
+            shares = self.buffer(count * whole.numel(), self.call.accumulate)
+            shares = shares.view(count, *whole.shape)
+            found[name], tensors[name] = (whole, shares), shares[0]
+            self.shares[name] = whole.numel()
+        self.tensors = tensors
+        return found
 
     def state_precision(self) -> str:
         """How products with states are computed: nearly as exactly as float32 has them on matrix

@@ -17,7 +17,8 @@ WORK_NUMBERS = ("cells", "count", "most")
 class KernelArguments:
     """One kernel of one call. `lengths` are those that the launch itself has chosen or derived,
     `options` the planner's constexprs, `work` buffers and numbers of the launch, `blocks` the part
-    of each carried width that a program holds."""
+    of each carried width that a program holds, `shares` the entries of a program's share of a
+    tensor that several programs add up."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class KernelArguments:
         self.options: dict[str, Any] = {}
         self.work: dict[str, Any] = {}
         self.blocks: dict[str, int] = {}
+        self.shares: dict[str, int] = {}
 
     def length(self, axis: str) -> int:
         if axis in self.lengths:
@@ -71,6 +73,8 @@ class KernelArguments:
             return self.options[name]
         if kind == "work":
             return self.work.get(name, 0 if name.split(".")[0] in WORK_NUMBERS else None)
+        if kind == "share":
+            return self.shares.get(name, 0)
         if kind == "seed":
             return self.call.seed
         if kind == "number":
