@@ -7,6 +7,7 @@ test parses the examples. Only a text with mistakes pays for any of it.
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -15,10 +16,10 @@ from functools import cache
 from typing import Any, NamedTuple, cast
 
 from attnc.errors import CATALOGUE, Diagnostic, Entry, did_you_mean
-from attnc.range_mistakes import range_mistake
-from attnc.resources import read_grammar
+from attnc.range_mistakes import phrase, range_mistake, split
+from attnc.resources import library_names, read_grammar, read_library
 from attnc.source import Span
-from attnc.trouble import CLOSING, Mistake, Trouble
+from attnc.trouble import CLOSING, OPENING, Mistake, Trouble
 
 CLAUSES = frozenset({"mask", "score", "normalize", "read"})
 DECLARATIONS = frozenset({"input", "param", "static", "state"})
@@ -33,6 +34,7 @@ JOINING_WORDS = ("and", "or", "not", "in", "else", "if", "of", "over", "for")
 OPERATORS = frozenset(SYMBOLS + COMPARISONS + JOINING_WORDS)
 LOOPS = frozenset({"for", "while"})
 CHOICES = frozenset({"if", "elif", "else"})
+FOLDS = frozenset({"sum", "prod", "max", "min", "argmax", "argmin", "topk"})  # and those of files
 
 
 class Words(NamedTuple):
@@ -245,6 +247,41 @@ def _operand(at: Trouble) -> Mistake | None:
     )
 
 
+def _fold_colon(at: Trouble) -> Mistake | None:
+    """`softmax(j score)`, `sum(c < 4 x[c])`: no colon between an index and what is folded."""
+    value = _is_operand(at.found) and at.found not in OPERATORS | OPENING
+    if not value or "COLON" not in at.accepts or at.opened != "(":
+        return None
+    start = _bracket(at.tokens[: at.index])
+    callee, inside = at.tokens[start - 1] if start else "", at.tokens[start + 1 : at.index]
+    if not _is_name(callee):
+        return None
+    binders = split(inside, (",",))
+    introduced = any(binder[1:2] in (["<"], ["in"], ["of"], ["if"]) for binder in binders)
+    names = all(len(binder) == 1 and _is_name(binder[0]) for binder in binders)
+    if not introduced and not (names and callee in FOLDS | _library_folds()):
+        return None
+    better = f"{callee}({phrase(inside)}: {shortened(at.found)}"
+    return Mistake("missing-fold-colon", {"before": at.before, "better": better})
+
+
+def _bracket(tokens: Sequence[str]) -> int:
+    """Where the innermost bracket that is still open begins."""
+    depth = 0
+    for place in range(len(tokens) - 1, -1, -1):
+        depth += (tokens[place] in CLOSING) - (tokens[place] in OPENING)
+        if depth < 0:
+            return place
+    return 0
+
+
+@cache
+def _library_folds() -> frozenset[str]:
+    """The functions of the library that fold over an index."""
+    texts = map(read_library, library_names())
+    return frozenset(name for text in texts for name in re.findall(r"(?m)^def (\w+)\(\w+:", text))
+
+
 def _between(at: Trouble) -> Mistake | None:
     """After a whole expression, or after a name that is being introduced."""
     after_value = "ADD" in at.accepts
@@ -274,6 +311,7 @@ RULES: tuple[Rule, ...] = (
     _block_on_a_line,
     _reserved,
     _operand,
+    _fold_colon,
     _between,
 )
 

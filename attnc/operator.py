@@ -65,7 +65,10 @@ class Operator:
         return self._asked[asked]
 
     def __repr__(self) -> str:
-        names = ", ".join(given.name for given in self.spec.inputs)
+        inputs = self.spec.inputs
+        places = [given.name for given in inputs if given.positional]
+        keywords = [given.name for given in inputs if not given.positional]
+        names = ", ".join([*places, *(["*"] if keywords else []), *keywords])
         return f"<attnc.Operator {self.spec.name}({names}), backend {self.backend}>"
 
     @cached_property

@@ -162,8 +162,9 @@ def read_array(
 ) -> Value | None:
     """`entity[args]`: subscripts are evaluated in `env`, others filled by the names in `fill`."""
     array = checker.demand(entity)
+    known = array is None or _axes_known(checker, array, args, span)
     given = subscripts(checker, args, env)
-    if array is None or given is None:
+    if array is None or given is None or not known:
         return None
     places = _place(checker, array, given, span, (*entity.context, *entity.rows))
     if places is None:
@@ -194,6 +195,20 @@ def read_array(
     needs += [need.moved(moves) for need in entity.needs]
     kept = checker.drop_proved(join_needs(needs), env.facts)
     return Value(value, (*given.over, *left), kept)
+
+
+def _axes_known(
+    checker: Checker, array: Array, args: Sequence[syntax.Argument], span: Span
+) -> bool:
+    """Whether each axis that a subscript names is one of the array's; told before what stands
+    there is looked at, which is often a name that the axis was to introduce."""
+    names = {name for index in array.indices for name in (index.name, index.axis.name)}
+    wrong = [a.name.name for a in args if isinstance(a, syntax.Named) and a.name.name not in names]
+    for name in wrong:
+        checker.report(
+            m.no_such_axis(span, name, array.name, [index.name for index in array.indices])
+        )
+    return not wrong
 
 
 def _fill(checker: Checker, index: Index, label: str, fill: Environment, span: Span) -> Expr | None:

@@ -164,14 +164,17 @@ def axis_twice(name: str) -> Wording:
 @message("axis")
 def no_such_axis(name: str, array: str, axes: Sequence[str]) -> Wording:
     otherwise = f"Its axes are {listed(axes)}."
-    return Wording(f"`{array}` has no axis `{name}`.", hint_for(name, axes, otherwise))
+    hint = hint_for(name, axes, otherwise)
+    if name == "h" and "hk" in axes:
+        hint = f"Its heads are `hk`, each for len(h) // len(hk) query heads: {array}[hk = 0, ...]."
+    return Wording(f"`{array}` has no axis `{name}`.", hint)
 
 
 @message("axis")
 def outer_axis_in_brackets(array: str, name: str) -> Wording:
     return Wording(
         f"`{array}`[{name}, ...]: {name} is filled by name, not by position.",
-        f"Leave it out: another entry is {array}[{name} = g, ...].",
+        f"Leave it out: another entry is {array}[{name} = 0, ...].",
     )
 
 

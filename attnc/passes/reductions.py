@@ -200,8 +200,11 @@ class Reductions:
         moves = {bound[0]: position(walked)}
         others = node.free - self.frame.rows - {walked}
         if any(self.frame.walker(index.axis) for index in others):
-            grouped = any(i in node.args[0].free for i in others)
-            raise refuse("grouped_softmax" if grouped else "map_stage: a fold of keys for each key")
+            equal = (part for part in conjuncts(node.args[0]) if part.op == "eq")
+            grouped = any(not part.free.isdisjoint(others) for part in equal)
+            raise refuse(
+                "grouped_softmax" if grouped else "map_stage: a fold of keys for each pair"
+            )
         condition, body = (substitute(arg, moves) for arg in node.args)
         outer: list[Expr] = []
         inner: list[Expr] = []
