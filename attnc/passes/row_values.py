@@ -117,6 +117,11 @@ class RowValues:
             return node
         if not self.roles.is_row(node) or node.kind == "int":
             return None
+        held = self.roles.frame.held
+        other = next((i for i in node.free if i.axis is held.axis and i != held), None)
+        if other is not None:  # of a row within a fold over the rows
+            found = self._row_value(substitute(node, {other: position(held)}))
+            return None if found is None else substitute(found, {held: position(other)})
         if self.forward is not None and not self.is_later(node):
             return self._saved(node)
         if node.op in ("mul", "div", "neg") and node.kind == "real":
