@@ -15,6 +15,7 @@ from attnc.backends.cpu_lanes import Buffer
 from attnc.backends.cpu_pass import PassPrinter, Plane, Planned
 from attnc.backends.cpu_printer import Scope
 from attnc.backends.cpu_rows import RowPrinter
+from attnc.backends.scan_order import names_read
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder
@@ -45,17 +46,6 @@ class Step:
         if self.plane is None or self.plane.axes != first.plane.axes:
             return first.level + 1
         return first.level + 1 if made and first.plane.mode != "map" else first.level
-
-
-def names_read(exprs: Iterable[Expr]) -> frozenset[str]:
-    """Values and carried arrays that expressions read."""
-    found = set()
-    for node in postorder(*exprs):
-        if node.op == "value":
-            found.add(str(node.attr))
-        elif node.op == "read" and node.array.role != "input":
-            found.add(node.array.name)
-    return frozenset(found)
 
 
 @dataclass

@@ -9,10 +9,11 @@ from functools import cached_property
 
 from attnc.backends.cpu_lanes import KEPT, Buffer
 from attnc.backends.cpu_names import Slots
-from attnc.backends.cpu_passes import RowPasses, names_read
+from attnc.backends.cpu_passes import RowPasses
 from attnc.backends.cpu_printer import Scope, unwrapped
 from attnc.backends.cpu_rows import RowPrinter, nested
 from attnc.backends.cpu_scan import InstancePrinter, ScanText, folded_axes, guarded
+from attnc.backends.scan_order import early_writes, write_parts
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, position, read
@@ -44,7 +45,7 @@ class ReverseScanPrinter(InstancePrinter):
         """Every expression of a row."""
         kernel = self.kernel
         lets = [*kernel.replay.inside, *kernel.inside, *kernel.given]
-        writes = [expr for one in kernel.writes for expr in _parts(one)]
+        writes = [expr for one in kernel.writes for expr in write_parts(one)]
         return [
             *(let.expr for let in lets if isinstance(let, Let)),
             *kernel.replay.advance,
@@ -185,33 +186,13 @@ class ReverseScanPrinter(InstancePrinter):
                 lines += self._written(passes.rows, scope, write)
                 return scope
 
-            passes.other(_parts(write), emit)
+            passes.other(write_parts(write), emit)
 
     @cached_property
     def early(self) -> tuple[RowWrite, ...]:
         """Gradients of states alone, not of their cotangents: written where the states are
         computed again, so that they are not loaded once more."""
-        kernel = self.kernel
-        states = {state.name for state in (*kernel.replay.states, *kernel.twins)}
-        late = {array.name for array in kernel.carried}
-        late |= {let.name for let in kernel.given if isinstance(let, Let)}
-        behind: dict[str, frozenset[str]] = {}
-        for let in kernel.inside:
-            reads = names_read((let.expr,))
-            behind[let.name] = reads.union(*(behind.get(name, frozenset()) for name in reads))
-
-        def all_reads(write: RowWrite) -> frozenset[str]:
-            reads = names_read(_parts(write))
-            return reads.union(*(behind.get(name, frozenset()) for name in reads))
-
-        behind_writes = {id(write): all_reads(write) for write in kernel.writes}
-        return tuple(
-            write
-            for write in kernel.writes
-            if not write.adds
-            and behind_writes[id(write)] & states
-            and not behind_writes[id(write)] & late
-        )
+        return early_writes(self.kernel)
 
     def _ended(self, scope: Scope) -> list[str]:
         kernel, rows = self.kernel, self.rows.fork()
@@ -241,7 +222,7 @@ class ReverseScanPrinter(InstancePrinter):
     # --- Gradients --------------------------------------------------------------------------------
 
     def _written(self, rows: RowPrinter, scope: Scope, write: RowWrite) -> list[str]:
-        lines = [*rows.stage(scope, _parts(write)), f"// {write.array.name}"]
+        lines = [*rows.stage(scope, write_parts(write)), f"// {write.array.name}"]
         place = self._straight(write)
         if place is None:
             body = self._entries(rows, scope, write)
@@ -328,8 +309,3 @@ class ReverseScanPrinter(InstancePrinter):
         if write.condition is not None:
             tests.append(unwrapped(printer.text(write.condition)))  # type: ignore[attr-defined]
         return [f"if ({' && '.join(tests)}) {{"] if tests else []
-
-
-def _parts(write: RowWrite) -> list[Expr]:
-    """The expressions of a gradient's row."""
-    return [write.term, *write.at, *((write.condition,) if write.condition is not None else ())]
