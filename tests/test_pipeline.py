@@ -9,7 +9,7 @@ from attnc.backends.composed import Equation, steps_of
 
 from attnc.cases import Shape, draw_case
 from attnc.compiler import lower
-from attnc.errors import UnsupportedError
+from attnc.errors import AttncError, UnsupportedError
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.spec import Spec
@@ -169,6 +169,31 @@ def test_a_refusal_names_its_stage() -> None:
     )
     with pytest.raises(UnsupportedError, match="in the stage `near`"):
         Operator(spec_of(*lines), "cpu")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "eager", "numpy"])
+def test_a_choice_of_more_than_there_is(backend: str) -> None:
+    """The call says in which stage and of which index; of none, none are chosen."""
+    spec = spec_of(
+        "param keep: int",
+        "axis s < (len(j) + 3) // 4",
+        "worth[i, s] = mean(j if j // 4 == s: dot(q[i], k[j]))",
+        "chosen[i] = topk(s: worth[i, s], keep)",
+        "attention fine for i over j:",
+        "    mask: chosen[i, j // 4]",
+        "    score: dot(q[i], k[j])",
+        "    normalize: softmax(j: score)",
+        "read: fine[i]",
+    )
+    run = Operator(spec, backend)
+    q, k, v = (torch.randn(1, 2, 9, 4) for _ in range(3))
+    given = (q, k, v) if backend != "numpy" else (q.numpy(), k.numpy(), v.numpy())
+    run(*given, keep=3)
+    for wrong in (4, -1):
+        with pytest.raises(AttncError, match=r"topk\(.* in chosen chooses more .* of s"):
+            run(*given, keep=wrong)
+    empty = [x[:, :, :0] for x in given]
+    assert run(given[0], *empty[1:], keep=4).shape == (1, 2, 9, 4)
 
 
 def test_offsets_of_each_batch_entry() -> None:

@@ -10,6 +10,7 @@ from attnc import syntax
 from attnc.check import messages as m
 from attnc.check.binders import Binding, alternatives, bind, condition_value, is_dependent
 from attnc.check.checker import Checker
+from attnc.check.choices import settle_count
 from attnc.check.operators import axes_text, cast, domain_of, join, widen
 from attnc.check.values import Environment, Need, Part, Value, conjunction, join_needs
 from attnc.check.vectors import fill_from
@@ -183,6 +184,8 @@ def _selection(
     condition = conjunction(inside.conditions)
     needs = _outside(inside, key.needs, inside.conditions)
     bound = inside.indices
+    if count is not None and condition == TRUE:
+        settle_count(checker, node, bound, count.expr, env)
     if name in ("argmax", "argmin"):
         chosen = Expr(name, (condition, key.expr), bound, "int", span)
         return Value(checker.shared(chosen), (), needs)

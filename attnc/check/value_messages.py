@@ -74,6 +74,15 @@ def count_not_whole(text: str) -> Wording:
     return Wording(f"topk takes a whole number of entries; `{text}` is none.", "floor(n) is whole.")
 
 
+@message("domain")
+def count_beyond_row(axes: str, place: str, count: int, size: int) -> Wording:
+    where = f" in {place}" if place else ""
+    return Wording(
+        f"topk over {axes}{where} is to choose {count} of {size}.",
+        f"Choose between 0 and {size}; min(n, {size}) takes all where there are fewer.",
+    )
+
+
 @message("kind")
 def key_not_ordered(function: str, kind: str) -> Wording:
     return Wording(f"`{function}` orders numbers; this is {_a(kind)}.", "where(c, 1, 0), re(x).")
