@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import json
 import re
 import struct
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 import zlib
@@ -230,6 +232,31 @@ def test_cards_say_what_is_filtered(tree: ET.Element) -> None:
         shown = "".join(card.itertext())
         assert entry.spec.rstrip() in shown and entry.derived in shown and entry.title in shown
         assert bool(list(card.iter(f"{SPACE}math"))) == bool(entry.spec)
+
+
+def test_a_browser_shows_it(page: str, tmp_path: Path) -> None:
+    """Equations, pictures, the search, the families and both themes, in Chromium."""
+    path = tmp_path / "zoo.html"
+    path.write_text(page, encoding="utf-8")
+    command = [sys.executable, str(ROOT / "tests" / "browser.py"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["cards"] == len(ENTRIES) and seen["console"] == []
+    assert seen["equations"] == page.count("<math") and seen["flat"] == 0 and seen["fraction"]
+    assert seen["pictures"] == sum(entry.mask is not None for entry in ENTRIES)
+    assert seen["ratios"] == sum(len(entry.ratios) for entry in ENTRIES)
+    assert seen["width"][0] <= seen["width"][1], "the page is wider than the window"
+    assert seen["searched"] and seen["count"] == str(len(seen["searched"])) and seen["none"]
+    texts = {node.get("id"): node.get("data-text") for node in cards_of(page)}
+    wanted = [name for name, text in texts.items() if text and "xiao" in text and "sinks" in text]
+    assert seen["searched"] == wanted
+    assert seen["family"] == [f"op-{entry.name}" for entry in ENTRIES if entry.family == "window"]
+    assert seen["themes"][0] != seen["themes"][1]
+
+
+def cards_of(page: str) -> list[ET.Element]:
+    return list(ET.fromstring(page.partition("\n")[2]).iter(f"{SPACE}article"))
 
 
 # --- the command ----------------------------------------------------------------------------------

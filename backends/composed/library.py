@@ -40,7 +40,8 @@ class LibraryPrinter(FoldPrinter):
             code += f"{tail}{flat}{held})"
             return self.permuted(code, (*rest, *form.results))
         (own,) = taps
-        window = tuple(step.tap for step in form.steps if step.tap in own.dims)
+        taken = [step.tap for step in form.steps if step.tap is not None]
+        window = tuple(tap for tap in taken if tap in own.dims)
         summed = tuple(i for i in moved.dims if i in form.summed)
         groups = tuple(i for i in moved.dims if i in own.dims and i not in summed)
         batch = tuple(i for i in moved.dims if i not in (*groups, *summed, form.place))
@@ -48,7 +49,7 @@ class LibraryPrinter(FoldPrinter):
         kind = "a depthwise convolution" if groups and not summed else "a convolution"
         self.say(f"{kind} (conv{len(form.steps)}d)")
         left = self.moved(moved, (*batch, *groups, *summed, form.place))
-        right = self.moved(own, (*groups, *outer, *summed, *window))  # type: ignore[arg-type]
+        right = self.moved(own, (*groups, *outer, *summed, *window))
         if len(window) < len(form.steps):
             ends = ", ".join(":" if step.tap in own.dims else "None" for step in form.steps)
             right = f"{right}[..., {ends}]"
