@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from attnc.errors import InternalError
+from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.places import same_places
 from attnc.expressions.tree import Array, Expr, postorder
 from attnc.schedule import MapKernel, Schedule, StreamKernel, leaves
+
+MOST_AXES = 8  # of a `Tensor` of the C ABI
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Slots:
             self.types[argument.name] = self._type_of(argument.name, argument.dtype)
         self.tensors += ["offset", "key_offset", "key_length"]
         for workspace in self.schedule.workspaces:
+            if len(workspace.array.indices) > MOST_AXES:
+                raise UnsupportedError(f"an array of more than {MOST_AXES} axes", "cpu", ("eager",))
             self.tensors.append(workspace.array.name)
             kind = "Element" if workspace.dtype == "query" else "Acc"
             self.types[workspace.array.name] = kind

@@ -199,7 +199,8 @@ class Gradients:
             free = frozenset().union(*(c.free for c in tied))
             if {key, row} <= free:
                 return self._scattered(whole, key, tied)
-            if key in free:
+            outer = self._is_outer(whole, key) and not tied and not self._is_outer(whole, row)
+            if key in free or outer:
                 return self._held_by_key(whole, key, row, pinned)
             return self._held_by_row(whole, key)
         if key in whole.bound:
@@ -247,6 +248,25 @@ class Gradients:
         inside = tuple(c for c in whole.conditions if c not in pinned)
         return self._split(whole, (key,), inside, lambda inner: self._row_sum(inner, key))
 
+    def _is_outer(self, whole: Sum, walked: Index) -> bool:
+        """Whether what changes along a walk is along several widths: an outer product, which no
+        loop carries."""
+        for addend, _ in addends_of(whole.body):
+            factors = (f for f in factors_of(addend).above if walked in f.free)
+            if len(self.roles.widths(factors)) > 1:
+                return True
+        return False
+
+    def _outside(self, whole: Sum) -> frozenset[Index]:
+        """The indices of factors along widths that are the same for all rows, where what is left
+        has a width of its own: they stay outside of a walk over rows."""
+        if len(self.roles.widths((whole.body,))) < 2:
+            return frozenset()
+        row = next(i for i in whole.bound if self.roles.of(i.axis) == "row")
+        factors = factors_of(whole.body).above
+        own = (f.free for f in factors if row not in f.free and self.roles.widths((f,)))
+        return frozenset().union(*own)
+
     def _of_query_heads(self, whole: Sum) -> Sum:
         """The sum with the key heads of the output that it ties to query heads as these heads'."""
         for condition in whole.conditions:
@@ -287,6 +307,7 @@ class Gradients:
             else:
                 tied.append(condition)
         free = frozenset().union(*(c.free for c in tied)) if tied else frozenset()
+        free |= self._outside(whole)
         summed = [i for i in whole.bound if self.roles.of(i.axis) == "grid" and i not in free]
         if coarse is not None and coarse[2] not in summed:
             coarse = None
@@ -557,13 +578,32 @@ class Gradients:
         if bound - {"grid"} or pinned:
             raise refuse("bias_tensor: a dense bias that is not read at its own row and key")
         own, rest = factors_of(whole.body).split(lambda f: bool(self.roles.widths((f,))))
-        if self.roles.widths(inside) or any(map(self.roles.folds_outer, own.above + own.below)):
+        if any(map(self.roles.folds_outer, own.above)):
+            return total(map(self._pair, self._distributed(whole)))
+        if self.roles.widths(inside) or any(map(self.roles.folds_outer, own.below)):
             raise refuse("pair_embedding: the derivative of a vector for each pair")
         found = self._number(Sum((), inside, rest.expr))
         if own != Factors():  # a hidden pair's is 0, whatever its vectors are
             none = make("eq", found, number(0.0))
             found = make("where", none, number(0.0), make("mul", own.expr, found))
         return fold("sum", whole.bound, found) if whole.bound else found
+
+    def _distributed(self, whole: Sum) -> list[Sum]:
+        """x (a + b_e) as x a + x b_e, where a has sums over pairs and b_e is along a width."""
+        factors = factors_of(whole.body)
+        for place, factor in enumerate(factors.above):
+            parts = addends_of(factor)
+            vector = self.roles.widths((factor,)) and self.roles.folds_outer(factor)
+            if not vector or len(parts) < 2:
+                continue
+            above = (factors.above[:place], factors.above[place + 1 :])
+            found = []
+            for part, minus in parts:
+                turned = factors.negative != minus
+                term = Factors((*above[0], part, *above[1]), factors.below, turned)
+                found.append(Sum(whole.bound, whole.conditions, term.expr))
+            return found
+        raise refuse("pair_embedding: the derivative of a vector for each pair")
 
     def _number(self, inner: Sum, otherwise: float = 0.0) -> Expr:
         """A number for each pair, stored."""

@@ -184,6 +184,7 @@ def _merged(factor: Expr, roles: Roles) -> Expr:
     parts = []
     for addend, minus in addends:
         own = factors_of(addend)
+        own = replace(own, above=tuple(_swapped(f, roles) for f in own.above))
         folds = [f for f in own.above if _is_outer_sum(f, roles)]
         if len(folds) != 1:
             return factor
@@ -201,6 +202,22 @@ def _merged(factor: Expr, roles: Roles) -> Expr:
         whole = (rest * factors_of(substitute(own_fold.args[1], moves))).expr
         terms.append(make("neg", whole) if minus else whole)
     return sum_over("sum", first.bound, total(terms), first.args[0])
+
+
+def _swapped(factor: Expr, roles: Roles) -> Expr:
+    """sum_e (sum_r x_re) y_e as sum_r (sum_e x_re y_e): e a width, r heads."""
+    if factor.op != "fold" or factor.monoid != "sum" or factor.args[0] != TRUE:
+        return factor
+    if any(roles.of(index.axis) != "width" for index in factor.bound):
+        return factor
+    inner = factors_of(factor.args[1])
+    folds = [f for f in inner.above if _is_outer_sum(f, roles)]
+    if len(folds) != 1 or folds[0].args[0].free & set(factor.bound):
+        return factor
+    others = tuple(f for f in inner.above if f is not folds[0])
+    within = replace(inner, above=(folds[0].args[1], *others))
+    product = sum_over("sum", factor.bound, within.expr)
+    return sum_over("sum", folds[0].bound, product, folds[0].args[0])
 
 
 def _hides_outer_sum(factor: Expr, roles: Roles) -> bool:

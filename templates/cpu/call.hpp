@@ -24,8 +24,8 @@
 extern "C" {
 struct Tensor {
     void* data;
-    int64_t size[6];
-    int64_t stride[6];  // in elements; 0 and negative are legal
+    int64_t size[8];
+    int64_t stride[8];  // in elements; 0 and negative are legal
 };
 struct Call {
     const Tensor* tensors;

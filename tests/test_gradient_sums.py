@@ -1,0 +1,86 @@
+"""Sums of gradients that no loop carries as they stand: outer products, sums over parts of the keys
+within a difference, vectors for pairs. Interpreted, against the eager form's float64 autograd; each
+rule is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from derivative_cases import EMPTY, error, gradients, spec_of, truth
+from test_two_places import SQUARE
+
+from attnc.cases import draw_case
+from attnc.errors import UnsupportedError
+from attnc.front import load_source, read_spec
+from attnc.passes import roles
+from attnc.passes.backward import lower_derivative
+from attnc.passes.gradients import Gradients
+from attnc.spec import Spec
+
+# Keys in parts, each with a softmax of its own, by a number that the part has.
+PARTS = """
+attention parts(q, k, v) for r < 3, i over j:
+    input gain: real[h, r], gate: real[h, j]
+    mask: j <= i and j % 3 == r
+    score: dot(q[i], k[j]) * scale * gate[j]
+    normalize: softmax(j: score)
+    read: gain[r] * sum(j: weight * v[j])
+"""
+NAMES = ("summary/additive_pooling", "sparse/lte_window", "axis/depth_attention", "parts")
+
+
+def read(name: str) -> Spec:
+    return read_spec(load_source(PARTS)) if name == "parts" else spec_of(name)
+
+
+@pytest.mark.parametrize("sweep", ["two", "one"])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients(name: str, sweep: Any) -> None:
+    """A matrix behind the keys, of key heads too; a token of each key and row; parts."""
+    spec = read(name)
+    derivative = lower_derivative(spec, (), sweep)
+    for shape in (SQUARE, EMPTY):
+        case = draw_case(spec, shape, 1)
+        cotangents, wanted = truth(spec, case)
+        found = gradients(spec, derivative, case, cotangents, splits=2)
+        assert found.keys() == wanted.keys()
+        for given, grad in found.items():
+            assert error(grad, wanted[given]) < 1e-9, given
+
+
+def refused(self: Gradients, whole: Any) -> Any:
+    raise UnsupportedError("no such rule", "kernel", ())
+
+
+@pytest.mark.parametrize(
+    ("name", "without"),
+    [
+        ("summary/additive_pooling", (Gradients, "_is_outer", lambda self, whole, walked: False)),
+        ("summary/additive_pooling", (Gradients, "_outside", lambda self, whole: frozenset())),
+        ("axis/depth_attention", (Gradients, "_distributed", refused)),
+        ("parts", (roles, "_swapped", lambda factor, roles: factor)),
+    ],
+)
+def test_each_rule_is_needed(
+    name: str, without: tuple[Any, str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(*without)
+    with pytest.raises(UnsupportedError):
+        lower_derivative(read(name))
+
+
+@pytest.mark.parametrize("what", ["twice", "dropped"])
+def test_mutants_are_found_out(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Gradients._distributed
+
+    def wrong(self: Gradients, whole: Any) -> Any:
+        first, *rest = own(self, whole)
+        return [first] if what == "dropped" else [first, *rest, first]
+
+    monkeypatch.setattr(Gradients, "_distributed", wrong)
+    spec = read("axis/depth_attention")
+    case = draw_case(spec, SQUARE, 1)
+    cotangents, wanted = truth(spec, case)
+    found = gradients(spec, lower_derivative(spec), case, cotangents)
+    assert error(found["v"], wanted["v"]) > 1e-6
