@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
-
-import networkx
+from typing import TYPE_CHECKING
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, postorder
+
+if TYPE_CHECKING:
+    import networkx
 
 
 class NodeKind(Enum):
@@ -120,8 +122,9 @@ class Graph:
 
     def network(self) -> networkx.DiGraph[Expr]:
         """A view for order and reachability: edges from operands to users. Operand order lives in
-        the nodes (one
-        edge stands for `x * x`)."""
+        the nodes (one edge stands for `x * x`)."""
+        import networkx
+
         net: networkx.DiGraph[Expr] = networkx.DiGraph()
         for node in postorder(*self.roots):
             net.add_node(node)
@@ -130,6 +133,8 @@ class Graph:
 
     def layers(self) -> tuple[networkx.DiGraph[Expr], list[list[Expr]]]:
         """The network without constants and indices, and its nodes by depth, for pictures."""
+        import networkx
+
         net = self.network()
         plain = (NodeKind.CONSTANT, NodeKind.INDEX)
         net.remove_nodes_from([node for node in net if node_kind(node) in plain])

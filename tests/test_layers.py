@@ -110,7 +110,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     },
     "tomli": {"attnc.mistakes": IN_FUNCTIONS},  # Python 3.10's tomllib
     "sympy": {"attnc.passes": IN_FUNCTIONS},
-    "networkx": {"attnc.graph": ANYWHERE},
+    "networkx": {"attnc.graph": IN_FUNCTIONS},
     "jinja2": {"attnc.resources": IN_FUNCTIONS},
     "numpy": {
         "attnc.philox": ANYWHERE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,17 @@ print([name for name in {HEAVY} if name in sys.modules])
     assert last_line(program) == "[]"
 
 
+def seconds_at_best(program: str, bar: float) -> float:
+    """What a program prints in the best of ten runs, or in the first that is under a bar: others on
+    the machine can only make it slower."""
+    best = math.inf
+    for _ in range(10):
+        best = min(best, float(last_line(program)))
+        if best < bar:
+            break
+    return best
+
+
 def test_import_is_light() -> None:
     """Under 0.3 s beyond torch's own import, the compiler's driver included. In seconds of the
     processor: others share the machine."""
@@ -73,7 +85,7 @@ import attnc
 attnc.compile
 print(time.process_time() - start)
 """
-    assert min(float(last_line(program)) for _ in range(3)) < 0.3
+    assert seconds_at_best(program, 0.3) < 0.3
 
 
 def test_check_is_light(tmp_path: Path) -> None:
@@ -92,8 +104,7 @@ try:
     commands.main(["check", {str(spec)!r}], standalone_mode=False)
 except SystemExit as done:
     assert not done.code, done.code
-print("torch" in sys.modules, time.process_time())
+assert "torch" not in sys.modules
+print(time.process_time())
 """
-    runs = [last_line(program).split() for _ in range(3)]
-    assert {torch for torch, _ in runs} == {"False"}
-    assert min(float(seconds) for _, seconds in runs) < 0.5
+    assert seconds_at_best(program, 0.5) < 0.5

@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 from attnc.errors import InternalError
 
 BANNER = "# " + "-" * 98
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file of attnc/runtime: what stays of its text, the names that it imports plainly and from
+    modules, and those that it defines at its top."""
+
+    body: str
+    plain: frozenset[str]
+    imports: frozenset[tuple[str, str]]  # module, name (`x as y`)
+    defined: tuple[str, ...]
 
 
 @cache
@@ -26,26 +38,46 @@ def bundle_runtime(names: tuple[str, ...]) -> str:
     bodies: list[str] = []
     owners: dict[str, str] = {}
     for name in names:
-        text = files("attnc.runtime").joinpath(f"{name}.py").read_text(encoding="utf-8")
-        tree = ast.parse(text)
-        _collect_imports(tree, imports, plain)
-        for defined in (n for n in _defined(tree) if n != "__all__"):
+        part = _read(name)
+        plain |= part.plain
+        for module, imported in part.imports:
+            imports.setdefault(module, set()).add(imported)
+        for defined in (n for n in part.defined if n != "__all__"):
             if owners.setdefault(defined, name) != name:
                 raise InternalError(f"runtime files {owners[defined]} and {name}: both `{defined}`")
-        bodies.append(f"{BANNER}\n# support: {name}\n{BANNER}\n\n{_without_imports(text, tree)}")
+        bodies.append(f"{BANNER}\n# support: {name}\n{BANNER}\n\n{part.body}")
     lines = [f"import {name}" for name in sorted(plain)]
-    for module, imported in sorted(imports.items()):
-        lines.append(f"from {module} import {', '.join(sorted(imported))}")
+    for module, found in sorted(imports.items()):
+        lines.append(f"from {module} import {', '.join(sorted(found))}")
     return "\n".join(lines) + "\n\n" + "\n\n".join(bodies)
 
 
-def _collect_imports(tree: ast.Module, imports: dict[str, set[str]], plain: set[str]) -> None:
+@cache
+def bundled_names(names: tuple[str, ...]) -> frozenset[str]:
+    """What the bundle of these files defines or imports."""
+    found: set[str] = set()
+    for part in map(_read, names):
+        found.update(part.defined)
+        found.update(_bound(name).partition(".")[0] for name in part.plain)
+        found.update(_bound(name) for _, name in part.imports)
+    return frozenset(found)
+
+
+@cache
+def _read(name: str) -> _Part:
+    """A runtime file, parsed once: a module of thousands of lines is made of them."""
+    text = files("attnc.runtime").joinpath(f"{name}.py").read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    plain: set[str] = set()
+    imports: set[tuple[str, str]] = set()
     for node in tree.body:
         if isinstance(node, ast.Import):
             plain.update(_spelled(alias) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not _inside(node):
             assert node.module is not None
-            imports.setdefault(node.module, set()).update(_spelled(alias) for alias in node.names)
+            imports.update((node.module, _spelled(alias)) for alias in node.names)
+    defined = tuple(_defined(tree))
+    return _Part(_without_imports(text, tree), frozenset(plain), frozenset(imports), defined)
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
@@ -57,6 +89,11 @@ def _defined(tree: ast.Module) -> Iterator[str]:
             yield node.target.id
         elif isinstance(node, ast.Assign):
             yield from (n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
+
+
+def _bound(spelled: str) -> str:
+    """The name that an import binds."""
+    return spelled.rpartition(" as ")[2]
 
 
 def _spelled(alias: ast.alias) -> str:

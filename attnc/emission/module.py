@@ -104,7 +104,7 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
     signature = schedule.signature if schedule else signature_of(spec, stages.graph)
     own = PIPELINE_SUPPORT if pipeline else SUPPORT if kernels else REFERENCE_SUPPORT
     support = bundle_runtime(own)
-    check_names(signature, support)
+    check_names(signature, own)
     chapters = [_render_chapter(first_set(stages))] if schedule else []
     for one in pipeline.kernels if pipeline else ():
         chapters.append(_render_chapter(first_set(one.stages, one.block)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import builtins
 import keyword
 from functools import cache
 
+from attnc.emission.bundle import bundled_names
 from attnc.errors import AttncError
 from attnc.signature import Signature
 
@@ -17,7 +17,7 @@ OF_EVERY_MODULE = (
 )  # fmt: skip
 
 
-def check_names(signature: Signature, support: str) -> None:
+def check_names(signature: Signature, support: tuple[str, ...]) -> None:
     """Names of the operator and its arguments become Python names, and they must not hide a name
     that the module itself uses or that every call has."""
     arguments = [t.name for t in signature.inputs] + [n.name for n in signature.numbers]
@@ -44,16 +44,6 @@ def check_names(signature: Signature, support: str) -> None:
 
 
 @cache
-def taken_names(support: str) -> frozenset[str]:
-    """What the support part defines or imports, with Python's own names. (Modules share one or two
-    support parts of thousands of lines.)"""
-    taken = {*OF_EVERY_MODULE, *dir(builtins)}
-    for node in ast.parse(support).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            taken.add(node.name)
-        elif isinstance(node, (ast.Import, ast.ImportFrom)):
-            taken.update(alias.asname or alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            taken.update(target.id for target in targets if isinstance(target, ast.Name))
-    return frozenset(taken)
+def taken_names(support: tuple[str, ...]) -> frozenset[str]:
+    """What the support part (its runtime files) defines or imports, with Python's own names."""
+    return frozenset((*OF_EVERY_MODULE, *dir(builtins))) | bundled_names(support)
