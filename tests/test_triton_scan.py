@@ -162,10 +162,8 @@ def test_nothing_spills(capability: int, wanted: str) -> None:
 
 @pytest.mark.parametrize("wanted", GRADIENTS)
 def test_no_gradient_spills(wanted: str) -> None:
-    """The reversed scan and the maps that add up heads."""
-    for kernel in reports(90)[wanted]:
-        assert not kernel["stack"] and kernel["registers"] <= 255, kernel
-    assert any(kernel["kernel"].endswith("_backward") for kernel in reports(90)[wanted])
+    (kernel,) = reports(90)[wanted]
+    assert kernel["kernel"].endswith("_backward") and not kernel["stack"], kernel
 
 
 # in chunks --------------------------------------------------------------------------------------

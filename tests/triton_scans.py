@@ -103,8 +103,8 @@ def pulled(spec: Spec, tensors: dict[str, torch.Tensor]) -> Pulled:
 
 
 def report(capability: int, wanted: str) -> dict[str, Any]:
-    """What the compiler made of `name:dtype:width:rows`, of its backward where the name begins
-    with `gradient.`."""
+    """What the compiler made of `name:dtype:width:rows`, of its reversed scan where the name
+    begins with `gradient.`."""
     from triton_aot import AheadOfTime
 
     name, dtype, *sizes = wanted.split(":")
@@ -115,8 +115,10 @@ def report(capability: int, wanted: str) -> dict[str, Any]:
         found = pulled(spec_of(name.removeprefix("gradient.")), call.tensors)
         with tempfile.TemporaryDirectory() as folder:
             module = load(found.backward, Path(folder))
-            backend = AheadOfTime(module.TRITON_KERNELS, vars(module), capability)
-            backend(found.call(), frozenset(array for _, array in found.gradients))
+            table = module.TRITON_KERNELS  # the maps after it are like any
+            table = {**table, "kernels": table["kernels"][:1]}
+            backend = AheadOfTime(table, vars(module), capability)
+            backend(found.call(), frozenset(table["kernels"][0]["writes"]))
         return {"wanted": wanted, "capability": capability, "kernels": backend.reports}
     module = kernels_of(name)
     backend = AheadOfTime(module.SETS[""].cuda, vars(module), capability)
