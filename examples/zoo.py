@@ -3,6 +3,9 @@
 python examples/zoo.py               the operators whose row or spec changed since; all, after
                                      gallery.json was removed
 python examples/zoo.py NAME ...      these
+python examples/zoo.py --ratios [NAME ...]    measures the errors of CPU kernels on the calls of
+                                     tests/gallery_cases.py, of those without; minutes, since each
+                                     operator is compiled
 """
 
 from __future__ import annotations
@@ -71,6 +74,44 @@ def packed(pairs: np.ndarray) -> tuple[int, int, str]:
     return (*pairs.shape, base64.b64encode(bits.tobytes()).decode())
 
 
+def ratios_of(row: gallery.Row) -> dict[str, float]:
+    """The error of the CPU's kernels in float32 over that of the dense formula in eager PyTorch,
+    both relative to the oracle (Frobenius): the largest of the gallery's calls."""
+    import torch
+    from gallery_cases import calls, load, of_one_width, setting_of
+
+    from attnc.operator import Operator
+    from attnc.verification import compare
+
+    assert row.path is not None
+    spec, setting = load(row.path), of_one_width(setting_of(row.name))
+    run, eager = Operator(spec, "cpu"), Operator(spec, "eager")
+    found = [
+        one.frobenius_ratio
+        for case, _ in calls(spec, setting, seed=11)
+        for one in compare(spec, case, run, eager, torch.float32, backend="cpu").comparisons
+    ]
+    return {"cpu float32": round(float(max(found)), 2)}
+
+
+def measure(names: list[str]) -> None:
+    """Stores the ratios of these operators, or of all verified ones that have none. Each is
+    written as soon as it is known."""
+    sys.path.insert(0, str(gallery.HERE.parent / "tests"))
+    for row in gallery.read_rows():
+        stored = {entry.name: entry for entry in read_entries()}
+        old = stored.get(row.name)
+        wanted = row.name in names if names else old is not None and not old.ratios
+        if old is None or old.state != "verified" or not wanted:
+            continue
+        ratios = ratios_of(row)
+        read_entries.cache_clear()
+        entries = [replace(e, ratios=ratios) if e.name == row.name else e for e in read_entries()]
+        read_entries.cache_clear()
+        TARGET.write_text(print_entries(entries), encoding="utf-8")
+        print(row.name, *ratios.values(), flush=True)
+
+
 def is_current(stored: Entry, row: gallery.Row) -> bool:
     """Whether the row and its spec are those that were stored."""
     facts = facts_of(row)
@@ -87,7 +128,9 @@ def main(names: list[str]) -> None:
             entries.append(old)
             continue
         try:
-            entries.append(entry_of(row))
+            entry = entry_of(row)
+            same = old is not None and old.spec == entry.spec
+            entries.append(replace(entry, ratios=old.ratios) if old and same else entry)
         except AttncError as error:
             raise SystemExit(f"{row.name}: {error}") from error
     TARGET.write_text(print_entries(entries), encoding="utf-8")
@@ -95,4 +138,7 @@ def main(names: list[str]) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent))
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["--ratios"]:
+        measure(sys.argv[2:])
+    else:
+        main(sys.argv[1:])
