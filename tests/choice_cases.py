@@ -219,4 +219,11 @@ CHOICES: dict[str, Setting] = {
     ),
     "streaming_rewrite": Setting(shapes=FEW),
     "spec_transforms": Setting(shapes=FEW, tune=states),
+    "accumulated_eviction": Setting(
+        numbers=(
+            {"budget": 5, "recent": 2, "alpha": 0.8},
+            {"budget": 3, "recent": 1, "alpha": 1.0},
+        ),
+        shapes=FEW,
+    ),
 }

@@ -16,6 +16,13 @@ NEVER = "a count of 0 is a score of -inf"
 ORDER = "the order of what is chosen from stays"
 
 EQUIVALENT: dict[str, dict[str, str]] = {
+    "accumulated_eviction": {
+        (
+            "alive[j]: alive[j] and (i - j < recent or "
+            "topk(l in j if alive[l]: mass[l], budget)[j]) -> "
+            "(((i - j < recent or topk(l in j if alive[l]: mass[l], budget)[j])))"
+        ): "what is recent is alive",
+    },
     "attention_calibration": {"sink[h, j]: > -> >=": BORDER},
     "coverage_refined": {
         (

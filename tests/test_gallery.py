@@ -47,6 +47,7 @@ importlib.import_module("references.recurrent_family")
 importlib.import_module("references.edit_family")
 importlib.import_module("references.pipeline_family")
 importlib.import_module("references.choice_family")
+importlib.import_module("references.kept_family")
 importlib.import_module("references.map_family")
 importlib.import_module("references.linear_family")
 REFERENCES["causal"] = REFERENCES["causal_softmax"]
