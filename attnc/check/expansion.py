@@ -160,6 +160,12 @@ def _parameters(checker: Checker, frame: Frame, node: syntax.Call | syntax.Fold)
     """Matches arguments with parameters: in order, then by name; the rest have defaults."""
     definition = frame.definition
     names = [parameter.name.name for parameter in definition.parameters]
+    indices = [] if _sources(node) else [index.name for index in definition.indices]
+    named = {arg.name.name for arg in node.args if isinstance(arg, syntax.Named)}
+    if indices and (len(node.args) > len(names) or not named <= set(names)):
+        # `softmax(score, dim=j)`: the index is meant to be one of the arguments.
+        checker.report(m.binders_missing(node.span, definition.name.name, indices))
+        return False
     place, fine = 0, True
     for arg in node.args:
         if isinstance(arg, syntax.Named):

@@ -241,7 +241,9 @@ def coordinate_without_length(name: str) -> Wording:
 def member_of_what(base: str, name: str) -> Wording:
     return Wording(
         f"`{base}.{name}`: `{base}` is neither an index with coordinates nor a block.",
-        "`i.y` is a coordinate of an index, `block.lse` an emit of a block.",
+        "`@` sums over what both sides have; nothing is transposed."
+        if name == "T"
+        else "`i.y` is a coordinate of an index, `block.lse` an emit of a block.",
     )
 
 
@@ -266,7 +268,8 @@ def free_index(name: str, place: str, key: bool, clause: str = "") -> Wording:
         )
     return Wording(
         f"`{name}` is free in {where}: nothing binds it.",
-        f"Bind it on the left side, as in x[{name}] = ..., or fold over it: sum({name}: ...).",
+        f"Bind it on the left side, as in x[{name}] = ..., or fold over it: sum({name}: ...); its "
+        f"length is len({name}).",
     )
 
 
