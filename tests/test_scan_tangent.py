@@ -13,7 +13,7 @@ from triton_cases import backend, bind
 
 from attnc.cases import Shape, draw_case
 from attnc.operator import Operator
-from attnc.passes.backward import lower_tangent
+from attnc.passes.backward import lower_second, lower_tangent
 
 pytestmark = pytest.mark.usefixtures("quick_build")
 
@@ -106,3 +106,22 @@ def test_second_order_of_a_recurrence(name: str, seed: int) -> None:
     expected = slopes(Operator(spec, "eager"), tensors, seed)
     for one, other in zip(slopes(op, tensors, seed), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+def test_second_order_on_triton(tmp_path: Path, seed: int) -> None:
+    """As on the CPU, where torch is asked for it."""
+    spec, op = made("gated_delta")
+    tensors = tensors_of(draw_case(spec, Shape(3, 3, 3, 2, 1, 1, 2), seed), torch.float64)
+    (tensors["S"],) = op(**tensors, return_state=True)[1]
+    inputs = [tensor.clone().requires_grad_() for tensor in tensors.values()]
+    out = op(**dict(zip(tensors, inputs, strict=True)))
+    cotangent = torch.ones_like(out).requires_grad_()
+    first = torch.autograd.grad(out, inputs, cotangent, create_graph=True)
+    expected = torch.autograd.grad(first, [*inputs, cotangent], first)
+    schedule = lower_second(spec)
+    again = {f"{name}_grad_grad": x.detach() for name, x in zip(tensors, first, strict=True)}
+    call = bind(schedule, tensors | again | {"out_grad": cotangent.detach()}, {})
+    names = [slot.name for slot in call.signature.outputs]
+    found = dict(zip(names, backend(schedule, tmp_path)(call, frozenset(names)), strict=True))
+    for name, one in zip((*tensors, "out_grad"), expected, strict=True):
+        torch.testing.assert_close(found[f"{name}_grad"], one, rtol=1e-10, atol=1e-10)

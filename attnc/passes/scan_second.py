@@ -115,7 +115,9 @@ def _schedule(
     def kept(checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
         return tuple(replace(one, array=spaces[one.array.name]) for one in checkpoints)
 
-    kernels: list[Kernel] = [replace(forward, checkpoints=kept(forward.checkpoints))]
+    # Row by row: the form in chunks would keep and store what this one does not.
+    row = replace(forward, checkpoints=kept(forward.checkpoints), chunked=None)
+    kernels: list[Kernel] = [row]
     for kernel in found.kernels:
         if isinstance(kernel, ReverseScanKernel):
             kernel = replace(kernel, checkpoints=kept(kernel.checkpoints))
