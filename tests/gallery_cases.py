@@ -400,8 +400,9 @@ def setting_of(name: str) -> Setting:
     from choice_cases import CHOICES
     from map_cases import MAPS
     from pipeline_cases import PIPELINES
+    from summary_cases import SUMMARIES
 
-    tables = (SETTINGS, CHOICES, MAPS, PIPELINES)
+    tables = (SETTINGS, CHOICES, MAPS, PIPELINES, SUMMARIES)
     return next((table[name] for table in tables if name in table), Setting())
 
 

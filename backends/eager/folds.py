@@ -30,7 +30,7 @@ class FoldPrinter(Printer):
         body = self._fitted(factors[0], dims)
         for factor in factors[1:]:
             body = Text(f"{body.atom} * {self._fitted(factor, dims).atom}", dims, True)
-        return self._folded(node, condition, Text(body.code, dims), always)
+        return self._folded(node, condition, Text(body.code, dims, body.loose), always)
 
     def _folded(self, node: Expr, condition: Text, body: Text, always: bool) -> Text:
         if not body.dims and node.kind in ("real", "complex"):
