@@ -30,6 +30,7 @@ from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
 from attnc.passes.emits import Outputs, lower_outputs
 from attnc.passes.gradient_kernels import repeated
+from attnc.passes.iterate import unrolled
 from attnc.passes.pipeline import finished, prepare
 from attnc.passes.scan_gradients import differentiate_scan
 from attnc.passes.scan_second import backward_tangent_of_scan, second_of_scan
@@ -73,12 +74,15 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
     graph = prepare(spec, emit)
     if graph.recurrences:
         return _of_scan(spec, graph)
+    turned = bool(graph.iterations)
+    graph = unrolled(graph) if turned else graph
     derivative = differentiate(graph)
     verify_graph(derivative)
     given = cotangents(graph)
     outputs = Outputs.of(graph)
     forward = outputs.rows
     lowering = Backward(derivative, forward.frame, sweep, given, forward.reductions)
+    lowering.values.summing &= not turned  # every backend keeps the same of a forward
     lowering.values.outputs.update(
         (target.expr.digest, target.array)
         for target in outputs.targets

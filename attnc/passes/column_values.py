@@ -41,6 +41,15 @@ class Column:
     mantissa: Array
     exponent: Array | None
 
+    def reads(self) -> list[str]:
+        """The names of the arrays that its loops read."""
+        exprs = [self.formula, *(one.expr for one in self.part.pending.values())]
+        for entry in self.part.entries.values():
+            for part in entry.parts:
+                terms = (term for term, _ in part.body.exponent.terms)
+                exprs += (part.body.mantissa, *terms, *part.condition)
+        return [node.array.name for node in postorder(*exprs) if node.op == "read"]
+
 
 def with_columns(expr: Expr, reductions: Reductions) -> Expr:
     """The expression with values of keys as reads of what is stored for them."""
@@ -69,9 +78,10 @@ def _folds_rows(expr: Expr, frame: Frame) -> bool:
 
 
 def _key_of(node: Expr, frame: Frame) -> Index | None:
-    """The one index beyond the grid that a number depends on, if that is a key."""
+    """The one index beyond the grid that a number, or a count, depends on, if that is a key."""
     free = node.free - set(frame.grid)
-    if node.kind != "real" or len(free) != 1:
+    counted = node.kind == "int" and node.op == "fold"
+    if not (node.kind == "real" or counted) or len(free) != 1:
         return None
     (index,) = free
     return index if index.axis is frame.walked[0].axis else None
@@ -90,6 +100,8 @@ def swapped(frame: Frame) -> Frame:
 
 
 def _value(node: Expr, key: Index, reductions: Reductions) -> Expr:
+    if node.kind == "int":  # carried as a real
+        return make("to_int", _value(make("to_real", node), key, reductions))
     frame = swapped(reductions.frame)
     own = canonical(substitute(node, {key: position(frame.held)}))
     if own.digest not in reductions.columns:

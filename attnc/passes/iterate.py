@@ -6,6 +6,9 @@ Each array lies in memory, a number for each row or each key. Its first value is
 its own frame, rows held or keys held, and so is each new one; the loops of new values are repeated,
 one turn after the other. Nothing is stored for a pair.
 
+A derivative goes back through every turn: for it `unrolled` writes the turns out, and what each
+finishes is a row value or a value of a key like any other.
+
 does      makes the kernels of first and next values; replaces reads of the arrays
 needs     a count that is known when the kernels are printed
 does not  run a value that folds over its own array (it would meet new entries beside old ones)
@@ -13,7 +16,20 @@ does not  run a value that folds over its own array (it would meet new entries b
 
 from __future__ import annotations
 
-from attnc.expressions.tree import Array, Expr, position, postorder, read, rewrite, substitute
+from dataclasses import replace
+
+from attnc.expressions.canonical import canonical, rename_bound
+from attnc.expressions.index import Index
+from attnc.expressions.tree import (
+    Array,
+    Expr,
+    number_of,
+    position,
+    postorder,
+    read,
+    rewrite,
+    substitute,
+)
 from attnc.graph import Graph, Iteration
 from attnc.passes.column_values import swapped
 from attnc.passes.columns import Emit, part_of
@@ -22,6 +38,9 @@ from attnc.passes.frame import Frame
 from attnc.passes.maps import map_of
 from attnc.passes.reductions import refuse
 from attnc.schedule import RepeatKernels, Workspace
+
+MOST_TURNS = 4  # that a derivative goes back through: each has passes of its own
+APART = 10000  # numbers of bound indices within one value of an array
 
 
 def iterate(graph: Graph, lowering: Lowering, emit: Emit) -> dict[str, Array]:
@@ -62,6 +81,44 @@ def renamed(expr: Expr, known: dict[str, Array]) -> Expr:
         return read(own, (places.get(index.axis, position(index)) for index in own.indices))
 
     return rewrite(expr, change) if known else expr
+
+
+def unrolled(graph: Graph) -> Graph:
+    """The graph without iterations: each array's last value as an expression of the first ones, so
+    that a derivative goes back through every turn. What is a number for each row or key stays one:
+    the loops that finish it are those of any row value or value of a key.
+
+    Raises UnsupportedError for turns whose number is not static, or large."""
+    known: dict[str, tuple[Array, Expr]] = {}
+    depth = 0
+
+    def put(expr: Expr) -> Expr:
+        nonlocal depth
+        depth += 1
+
+        def change(node: Expr) -> Expr:
+            if node.op == "fold":
+                moves = {i: Index(i.name, i.axis, i.number + APART * depth) for i in node.bound}
+                return rename_bound(node, moves)
+            if node.op != "read" or node.array.name not in known:
+                return node
+            array, last = known[node.array.name]
+            places = {own.axis: at for own, at in zip(node.array.indices, node.args, strict=True)}
+            return substitute(last, {own: places[own.axis] for own in array.indices})
+
+        return rewrite(expr, change)
+
+    for turn in graph.iterations:
+        _check(turn)
+        if number_of(turn.count) > MOST_TURNS:
+            raise refuse(f"column_norm: a derivative of more than {MOST_TURNS} turns")
+        for array, expr in zip(turn.arrays, turn.initial, strict=True):
+            known[array.name] = (array, put(expr))
+        for _ in range(int(number_of(turn.count))):
+            for array, expr in zip(turn.arrays, turn.next, strict=True):
+                known[array.name] = (array, put(expr))
+    outputs = tuple(replace(one, expr=canonical(put(one.expr))) for one in graph.outputs)
+    return replace(graph, outputs=outputs, iterations=())
 
 
 def _check(turn: Iteration) -> None:

@@ -285,10 +285,23 @@ class RowValues:
         return read(given, map(position, array.indices))
 
     def _level(self, node: Expr) -> int:
-        """How many loops of passed values must run before."""
-        reads = (n.array.name for n in postorder(node) if n.op == "read")
+        """How many loops of passed values must run before, those that values of keys read too."""
+        names = [n.array.name for n in postorder(node) if n.op == "read"]
         passed = {t.array.name for s in self.passed.values() for t in s.targets}
-        return max((self.levels[name] + 1 for name in reads if name in passed), default=0)
+        columns = self.passing.columns.values() if self.passing is not None else ()
+        of = {array.name: c for c in columns for array in (c.mantissa, c.exponent) if array}
+        seen: set[str] = set()
+        level = 0
+        while names:
+            name = names.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in passed:
+                level = max(level, self.levels[name] + 1)
+            elif name in of:
+                names += of[name].reads()
+        return level
 
     # ------------------------------------------------------------------------------- summed
 
