@@ -19,6 +19,7 @@ from attnc.errors import (
     DeviceError,
     DtypeError,
     ShapeError,
+    UnsupportedError,
     ValueRangeError,
 )
 
@@ -295,3 +296,23 @@ def test_empty_lengths() -> None:
     none = compiled()(Q, K[:, :, :0], V[:, :, :0], doc=DOC)
     assert bool((none == 0).all())
     assert compiled()(Q[:0], K[:0], V[:0], doc=DOC[:0]).shape == (0, 4, 9, 16)
+
+
+def test_an_operator_prints_how_it_is_called() -> None:
+    text = (
+        "attention tempered(q, k, v):\n    input heat: real[h]\n    score: dot(q[i], k[j]) * heat\n"
+    )
+    operator = attnc.compile(f"{text}    normalize: softmax(j: score)\n", backend="eager")
+    assert repr(operator) == "<attnc.Operator tempered(q, k, v, *, heat), backend eager>"
+
+
+def test_a_sum_of_keys_for_each_pair_is_refused_as_such() -> None:
+    """Positions counted by gates (CoPE): no group of keys is in the text."""
+    text = """attention counted(q, k, v):
+    mask: j <= i
+    gate[i, j] = sigmoid(dot(q[i], k[j]))
+    score: dot(q[i], k[j]) - sum(m in j if j <= m and m <= i: gate[i, m])
+    normalize: softmax(j: score)
+"""
+    with pytest.raises(UnsupportedError, match="a fold of keys for each pair"):
+        attnc.compile(text, backend="cpu")(Q, K, V)
