@@ -6,7 +6,7 @@ Bounds saturate (templates/cpu/integers.hpp), so that no formula wraps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_names import Names
 from attnc.backends.cpu_printer import Printer, Scope, unwrapped
@@ -29,15 +29,23 @@ class RegionPrinter(Printer):
         return f"Bound({unwrapped(text)})" if leaf and node.kind == "int" else text
 
     def _box(self, node: Expr) -> str:
-        """A question about the entries of a table in a box of positions."""
+        """A question about the entries of a table in a box of positions. What a grid instance
+        fixes of the box is found once, where it begins."""
         array, fields = node.array, self.scope.fields
-        args = [self.done[arg.digest] for arg in node.args]
-        spans = []
+        at, fixed, spans = fields.pointer(array), list[str](), list[str]()
         for place, axis in enumerate(array.axes):
-            low, high = (unwrapped(text) for text in args[2 * place :][:2])
-            facts = (self.start(axis), self.length(axis), fields.stride(array, place))
-            spans.append(f"span_of({low}, {high}, {', '.join(facts)})")
-        return f"{node.op}_of({', '.join((fields.pointer(array), *spans))})"
+            low, high = node.args[2 * place :][:2]
+            start, length, stride = self.start(axis), self.length(axis), fields.stride(array, place)
+            if low == high and not any(one.op == "value" for one in postorder(low)):
+                row = unwrapped(Printer(replace(self.scope, values={})).text(low))
+                fixed.append(f"row_of({row}, {start}, {length}, {stride})")
+                continue
+            ends = (unwrapped(self.done[one.digest]) for one in (low, high))
+            spans.append(f"span_of({', '.join((*ends, start, length, stride))})")
+        if fixed:
+            at = f"part_of({', '.join((at, *fixed))})"
+            at = fields.add(at, "const bool*", f"{array.name} here", at)
+        return f"{node.op}_of({', '.join((at, *spans))})"
 
 
 @dataclass
@@ -73,7 +81,7 @@ class Regions:
                     f"{summary.name}_high": f"{found}.high",
                 }
             )
-        printer = RegionPrinter(scope, lines)
+        printer = RegionPrinter(scope, lines, self._fixed(expr))
         quick, slow = _by_cost(expr)
         if slow:
             for part in quick:
@@ -83,6 +91,39 @@ class Regions:
             expr = slow[-1]
         text = printer.text(expr)
         return (*printer.lines, f"return {unwrapped(text)};")
+
+    def _fixed(self, *roots: Expr) -> dict[bytes, str]:
+        """What is the same for all tiles of a grid instance is computed once, where it begins."""
+        found, fields = dict[bytes, str](), self.grid.fields
+        for node in _of_grid(*roots):
+            if node.args and node.kind == "int":
+                printer = Printer(self.grid)
+                text = unwrapped(printer.text(node))
+                fields.statements += printer.lines
+                field = fields.add(f"fixed {node.digest.hex()}", "int64_t", "fixed", text)
+                found[node.digest] = f"Bound({field})"
+        return found
+
+    def print_alike(self, region: Region) -> tuple[str, ...]:
+        """Whether what a region asks of the grid is the same in two instances."""
+        asked = dict.fromkeys(_of_grid(region.possible, region.certain))
+        if region.summaries or any(expr.kind not in ("int", "bool") for expr in asked):
+            return ("return false;",)
+        scope = self.grid.renamed(Names({"grid", "one", "other"}))
+        fixed = {digest: text[6:-1] for digest, text in self._fixed(*asked).items()}
+        printer = Printer(scope, [], fixed)
+        texts = [printer.text(expr) for expr in asked]
+        both = [f"of(one, {place}) == of(other, {place})" for place in range(len(texts))]
+        if not texts:
+            return ("return true;",)
+        return (
+            "const auto of = [](const Grid& grid, int place) -> int64_t {",
+            *(f"    {line}" for line in printer.lines),
+            f"    const int64_t asked[] = {{{', '.join(f'int64_t({text})' for text in texts)}}};",
+            "    return asked[place];",
+            "};",
+            f"return {' && '.join(both)};",
+        )
 
     def _summary(self, summary: Summary) -> int:
         """The place of a summary, printed at its first use."""
@@ -122,6 +163,27 @@ class Regions:
             )
         )
         return len(self.summaries) - 1
+
+
+def sees_by_row(region: Region) -> bool:
+    """Whether tables are asked for held positions one by one: rows of a tile may see apart."""
+    boxes = (n for n in postorder(region.possible, region.certain) if n.op in BOXES)
+    return any(node.op == "value" and node.attr == "held_low" for node in postorder(*boxes))
+
+
+def _of_grid(*roots: Expr) -> list[Expr]:
+    """The largest parts of trees that are the same for a grid instance and differ between some."""
+    found, seen, stack = list[Expr](), set[bytes](), list(roots)
+    while stack:
+        node = stack.pop()
+        if node.digest in seen:
+            continue
+        seen.add(node.digest)
+        if node.free and not any(one.op == "value" for one in postorder(node)):
+            found.append(node)
+        else:
+            stack.extend(node.args)
+    return found
 
 
 def _by_cost(root: Expr) -> tuple[list[Expr], list[Expr]]:

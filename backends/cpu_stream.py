@@ -21,7 +21,7 @@ from attnc.backends.cpu_printer import (
     identity,
     unwrapped,
 )
-from attnc.backends.cpu_regions import Regions
+from attnc.backends.cpu_regions import Regions, sees_by_row
 from attnc.backends.cpu_texts import (
     KeptText,
     LoopText,
@@ -106,6 +106,7 @@ class StreamPrinter:
             count=rows,
             held=held,
             idle=self._idle(),
+            by_row=_truth(any(sees_by_row(loop.region) for loop in kernel.loops)),
             summaries=tuple(regions.summaries),
             loops=loops,
             loop_names=", ".join(f"Loop{place}" for place in range(len(loops))),
@@ -277,6 +278,8 @@ class StreamPrinter:
             walked=walked,
             possible=regions.print(loop.region, loop.region.possible),
             certain=regions.print(loop.region, loop.region.certain),
+            alike=regions.print_alike(loop.region),
+            walked_alike=_truth(all(let.expr.free <= {loop.walked} for let in loop.walked_values)),
             exponent=self._exponent(loop, walked_kept),
             lift=self._lift(loop, walked_kept),
             sweep=self._sweep_loop(loop, walked_kept),

@@ -125,6 +125,8 @@ class LoopText:
     walked: KeptText
     possible: tuple[str, ...]
     certain: tuple[str, ...]
+    alike: tuple[str, ...]
+    walked_alike: str
     exponent: tuple[str, ...]
     lift: tuple[str, ...]
     sweep: SweepLoopText | None
@@ -155,6 +157,7 @@ class StreamText:
     count: str
     held: KeptText
     idle: str
+    by_row: str
     summaries: tuple[SummaryText, ...]
     loops: tuple[LoopText, ...]
     loop_names: str

@@ -42,6 +42,34 @@ def test_chosen_blocks(quick_build: None) -> None:
         torch.testing.assert_close(mine.double(), wanted, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_rows_that_see_blocks_of_their_own(dtype: torch.dtype, quick_build: None) -> None:
+    """Widths that fill no vector, values out of order, more rows than go together, few that do."""
+    draw = torch.Generator().manual_seed(5)
+    q = torch.randn(1, 6, 300, 21, generator=draw, dtype=torch.float64).to(dtype)
+    k = torch.randn(1, 2, 700, 21, generator=draw, dtype=torch.float64).to(dtype)
+    v = torch.randn(1, 2, 40, 700, generator=draw, dtype=torch.float64).to(dtype).mT
+    chosen = torch.rand(1, 2, 300, 44, generator=draw) < 0.1
+    given = {"chosen": chosen, "offset": 400}
+    mine = compile(CHOSEN, backend="cpu")(q, k, v, **given)
+    exact = compile(CHOSEN, backend="eager")(q.double(), k.double(), v.double(), **given)
+    rival = compile(CHOSEN, backend="eager")(q, k, v, **given)
+    error, allowed = ((x.double() - exact).norm() for x in (mine, rival))
+    assert error <= 2 * allowed + 1e-13
+
+
+def test_queries_over_keys_that_a_batch_shares(quick_build: None) -> None:
+    """The lengths of keys are each batch's own where the keys are the same memory."""
+    q, k, v = torch.randn(3, 1, 1, 16), torch.randn(1, 1, 40, 16), torch.randn(1, 1, 40, 16)
+    wide = [q, *(x.expand(3, 1, 40, 16) for x in (k, v))]
+    dense = "attention f(q, k, v):\n    score: dot(q[i], k[j])\n    normalize: softmax(j: score)\n"
+    lengths = torch.tensor([7, 40, 1])
+    mine, eager = (
+        compile(dense, backend=one)(*wide, key_length=lengths) for one in ("cpu", "eager")
+    )
+    torch.testing.assert_close(mine, eager)
+
+
 def test_chosen_blocks_on_triton() -> None:
     q, k, v = (torch.randn(1, h, 70, 16) for h in (2, 1, 1))
     chosen = torch.rand(1, 1, 5, 70).mT < 0.3

@@ -11,7 +11,6 @@
 namespace attnc {
 
 constexpr int FEW = 4;       // held rows of an instance, at most
-constexpr int SLOTS = 16;    // rows of all instances that go together
 constexpr int SHARE = 1024;  // walked positions of a task
 
 // Lane i: the sum over the lanes of a[i].
@@ -79,12 +78,12 @@ void weigh(const Rows<T>& rows, int64_t first, int count, const Acc* weight, Acc
     if constexpr (FROM + MOST * LANES < WIDTH) weigh<WIDTH, FROM + MOST * LANES>(rows, first, count, weight, tile);
 }
 
-template <class K>
+// SLOTS: rows of all instances that go together.
+template <class K, int SLOTS = 16>
 struct Few {
     using Whole = Stream<K>;
     using Grid = typename K::Grid;
-    using Held = typename K::template Held<TILE>;
-    static_assert(SLOTS <= TILE, "slots are lanes of held values");
+    using Held = typename K::template Held<SLOTS>;
 
     static constexpr int64_t padded(int width) { return (width + LANES - 1) / LANES * LANES; }
     static constexpr int64_t padded_widest() { return padded(Whole::widest()); }
@@ -100,6 +99,7 @@ struct Few {
         Acc* weight[K::LAYERS_MOST];
         Acc* staged;
         void* walked;
+        int64_t row[SLOTS];  // the held row of each slot
         int slots;
     };
     static Desk lay_out(Arena& arena) {
@@ -200,17 +200,34 @@ struct Few {
         });
     }
 
-    // One share of the walked rows for the slots of a desk.
+    // A slot at the begin of its row.
+    static void begin(Desk& desk, int slot, int64_t row) {
+        desk.row[slot] = row;
+        K::fill(desk.grids[slot], *desk.held, slot, row);
+        desk.reference[slot] = 0;
+        desk.limit[slot] = desk.top[slot] = -INFINITE;
+        for (int s = 0; s < K::STATISTICS; s++)
+            for (int l = 0; l < LANES; l++) desk.statistic[s][slot * LANES + l] = K::statistic_unit[s];
+        for (int t = 0; t < K::TILES; t++)
+            std::memset(desk.tile[t] + slot * padded(K::tile_width[t]), 0, sizeof(Acc) * size_t(padded(K::tile_width[t])));
+    }
+
     template <class Loop>
-    static void share(Desk& desk, int64_t from, int64_t to) {
+    static void stage_queries(Desk& desk) {
         for (int slot = 0; slot < desk.slots; slot++)
             for_each<Loop::PRODUCTS>([&](auto place) {
                 constexpr int p = decltype(place)::value;
                 const auto rows = Loop::template left<p>(desk.grids[slot]);
                 Acc* query = desk.query[p] + slot * padded_widest();
                 for (int64_t c = 0; c < padded(Loop::depth[p]); c++) query[c] = 0;
-                stage_row(rows.row(held_row(desk, slot)), rows.step, Loop::depth[p], query);
+                stage_row(rows.row(desk.row[slot]), rows.step, Loop::depth[p], query);
             });
+    }
+
+    // One share of the walked rows for the slots of a desk.
+    template <class Loop>
+    static void share(Desk& desk, int64_t from, int64_t to) {
+        stage_queries<Loop>(desk);
         for (int64_t a = from; a < to; a += BLOCK) {
             const int64_t b = a + BLOCK < to ? a + BLOCK : to;
             for (int slot = 0; slot < desk.slots; slot++) {
@@ -218,7 +235,7 @@ struct Few {
                     span<Loop, false>(desk, slot, a, int(b - a));
                 } else {
                     const Grid& grid = desk.grids[slot];
-                    const int64_t held = K::start(grid) + held_row(desk, slot);
+                    const int64_t held = K::start(grid) + desk.row[slot];
                     const typename Whole::template Ask<Loop> all{grid, held, held, Loop::start(grid)};
                     bisect(all, a, b,
                         [&](int64_t x, int64_t y) { span<Loop, false>(desk, slot, x, int(y - x)); },
@@ -227,9 +244,6 @@ struct Few {
             }
         }
     }
-    static int64_t held_row(const Desk& desk, int slot) { return slot % rows_of(desk.grids[slot]); }
-    static int64_t rows_of(const Grid& grid) { return K::count(grid); }
-
     static void keep(const Desk& desk, int slot, Acc* to) {
         *to++ = desk.limit[slot] == -INFINITE ? -INFINITE : desk.reference[slot];
         *to++ = desk.top[slot];
@@ -292,6 +306,11 @@ struct Few {
         else return &grid;
     }
 
+    template <class... Loops>
+    static bool walk_alike(Sequence<Loops...>, const Grid& a, const Grid& b) {
+        return ((Loops::count(a) == Loops::count(b) && Loops::start(a) == Loops::start(b)) && ...);
+    }
+
     static bool fits(const Grid& probe) { return K::count(probe) <= FEW; }
     static int64_t desk_bytes() {
         Arena arena{nullptr};
@@ -311,7 +330,7 @@ struct Few {
         int64_t count = 1;
         while (count < grids && (count + 1) * rows <= SLOTS) {
             K::enter(call, count, next);
-            if (first_operand(typename K::Loops{}, next) != keys) break;
+            if (first_operand(typename K::Loops{}, next) != keys || !walk_alike(typename K::Loops{}, first, next)) break;
             count++;
         }
         while (grids % count) count--;  // groups of one size; a group may still mix keys: only slower
@@ -337,13 +356,8 @@ struct Few {
             for (int slot = 0; slot < desk.slots; slot++) {
                 K::enter(call, base + slot / rows, desk.grids[slot]);
                 desk.grids[slot].shared = &shared;
-                K::fill(desk.grids[slot], *desk.held, slot, slot % rows);
-                desk.reference[slot] = 0;
-                desk.limit[slot] = desk.top[slot] = -INFINITE;
-                for (int s = 0; s < K::STATISTICS; s++)
-                    for (int l = 0; l < LANES; l++) desk.statistic[s][slot * LANES + l] = K::statistic_unit[s];
+                begin(desk, slot, slot % rows);
             }
-            for (int t = 0; t < K::TILES; t++) std::memset(desk.tile[t], 0, sizeof(Acc) * size_t(desk.slots * padded(K::tile_width[t])));
             do_share(typename K::Loops{}, desk, number);
             for (int slot = 0; slot < desk.slots; slot++)
                 keep(desk, slot, records + ((base * rows + slot) * shares + number) * record());
@@ -366,30 +380,6 @@ struct Few {
             }
             Whole::finish(grid, desk, 0, int(rows));
         });
-    }
-};
-
-// A kernel of either form, as the call wants it.
-template <class K>
-struct Either {
-    static int64_t bytes(const Call& call) {
-        if (!K::grid_count(call)) return 0;
-        typename K::Grid probe;
-        K::enter(call, 0, probe);
-        const int64_t whole = Stream<K>::bytes(call);
-        return whole + (Few<K>::fits(probe) ? Few<K>::bytes(call, probe) : 0);
-    }
-    static bool run(const Call& call, char* scratch) {
-        if (!K::grid_count(call)) return false;
-        typename K::Grid probe;
-        K::enter(call, 0, probe);
-        if (K::IDLES || !Few<K>::fits(probe)) return Stream<K>::run(call, scratch);
-        Arena common{scratch};
-        typename K::Shared shared;
-        Stream<K>::make_summaries(call, shared, common, false);
-        char* desks = scratch + round_up(common.used, 64);
-        Few<K>::run(call, shared, scratch + Stream<K>::bytes(call), desks);
-        return true;
     }
 };
 

@@ -187,6 +187,18 @@ ATTNC_INLINE auto fetch(const T* base, bool inside, const Scaled& at) {
 
 // ---- tables of truths: what is true of all entries in a box, one span of rows a dimension
 
+struct Row {
+    int64_t offset;
+    bool inside;
+};
+ATTNC_INLINE Row row_of(int64_t at, int64_t start, int64_t length, int64_t stride) {
+    return {(at - start) * stride, at >= start && at - start < length};
+}
+// What rows of some dimensions leave of a table; nothing where they are outside.
+template <class... Rows>
+ATTNC_INLINE const bool* part_of(const bool* data, Rows... rows) {
+    return (rows.inside && ...) ? data + (rows.offset + ...) : nullptr;
+}
 struct Span {
     int64_t low, high, stride;  // rows inside the table, inclusive
     bool whole;                 // whether the box does not leave the table here
@@ -196,28 +208,28 @@ ATTNC_INLINE Span span_of(Bound low, Bound high, int64_t start, int64_t length, 
     return {first < 0 ? 0 : first, last < length ? last : length - 1, stride, first >= 0 && last < length};
 }
 // Whether an entry of the box is `wanted`. The last span runs innermost.
-inline bool found(const bool* data, bool wanted, Span span) {
+ATTNC_INLINE bool found(const bool* data, bool wanted) { return *data == wanted; }
+ATTNC_INLINE bool found(const bool* data, bool wanted, Span span) {
     const int64_t count = span.high - span.low + 1;
-    if (count <= 0) return false;
     data += span.low * span.stride;
-    if (span.stride == 1) return std::memchr(data, wanted, size_t(count));
+    if (span.stride == 1 && count > 16) return std::memchr(data, wanted, size_t(count));
     for (int64_t k = 0; k < count; k++)
         if (data[k * span.stride] == wanted) return true;
     return false;
 }
 template <class... Spans>
-bool found(const bool* data, bool wanted, Span span, Spans... inner) {
+ATTNC_INLINE bool found(const bool* data, bool wanted, Span span, Spans... inner) {
     for (int64_t row = span.low; row <= span.high; row++)
         if (found(data + row * span.stride, wanted, inner...)) return true;
     return false;
 }
 template <class... Spans>
-bool some_of(const bool* data, Spans... spans) {
-    return found(data, true, spans...);
+ATTNC_INLINE bool some_of(const bool* data, Spans... spans) {
+    return data && found(data, true, spans...);
 }
 template <class... Spans>
-bool every_of(const bool* data, Spans... spans) {
-    return (spans.whole && ...) && !found(data, false, spans...);
+ATTNC_INLINE bool every_of(const bool* data, Spans... spans) {
+    return data && (spans.whole && ...) && !found(data, false, spans...);
 }
 
 // ---- summaries: bounds of a value over rows, blocks of STRIP rows under a binary tree

@@ -53,14 +53,17 @@ ATTNC_INLINE void for_each(const Body& body) {  // body(Place<0>), body(Place<1>
 // tend to be those nearby: then the reference is right from the start.)
 template <class Region, class Whole, class Strip>
 void bisect(const Region& region, int64_t low, int64_t high, const Whole& whole, const Strip& strip) {
-    int64_t size = STRIP;
-    while (size < high) size *= 2;
+    int64_t size = STRIP, root = low / STRIP * STRIP;
+    while (root + size < high) {  // the least aligned range that holds them all
+        size *= 2;
+        root = low / size * size;
+    }
     struct Node {
         int64_t first, size;
     } stack[96];
     int depth = 0;
     int64_t from = -1, to = -1;  // a whole range not yet reported
-    stack[depth++] = {0, size};
+    stack[depth++] = {root, size};
     while (depth) {
         const Node node = stack[--depth];
         const int64_t a = node.first > low ? node.first : low;

@@ -1,0 +1,346 @@
+// The stream kernel for rows that each see walked positions of their own (tables of chosen blocks):
+// a tile of rows would walk all that any of its rows sees. So rows are slots as in few.hpp, of one
+// instance or of several that read the same keys (heads of a group); a stretch that several slots
+// see is multiplied for all of them at once, the stretch held and the slots walked.
+#pragma once
+#include "few.hpp"
+
+namespace attnc {
+
+constexpr int WINDOW = 512;  // walked positions whose stretches are gathered at a time
+constexpr int MANY = 4;      // slots for which a stretch is worth to be turned
+
+constexpr int CROWD = 4 * TILE;  // slots: the more, the more of them see a stretch while it is in cache
+
+template <class K>
+struct Scattered : Few<K, CROWD> {
+    using Slots = Few<K, CROWD>;
+    using Whole = typename Slots::Whole;
+    using Grid = typename K::Grid;
+    using Slots::begin, Slots::join, Slots::keep, Slots::padded, Slots::record;
+
+    static constexpr int STRIPS = WINDOW / STRIP;
+    struct Seen {  // stretches of a window by the strip that they begin at, of each bunch; 0: none
+        int16_t count[STRIPS][CROWD];  // positions; negative where some are masked
+        int bunches[STRIPS];           // that have one
+    };
+    struct Desk : Slots::Desk {
+        Seen* seen;
+        Acc* turned;                     // a walked operand, transposed: [units][TILE]
+        Unit* asked;                     // queries or weights of the slots of a stretch
+        Acc* found[K::PRODUCTS_MOST];    // [slots][TILE]
+        Acc* weights[K::LAYERS_MOST];    // [slots][TILE]
+        Acc* sum;                        // [slots][padded width]
+        int bunch[CROWD + 1];            // the first slot of each bunch: slots of a row that see alike
+        int bunches;
+    };
+    static Desk lay_out(Arena& arena) {
+        Desk desk;
+        static_cast<typename Slots::Desk&>(desk) = Slots::lay_out(arena);
+        desk.seen = arena.template take<Seen>(1);
+        desk.turned = arena.template take<Acc>(int64_t(Whole::widest() + 1) * TILE);
+        desk.asked = arena.template take<Unit>(CROWD * (Slots::padded_widest() > TILE ? Slots::padded_widest() : TILE));
+        for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.found[p] = arena.template take<Acc>(CROWD * TILE);
+        for (int t = 0; t < K::LAYERS_MOST; t++) desk.weights[t] = arena.template take<Acc>(CROWD * TILE);
+        desk.sum = arena.template take<Acc>(CROWD * Slots::padded_widest());
+        return desk;
+    }
+    static int64_t desk_bytes() {
+        Arena arena{nullptr};
+        lay_out(arena);
+        arena.template take<Acc>(CROWD * record());
+        return round_up(arena.used, 4096) + 64;
+    }
+
+    // ---- which stretches the slots see
+
+    template <class Loop>
+    static void find_bunches(Desk& desk) {
+        desk.bunches = 0;
+        for (int slot = 0; slot < desk.slots; slot++) {
+            const int first = slot ? desk.bunch[desk.bunches - 1] : 0;
+            const bool alike = slot && desk.row[slot] == desk.row[first] && Loop::alike(desk.grids[slot], desk.grids[first]);
+            if (!alike) desk.bunch[desk.bunches++] = slot;
+        }
+        desk.bunch[desk.bunches] = desk.slots;
+    }
+
+    template <class Loop>
+    static void look(Desk& desk, int bunch, int64_t from, int64_t to) {
+        Seen& seen = *desk.seen;
+        const auto note = [&](int64_t x, int64_t y, int sign) {
+            for (int64_t next; x < y; x = next) {  // ends where others' stretches may begin
+                next = (x / TILE + 1) * TILE < y ? (x / TILE + 1) * TILE : y;
+                seen.count[(x - from) / STRIP][bunch] = int16_t(sign * (next - x));
+                seen.bunches[(x - from) / STRIP]++;
+            }
+        };
+        const int slot = desk.bunch[bunch];
+        const int64_t held = K::start(desk.grids[slot]) + desk.row[slot];
+        const typename Whole::template Ask<Loop> all{desk.grids[slot], held, held, Loop::start(desk.grids[slot])};
+        bisect(all, from, to, [&](int64_t x, int64_t y) { note(x, y, 1); }, [&](int64_t x, int64_t y) { note(x, y, -1); });
+    }
+
+    // ---- a stretch for several slots
+
+    // Whether the slots read the same walked operands.
+    template <class Loop>
+    static bool together_on(const Desk& desk, const int* slot, int slots) {
+        bool same = true;
+        for (int m = 1; m < slots; m++) {
+            const Grid &a = desk.grids[slot[0]], &b = desk.grids[slot[m]];
+            for_each<Loop::PRODUCTS>([&](auto place) {
+                constexpr int p = decltype(place)::value;
+                same = same && Loop::template right<p>(a).data == Loop::template right<p>(b).data;
+            });
+            for_each<Loop::TERMS>([&](auto place) {
+                constexpr int t = decltype(place)::value;
+                same = same && Loop::template operand<t>(a).data == Loop::template operand<t>(b).data;
+            });
+        }
+        return same;
+    }
+
+    template <class Loop>
+    static void multiply(Desk& desk, const int* slot, int slots, int64_t first, int count) {
+        for_each<Loop::PRODUCTS>([&](auto place) {
+            constexpr int p = decltype(place)::value, width = Loop::depth[p], units = (width + FOLD - 1) / FOLD;
+            const auto rows = Loop::template right<p>(desk.grids[slot[0]]);
+            Whole::pack_held(rows, first, count, width, desk.turned, desk.sum);
+            for (int m = 0; m < slots; m++) {
+                const Acc* query = desk.query[p] + slot[m] * Slots::padded_widest();
+                if constexpr (PAIRS)
+                    for (int c = 0; c < units * FOLD; c += LANES) store_elements((Element*)(desk.asked + m * units) + c, load(query + c), units * FOLD - c < LANES ? units * FOLD - c : LANES);
+                else std::memcpy(desk.asked + m * units, query, sizeof(Acc) * units);
+            }
+            const WalkedOperand asked{(const char*)desk.asked, units * int64_t(sizeof(Unit)), sizeof(Unit)};
+            products_in_parts(0, (count + LANES - 1) / LANES, asked, desk.turned, units, desk.found[p], slots);
+        });
+    }
+
+    template <class Loop>
+    static void accumulate(Desk& desk, const int* slot, int slots, int64_t first, int count) {
+        const int depth = (count + FOLD - 1) / FOLD;
+        for_each<Loop::TERMS>([&](auto place) {
+            constexpr int t = decltype(place)::value, width = K::tile_width[Loop::target[t]], wide = int(padded(width));
+            const auto rows = Loop::template operand<t>(desk.grids[slot[0]]);
+            using T = std::remove_const_t<std::remove_pointer_t<decltype(rows.data)>>;
+            const Acc* weights = desk.weights[Loop::layer[t]];
+            const Acc* values = desk.staged;
+            if constexpr (PAIRS) {
+                for (int k = 0; k < count; k += 2)
+                    interleave_rows(rows.row(first + k), k + 1 < count ? rows.row(first + k + 1) : nullptr, rows.step, width, (uint32_t*)desk.staged + k / 2 * wide);
+                for (int m = 0; m < slots; m++)
+                    for (int k = 0; k < depth * FOLD; k += LANES)
+                        store_elements((Element*)(desk.asked + m * TILE) + k, load(weights + m * TILE + k));
+                weights = (const Acc*)desk.asked;
+            } else if (std::is_same_v<T, Acc> && rows.step == 1 && rows.stride == wide) {
+                values = (const Acc*)rows.row(first);
+            } else {
+                for (int k = 0; k < count; k++) stage_row(rows.row(first + k), rows.step, width, desk.staged + k * wide);
+            }
+            const WalkedOperand lifted{(const char*)weights, TILE * int64_t(sizeof(Unit)), sizeof(Unit)};
+            const bool neighbours = slot[slots - 1] - slot[0] == slots - 1;
+            Acc* to = neighbours ? desk.tile[Loop::target[t]] + slot[0] * wide : desk.sum;
+            products_between<wide, wide>(neighbours, 0, wide / LANES, lifted, values, depth, to, slots);
+            for (int m = 0; m < slots && !neighbours; m++) {
+                Acc* tile = desk.tile[Loop::target[t]] + slot[m] * wide;
+                for (int c = 0; c < wide; c += LANES) store(tile + c, load(tile + c) + load(desk.sum + m * wide + c));
+            }
+        });
+    }
+
+    template <class Loop>
+    static __attribute__((noinline)) void stretch(Desk& desk, const int* slot, int slots, int64_t first, int count) {
+        auto& walked = *(typename Loop::template Walked<BLOCK>*)desk.walked;
+        multiply<Loop>(desk, slot, slots, first, count);
+        Acc *score[K::PRODUCTS_MOST], *weight[K::LAYERS_MOST];
+        std::memcpy(score, desk.score, sizeof score);
+        std::memcpy(weight, desk.weight, sizeof weight);
+        for (int m = 0; m < slots; m++) {
+            for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.score[p] = desk.found[p] + m * TILE;
+            for (int t = 0; t < K::LAYERS_MOST; t++) desk.weight[t] = desk.weights[t] + m * TILE;
+            if (!m || !Loop::WALKED_ALIKE || Loop::start(desk.grids[slot[m]]) != Loop::start(desk.grids[slot[0]]))
+                for (int64_t k = 0; k < round_up(count, LANES); k++)
+                    Loop::fill(desk.grids[slot[m]], walked, int(k), first + (k < count ? k : count - 1));
+            Slots::template lift<Loop, false>(desk, slot[m], first, count);
+        }
+        std::memcpy(desk.score, score, sizeof score);
+        std::memcpy(desk.weight, weight, sizeof weight);
+        accumulate<Loop>(desk, slot, slots, first, count);
+    }
+
+    // ---- a window
+
+    // Brings what is walked of a window nearer: its stretches are no stream that a processor foresees.
+    template <class Loop>
+    static void fetch_ahead(const Desk& desk, int64_t first, int64_t last) {
+        const auto bring = [&](const auto& rows, int width) {
+            for (int64_t row = first; row < last; row++)
+                for (int c = 0; c < width; c += 64 / int(sizeof(*rows.data))) __builtin_prefetch(rows.row(row) + c * rows.step, 0, 2);
+        };
+        for_each<Loop::PRODUCTS>([&](auto place) { bring(Loop::template right<decltype(place)::value>(desk.grids[0]), Loop::depth[decltype(place)::value]); });
+        for_each<Loop::TERMS>([&](auto place) { bring(Loop::template operand<decltype(place)::value>(desk.grids[0]), K::tile_width[Loop::target[decltype(place)::value]]); });
+    }
+
+    template <class Loop>
+    static void meet(Desk& desk, int64_t from, int64_t to) {
+        Seen& seen = *desk.seen;
+        for (int strip = 0; strip < STRIPS; strip++)
+            if (const int64_t first = from + strip / 4 * 4 * STRIP; seen.bunches[strip] && strip % 4 == 0)
+                fetch_ahead<Loop>(desk, first, first + 4 * STRIP < to ? first + 4 * STRIP : to);
+        for (int strip = STRIPS - 1; strip >= 0; strip--)  // the largest exponents tend to be the last
+            for (int bunch = 0; seen.bunches[strip] && bunch < desk.bunches; bunch++) {
+                const int16_t count = seen.count[strip][bunch];
+                if (!count) continue;
+                int members[CROWD], slots = 0;
+                for (int other = bunch; other < desk.bunches; other++)
+                    if (seen.count[strip][other] == count) {
+                        for (int slot = desk.bunch[other]; slot < desk.bunch[other + 1]; slot++) members[slots++] = slot;
+                        seen.count[strip][other] = 0;
+                        if (!--seen.bunches[strip]) break;
+                    }
+                const int64_t first = from + strip * STRIP;
+                if (count > 0 && slots >= MANY && together_on<Loop>(desk, members, slots)) {
+                    stretch<Loop>(desk, members, slots, first, count);
+                    continue;
+                }
+                for (int m = 0; m < slots; m++) {
+                    if (count > 0) Slots::template span<Loop, false>(desk, members[m], first, count);
+                    else Slots::template span<Loop, true>(desk, members[m], first, -count);
+                }
+            }
+    }
+
+    template <class Loop>
+    static void walk(Desk& desk) {
+        Slots::template stage_queries<Loop>(desk);
+        find_bunches<Loop>(desk);
+        const int64_t count = Loop::count(desk.grids[0]);
+        for (int64_t from = (count - 1) / WINDOW * WINDOW; from >= 0; from -= WINDOW) {
+            const int64_t to = from + WINDOW < count ? from + WINDOW : count;
+            std::memset(desk.seen, 0, sizeof(Seen));
+            for (int bunch = 0; bunch < desk.bunches; bunch++) look<Loop>(desk, bunch, from, to);
+            meet<Loop>(desk, from, to);
+        }
+    }
+    template <class... Loops>
+    static void walk_all(Sequence<Loops...>, Desk& desk) {
+        (walk<Loops>(desk), ...);
+    }
+
+    // ---- whether a call is one of these
+
+    // Pairs that tiles of rows would walk, less WORTH times those that their rows see, over samples.
+    static constexpr int WORTH = 2, SAMPLES = 8;
+    template <class Loop>
+    static int64_t gain(const Grid& grid, int64_t first, int rows) {
+        const int64_t count = Loop::count(grid), held = K::start(grid) + first;
+        const auto pairs = [&](int64_t low, int64_t high) {
+            int64_t sum = 0;
+            const auto add = [&](int64_t a, int64_t b) { sum += (b - a) * (high - low + 1); };
+            bisect(typename Whole::template Ask<Loop>{grid, low, high, Loop::start(grid)}, 0, count, add, add);
+            return sum;
+        };
+        int64_t own = 0;
+        for (int row = 0; row < rows; row++) own += pairs(held + row, held + row);
+        return pairs(held, held + rows - 1) - WORTH * own;
+    }
+    template <class... Loops>
+    static int64_t gain_of(Sequence<Loops...>, const Grid& grid, int64_t first, int rows) {
+        return (int64_t(0) + ... + gain<Loops>(grid, first, rows));
+    }
+    static bool fits(const Call& call, const typename K::Shared& shared) {
+        const int64_t grids = K::grid_count(call);
+        int64_t sum = 0;
+        for (int64_t sample = 0; sample < SAMPLES; sample++) {
+            Grid grid;
+            K::enter(call, sample * grids / SAMPLES, grid);
+            grid.shared = &shared;
+            const int64_t rows = K::count(grid), tiles = (rows + TILE - 1) / TILE;
+            const int64_t first = (sample * tiles / SAMPLES) * TILE;
+            sum += gain_of(typename K::Loops{}, grid, first, int(rows - first < TILE ? rows - first : TILE));
+        }
+        return sum > 0;
+    }
+
+    // ---- one call
+
+    // Ends `rows` rows of the instance `number` of the slots, from row first + from.
+    static void finish(Desk& desk, int number, int group, const Acc* records, typename Whole::Desk& whole, int64_t first, int64_t from, int rows) {
+        whole.vectors = (rows + LANES - 1) / LANES;
+        whole.fresh = false;
+        for (int t = 0; t < K::TILES; t++) std::memset(whole.tile[t], 0, sizeof(Acc) * size_t(K::tile_width[t]) * TILE);
+        for (int l = 0; l < whole.vectors * LANES; l++) {  // spare lanes repeat the last row
+            const int64_t row = from + (l < rows ? l : rows - 1);
+            K::fill(desk.grids[number], *whole.held, l, first + row);
+            join(records + (row * group + number) * record(), l < rows, l, whole);
+        }
+        Whole::finish(desk.grids[number], whole, first + from, rows);
+    }
+
+    static int64_t bytes(const Call& call) { return call.threads * (desk_bytes() + Whole::desk_bytes()); }
+
+    static void run(const Call& call, const typename K::Shared& shared, char* scratch) {
+        const int64_t grids = K::grid_count(call), group = Slots::together(call, grids, 1), chunk = CROWD / group;
+        Grid probe;
+        K::enter(call, 0, probe);
+        const int64_t rows = K::count(probe), tiles = (rows + chunk - 1) / chunk;
+        const int64_t own = desk_bytes(), ends = Whole::desk_bytes();
+        parallel_tasks(Whole::threads_worth(call, probe), grids / group * tiles, [&](int64_t worker, int64_t task) {
+            Arena arena{scratch + worker * (own + ends)};
+            Desk desk = lay_out(arena);
+            Acc* records = arena.template take<Acc>(CROWD * record());
+            const int64_t base = task / tiles * group, first = (tiles - 1 - task % tiles) * chunk;
+            const int64_t now = rows - first < chunk ? rows - first : chunk;
+            desk.slots = int(group * now);
+            for (int slot = 0; slot < desk.slots; slot++) {  // slots of a row lie together
+                K::enter(call, base + slot % group, desk.grids[slot]);
+                desk.grids[slot].shared = &shared;
+                begin(desk, slot, first + slot / group);
+            }
+            walk_all(typename K::Loops{}, desk);
+            for (int slot = 0; slot < desk.slots; slot++) keep(desk, slot, records + slot * record());
+            Arena rest{scratch + worker * (own + ends) + own};
+            auto whole = Whole::lay_out(rest);
+            for (int64_t n = 0; n < group; n++)
+                for (int64_t from = 0; from < now; from += TILE) finish(desk, int(n), int(group), records, whole, first, from, now - from < TILE ? int(now - from) : TILE);
+        });
+    }
+};
+
+// A kernel of the form that a call wants.
+template <class K>
+struct Either {
+    static int64_t bytes(const Call& call) {
+        if (!K::grid_count(call)) return 0;
+        typename K::Grid probe;
+        K::enter(call, 0, probe);
+        int64_t more = Few<K>::fits(probe) ? Few<K>::bytes(call, probe) : 0;
+        if constexpr (K::BY_ROW) more = more > Scattered<K>::bytes(call) ? more : Scattered<K>::bytes(call);
+        return Stream<K>::bytes(call) + more;
+    }
+    static bool run(const Call& call, char* scratch) {
+        if (!K::grid_count(call)) return false;
+        typename K::Grid probe;
+        K::enter(call, 0, probe);
+        const bool few = Few<K>::fits(probe);
+        if (K::IDLES || !(few || K::BY_ROW)) return Stream<K>::run(call, scratch);
+        Arena common{scratch};
+        typename K::Shared shared;
+        Stream<K>::make_summaries(call, shared, common, false);
+        char* rest = scratch + Stream<K>::bytes(call);
+        if (few) {
+            Few<K>::run(call, shared, rest, scratch + round_up(common.used, 64));
+            return true;
+        }
+        if constexpr (K::BY_ROW)
+            if (Scattered<K>::fits(call, shared)) {
+                Scattered<K>::run(call, shared, rest);
+                return true;
+            }
+        return Stream<K>::run(call, scratch);
+    }
+};
+
+}  // namespace attnc
