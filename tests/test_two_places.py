@@ -139,7 +139,7 @@ def test_each_rule_is_needed(
 def test_mutants_are_found_out(name: str) -> None:
     spec = read(TEXTS[name])
     derivative = lower_derivative(spec)
-    case = draw_case(spec, Shape(5, 5, 2, 2, 1, 1, 2), 1)
+    case = draw_case(spec, Shape(5, 5, 2, 2, 2, 2, 2), 1)
     survivors = []
     for what, schedule in mutants(derivative.backward):
         try:
