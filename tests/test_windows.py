@@ -144,10 +144,22 @@ def test_a_convolution_is_that_of_torch() -> None:
 
 @pytest.mark.parametrize("how", ["sum", "max"])
 def test_windows_of_numbers_with_exponents(how: str) -> None:
-    x, exponents = torch.randn(2, 6), torch.randn(2, 6)
+    """Those that float32 has, and those that it has not."""
+    x, exponents = torch.randn(2, 6), torch.randint(-32, 32, (2, 6)) / 16
     steps = ((6, 4, 3, 1, -1, 3),)
-    found = plain(pooled(how, Real(x, exponents), steps, True))
-    torch.testing.assert_close(found, plain(pooled(how, Real(x * exponents.exp()), steps, True)))
+    wanted = plain(pooled(how, Real(x * exponents.exp()), steps, True))
+    torch.testing.assert_close(plain(pooled(how, Real(x, exponents), steps, True)), wanted)
+    large = pooled(how, Real(x, exponents + 200), steps, True)
+    torch.testing.assert_close(large.mantissa * (large.exponent - 200).exp(), wanted)
+
+
+def test_convolutions_of_numbers_with_exponents() -> None:
+    x, exponents, taps = torch.randn(2, 6), torch.randint(-32, 32, (2, 6)) / 16, torch.randn(3)
+    call = (taps, (1, 0, 0, 0), ((6, 6, 3, 1, -1, 1),), torch.float32, True)
+    wanted = correlated(Real(x * exponents.exp()), *call).mantissa
+    torch.testing.assert_close(plain(correlated(Real(x, exponents), *call)), wanted)
+    large = correlated(Real(x, exponents + 200), *call)
+    torch.testing.assert_close(large.mantissa * (large.exponent - 200).exp(), wanted)
 
 
 def test_slopes_of_slopes_of_looked_up_rows() -> None:

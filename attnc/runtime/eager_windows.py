@@ -38,7 +38,7 @@ def correlated(
     kinds    how many dimensions are batch, groups, outer and summed
     flat     whether the results of a map are one dimension
     held     where the points of a map begin that x has, and the first results and their number"""
-    left, right = as_real(x), as_real(taps)
+    left, right = _settled(as_real(x)), _settled(as_real(taps))
     of_batch, of_groups, of_outer, _ = kinds
     lead = left.mantissa.shape[:-1]
     batch, groups = lead[:of_batch], lead[of_batch : of_batch + of_groups]
@@ -71,7 +71,7 @@ def pooled(
     held: tuple[int, int, int] | None = None,
 ) -> Real:
     """The sum, the maximum or the minimum over a window of x [..., points]: [..., results]."""
-    value = as_real(x)
+    value = _settled(as_real(x))
     lead = value.mantissa.shape[:-1]
     value = _on_map(value, lead, steps, held, OVER_NOTHING[how])
     results = tuple(step[1] for step in steps)
@@ -159,6 +159,17 @@ def _tap_by_tap(
         result = found if result is None else result + found
     assert result is not None
     return result.each(lambda p: p.reshape(p.shape[0], g * o, *p.shape[3:]))
+
+
+def _settled(x: Real) -> Real:
+    """Without an exponent, where no number is too large or too small for that."""
+    if x.exponent is None:
+        return x
+    value = plain(x)
+    with torch.no_grad():
+        kept = (value.abs() >= torch.finfo(value.dtype).tiny) | (x.mantissa == 0)
+        fine = bool((kept & torch.isfinite(value)).all())
+    return Real(value) if fine else x
 
 
 def _whole(x: Real) -> Real:
