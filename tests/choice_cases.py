@@ -11,6 +11,7 @@ from attnc.cases import Shape
 
 # Every row is a key too; of two batch entries and of one.
 FEW = (Shape(12, 12, 4, 3, 2, 2, 2), Shape(9, 9, 2, 5, 1, 1, 3))
+ALONE = (Shape(12, 12, 4, 3, 1, 1, 2), Shape(9, 9, 2, 5, 1, 2, 1))  # few programs: masks of data
 CROSS = (Shape(9, 13, 4, 3, 2, 2, 2), Shape(7, 5, 2, 5, 1, 1, 3))
 CACHED = (Shape(6, 15, 4, 3, 2, 2, 2, offset=9), Shape(5, 5, 2, 5, 1, 1, 3))
 
@@ -97,9 +98,9 @@ def blockwise(t: Arrays, rng: np.random.Generator) -> None:
     """Rows and keys that differ little within blocks of three, so that blocks are known by their
     means."""
     for name in ("q", "k"):
-        coarse = 2 * rng.standard_normal((*t[name].shape[:2], 6, t[name].shape[3]))
+        coarse = 2 * rng.standard_normal((*t[name].shape[:2], 9, t[name].shape[3]))
         near = np.repeat(coarse, 3, axis=2)[:, :, : t[name].shape[2]]
-        t[name] = near + 0.1 * rng.standard_normal(t[name].shape)
+        t[name] = near + 0.4 * rng.standard_normal(t[name].shape)
 
 
 def five_taps(t: Arrays, rng: np.random.Generator) -> None:
@@ -177,14 +178,14 @@ CHOICES: dict[str, Setting] = {
     "futurefill": Setting(shapes=FEW, tune=filters, emits=("future",)),
     "linear_sequence_parallel": Setting(statics={"size": 4}, shapes=SQUARE, tune=shrinking),
     "seer_attention": Setting(
-        statics={"block": 3, "keep": 2}, shapes=FEW, tune=gates, emits=("gates", "target")
+        statics={"block": 3, "keep": 2}, shapes=ALONE, tune=gates, emits=("gates", "target")
     ),
     "rectified_sparse": Setting(
         statics={"block": 3, "keep": 1},
-        shapes=(Shape(15, 15, 4, 3, 2, 2, 2), Shape(13, 17, 2, 5, 1, 1, 3)),
+        shapes=(Shape(26, 26, 4, 3, 1, 1, 2), Shape(20, 25, 2, 5, 1, 1, 1)),
         tune=blockwise,
     ),
-    "dynamic_mask": Setting(numbers=({"keep": 4}, {"keep": 2}), shapes=FEW, emits=("open",)),
+    "dynamic_mask": Setting(numbers=({"keep": 4}, {"keep": 2}), shapes=ALONE, emits=("open",)),
     "bilevel_routing": on_map((4, 6), (5, 3), statics={"side": 2, "keep": 2}, tune=five_taps),
     "token_pruning": Setting(
         numbers=({"keep": 3},),
