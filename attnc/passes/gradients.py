@@ -199,8 +199,8 @@ class Gradients:
             free = frozenset().union(*(c.free for c in tied))
             if {key, row} <= free:
                 return self._scattered(whole, key, tied)
-            outer = self._is_outer(whole, key) and not tied and not self._is_outer(whole, row)
-            if key in free or outer:
+            by_key = self._is_outer(whole, key) and not tied and not self._is_outer(whole, row)
+            if key in free or by_key:
                 return self._held_by_key(whole, key, row, pinned)
             return self._held_by_row(whole, key)
         if key in whole.bound:
