@@ -56,12 +56,12 @@ def modes(t: Arrays, rng: np.random.Generator) -> None:
 
 
 def holes(t: Arrays, rng: np.random.Generator) -> None:
-    """Two halves; one patch whose holes are exactly half of it."""
+    """Two halves; patches whose holes are exactly half of them, large ones that are all holes."""
     for name in "qkv":
         shape = t[name].shape
         t[name] = rng.standard_normal((shape[0], 2, *shape[2:]))
-    t["hole"] = rng.random(t["hole"].shape) < 0.45
-    t["hole"][:, :4], t["hole"][:, 8:] = [True, True, False, False], True
+    t["hole"] = rng.random(t["hole"].shape) < 0.3
+    t["hole"][:, :8], t["hole"][:, 16:] = [row in (0, 1, 6, 7) for row in range(8)], True
 
 
 def located(t: Arrays, rng: np.random.Generator) -> None:
@@ -106,8 +106,8 @@ SUMMARIES: dict[str, Setting] = {
     "modality_untied": Setting(shapes=LINE, tune=modes),
     "patch_heads": Setting(
         {"rows": 2, "columns": 2, "tall": 2, "wide": 4},
-        grids((2, 2, 4), (1, 4, 4), names=("frames", "height", "width")),
-        (Shape(16, 16, 3, 3, 1), Shape(16, 16, 2, 2, 1)),
+        grids((3, 2, 4), (1, 6, 4), names=("frames", "height", "width")),
+        (Shape(24, 24, 3, 3, 1), Shape(24, 24, 2, 2, 1)),
         holes,
     ),
     "geometry_bias": Setting(
