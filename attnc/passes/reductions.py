@@ -399,7 +399,8 @@ class Reductions:
         over = [index for index in (*self.frame.grid, self.frame.held)]
         if own is None or own == entry.width:
             return value(name, entry.kind, (*over, *((own,) if own else ())))
-        assert entry.width is not None
+        if entry.width is None:  # a second key, which has the walked one's name
+            raise refuse("map_stage: a fold of keys for each key")
         alias = f"{name}:{own.number}"
         self.aliases[alias] = (name, own, entry.width)
         return value(alias, entry.kind, (*over, own))
