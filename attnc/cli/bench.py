@@ -12,7 +12,7 @@ import click
 
 from attnc.cli.common import console
 
-SETS = ("forward", "backward", "scans", "normalizers", "calls")
+SETS = ("forward", "backward", "scans", "normalizers", "selection", "calls")
 
 
 @click.command("bench")
@@ -43,7 +43,8 @@ def command(
 
     forward: the bench set. backward: forward and backward, and the tangent. scans: recurrences on
     the CPU against chunked torch, eager and compiled, and against softmax. normalizers: sparsemax
-    and entmax on the CPU against the `entmax` package. calls: overhead, start-up, recompiles,
+    and entmax on the CPU against the `entmax` package. selection: chosen blocks of keys on the CPU
+    against attnc's dense causal kernel. calls: overhead, start-up, recompiles,
     memory. Every timed shape is compared with float64 first. A ratio is the peer's time over
     attnc's; a bar holds when the median of the runs is at least 0.95 of it.
     """
@@ -55,6 +56,7 @@ def command(
     from attnc.bench.normalizers import run_normalizers
     from attnc.bench.recurrences import run_scans
     from attnc.bench.scan_figures import LONG, run_scan_figures
+    from attnc.bench.selection import run_selection
     from attnc.bench.suite import bench_set, quick_set
     from attnc.bench.table import machine_line, run_set
     from attnc.cli import bench_tables
@@ -96,6 +98,11 @@ def command(
         title = "normalizers that are solved for"
         screen.print(*bench_tables.figures_table(solved, title), sep="\n")
         written["normalizers"] = [vars(figure) for figure in solved]
+    if which in ("selection", "all"):
+        picked = list(run_selection(only, 1.0 if quick else 4 * seconds))
+        title = "chosen blocks of keys"
+        screen.print(*bench_tables.figures_table(picked, title), sep="\n")
+        written["selection"] = [vars(figure) for figure in picked]
     if which in ("calls", "all"):
         figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]
         screen.print(*bench_tables.figures_table(figures), sep="\n")

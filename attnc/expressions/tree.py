@@ -106,8 +106,8 @@ class Expr:
     solve     attr = name of the unknown, args = (low, high, left, right)
     random    attr = ordinal in the text, args = (b, h, i, j) positions
     grad      attr = Array, args = (expression, *position in the array)
-    some, every   attr = Array of truths, args = (low, high) of each dimension, both inclusive: whether
-              an entry of that box is true, whether all are; outside the array they are false
+    some, every   attr = Array of truths, args = (low, high) of each dimension, both inclusive:
+              whether an entry of that box is true, whether all are; outside the array none is
     others    pointwise
     """
 
