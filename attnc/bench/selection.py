@@ -87,8 +87,8 @@ def _figures(choice: Choice, seconds: float) -> Iterator[Figure]:
 
 def choose(q: torch.Tensor, k: torch.Tensor, choice: Choice) -> torch.Tensor:
     """The blocks of each share of rows, as truths [b, hk, shares, blocks]."""
-    means = k.unflatten(2, (-1, BLOCK)).mean(3)
-    asked = q.unflatten(2, (-1, choice.rows)).mean(3).unflatten(1, (choice.key_heads, -1)).sum(2)
+    means = k.reshape(1, choice.key_heads, -1, BLOCK, WIDTH).mean(3)
+    asked = q.reshape(1, choice.key_heads, choice.heads, -1, choice.rows, WIDTH).mean(4).sum(2)
     own = torch.arange(asked.shape[2]) * choice.rows // BLOCK
     agreement = asked @ means.mT
     at = torch.arange(means.shape[2])
