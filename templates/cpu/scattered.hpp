@@ -10,7 +10,7 @@ namespace attnc {
 constexpr int WINDOW = 512;  // walked positions whose stretches are gathered at a time
 constexpr int MANY = 4;      // slots for which a stretch is worth to be turned
 
-constexpr int CROWD = 4 * TILE;  // slots: the more, the more of them see a stretch while it is in cache
+constexpr int CROWD = 8 * TILE;  // slots: the more, the more of them see a stretch while it is in cache
 
 template <class K>
 struct Scattered : Few<K, CROWD> {
@@ -26,7 +26,7 @@ struct Scattered : Few<K, CROWD> {
     };
     struct Desk : Slots::Desk {
         Seen* seen;
-        Acc* turned;                     // a walked operand, transposed: [units][TILE]
+        const Acc* turned;               // walked operands of the loop: [blocks][units][TILE]
         Unit* asked;                     // queries or weights of the slots of a stretch
         Acc* found[K::PRODUCTS_MOST];    // [slots][TILE]
         Acc* weights[K::LAYERS_MOST];    // [slots][TILE]
@@ -38,7 +38,6 @@ struct Scattered : Few<K, CROWD> {
         Desk desk;
         static_cast<typename Slots::Desk&>(desk) = Slots::lay_out(arena);
         desk.seen = arena.template take<Seen>(1);
-        desk.turned = arena.template take<Acc>(int64_t(Whole::widest() + 1) * TILE);
         desk.asked = arena.template take<Unit>(CROWD * (Slots::padded_widest() > TILE ? Slots::padded_widest() : TILE));
         for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.found[p] = arena.template take<Acc>(CROWD * TILE);
         for (int t = 0; t < K::LAYERS_MOST; t++) desk.weights[t] = arena.template take<Acc>(CROWD * TILE);
@@ -81,14 +80,42 @@ struct Scattered : Few<K, CROWD> {
         bisect(all, from, to, [&](int64_t x, int64_t y) { note(x, y, 1); }, [&](int64_t x, int64_t y) { note(x, y, -1); });
     }
 
+    // ---- walked operands, transposed once for all rows, in blocks of TILE positions
+
+    template <class Loop>
+    static constexpr int units_before(int product) {
+        int units = 0;
+        for (int p = 0; p < product; p++) units += (Loop::depth[p] + FOLD - 1) / FOLD;
+        return units;
+    }
+    template <class Loop>
+    static int64_t blocks(const Grid& grid) { return (Loop::length(grid) + TILE - 1) / TILE; }
+    template <class Loop, class Any>
+    static Any* turned(Any* all, int product, int64_t block) {
+        return all + (block * units_before<Loop>(Loop::PRODUCTS) + units_before<Loop>(product)) * TILE;
+    }
+    template <class Loop>
+    static int64_t turned_size(const Grid& grid) { return blocks<Loop>(grid) * units_before<Loop>(Loop::PRODUCTS) * TILE; }
+    template <class... Loops>
+    static int64_t turned_sizes(Sequence<Loops...>, const Grid& grid) { return (int64_t(0) + ... + turned_size<Loops>(grid)); }
+
+    template <class Loop>
+    static void turn(const Grid& grid, int64_t block, Acc* line, Acc* all) {
+        const int64_t first = block * TILE, left = Loop::length(grid) - first;
+        for_each<Loop::PRODUCTS>([&](auto place) {
+            constexpr int p = decltype(place)::value;
+            Whole::pack_held(Loop::template right<p>(grid), first, int(left < TILE ? left : TILE), Loop::depth[p], turned<Loop>(all, p, block), line);
+        });
+    }
+
     // ---- a stretch for several slots
 
-    // Whether the slots read the same walked operands.
+    // Whether the slots read the walked operands that were turned.
     template <class Loop>
     static bool together_on(const Desk& desk, const int* slot, int slots) {
         bool same = true;
-        for (int m = 1; m < slots; m++) {
-            const Grid &a = desk.grids[slot[0]], &b = desk.grids[slot[m]];
+        for (int m = 0; m < slots; m++) {
+            const Grid &a = desk.grids[0], &b = desk.grids[slot[m]];
             for_each<Loop::PRODUCTS>([&](auto place) {
                 constexpr int p = decltype(place)::value;
                 same = same && Loop::template right<p>(a).data == Loop::template right<p>(b).data;
@@ -105,16 +132,17 @@ struct Scattered : Few<K, CROWD> {
     static void multiply(Desk& desk, const int* slot, int slots, int64_t first, int count) {
         for_each<Loop::PRODUCTS>([&](auto place) {
             constexpr int p = decltype(place)::value, width = Loop::depth[p], units = (width + FOLD - 1) / FOLD;
-            const auto rows = Loop::template right<p>(desk.grids[slot[0]]);
-            Whole::pack_held(rows, first, count, width, desk.turned, desk.sum);
-            for (int m = 0; m < slots; m++) {
+            const bool neighbours = !PAIRS && units == Slots::padded_widest() && slot[slots - 1] - slot[0] == slots - 1;
+            for (int m = 0; m < slots && !neighbours; m++) {
                 const Acc* query = desk.query[p] + slot[m] * Slots::padded_widest();
                 if constexpr (PAIRS)
                     for (int c = 0; c < units * FOLD; c += LANES) store_elements((Element*)(desk.asked + m * units) + c, load(query + c), units * FOLD - c < LANES ? units * FOLD - c : LANES);
                 else std::memcpy(desk.asked + m * units, query, sizeof(Acc) * units);
             }
-            const WalkedOperand asked{(const char*)desk.asked, units * int64_t(sizeof(Unit)), sizeof(Unit)};
-            products_in_parts(0, (count + LANES - 1) / LANES, asked, desk.turned, units, desk.found[p], slots);
+            const void* queries = neighbours ? (const void*)(desk.query[p] + slot[0] * Slots::padded_widest()) : desk.asked;
+            const WalkedOperand asked{(const char*)queries, units * int64_t(sizeof(Unit)), sizeof(Unit)};
+            const Acc* held = turned<Loop>(desk.turned, p, first / TILE) + first % TILE;
+            products_in_parts(0, (count + LANES - 1) / LANES, asked, held, units, desk.found[p], slots);
         });
     }
 
@@ -179,7 +207,8 @@ struct Scattered : Few<K, CROWD> {
             for (int64_t row = first; row < last; row++)
                 for (int c = 0; c < width; c += 64 / int(sizeof(*rows.data))) __builtin_prefetch(rows.row(row) + c * rows.step, 0, 2);
         };
-        for_each<Loop::PRODUCTS>([&](auto place) { bring(Loop::template right<decltype(place)::value>(desk.grids[0]), Loop::depth[decltype(place)::value]); });
+        const Acc *keys = turned<Loop>(desk.turned, 0, first / TILE), *end = turned<Loop>(desk.turned, 0, (last + TILE - 1) / TILE);
+        for (; keys < end; keys += 64 / int(sizeof(Acc))) __builtin_prefetch(keys, 0, 2);
         for_each<Loop::TERMS>([&](auto place) { bring(Loop::template operand<decltype(place)::value>(desk.grids[0]), K::tile_width[Loop::target[decltype(place)::value]]); });
     }
 
@@ -224,9 +253,24 @@ struct Scattered : Few<K, CROWD> {
             meet<Loop>(desk, from, to);
         }
     }
-    template <class... Loops>
-    static void walk_all(Sequence<Loops...>, Desk& desk) {
-        (walk<Loops>(desk), ...);
+    // What was turned lies loop by loop, in each group by group.
+    template <class Loop, class... Rest>
+    static void walk_all(Sequence<Loop, Rest...>, Desk& desk, const Acc* all, int64_t group, int64_t groups) {
+        const int64_t size = turned_size<Loop>(desk.grids[0]);
+        desk.turned = all + group * size;
+        walk<Loop>(desk);
+        if constexpr (sizeof...(Rest) > 0) walk_all(Sequence<Rest...>{}, desk, all + groups * size, group, groups);
+    }
+    template <class Loop, class... Rest>
+    static void turn_all(Sequence<Loop, Rest...>, const Call& call, const Grid& probe, Acc* all, int64_t group, char* scratch, int64_t desk) {
+        const int64_t groups = K::grid_count(call) / group, size = turned_size<Loop>(probe), count = blocks<Loop>(probe);
+        parallel_tasks(Whole::threads_worth(call, probe), groups * count, [&](int64_t worker, int64_t task) {
+            Arena arena{scratch + worker * desk};
+            Grid grid;
+            K::enter(call, task / count * group, grid);
+            turn<Loop>(grid, task % count, lay_out(arena).sum, all + task / count * size);
+        });
+        if constexpr (sizeof...(Rest) > 0) turn_all(Sequence<Rest...>{}, call, probe, all + groups * size, group, scratch, desk);
     }
 
     // ---- whether a call is one of these
@@ -279,7 +323,12 @@ struct Scattered : Few<K, CROWD> {
         Whole::finish(desk.grids[number], whole, first + from, rows);
     }
 
-    static int64_t bytes(const Call& call) { return call.threads * (desk_bytes() + Whole::desk_bytes()); }
+    static int64_t bytes(const Call& call) {
+        Grid probe;
+        K::enter(call, 0, probe);
+        const int64_t groups = K::grid_count(call) / Slots::together(call, K::grid_count(call), 1);
+        return call.threads * (desk_bytes() + Whole::desk_bytes()) + groups * turned_sizes(typename K::Loops{}, probe) * int64_t(sizeof(Acc));
+    }
 
     static void run(const Call& call, const typename K::Shared& shared, char* scratch) {
         const int64_t grids = K::grid_count(call), group = Slots::together(call, grids, 1), chunk = CROWD / group;
@@ -287,6 +336,8 @@ struct Scattered : Few<K, CROWD> {
         K::enter(call, 0, probe);
         const int64_t rows = K::count(probe), tiles = (rows + chunk - 1) / chunk;
         const int64_t own = desk_bytes(), ends = Whole::desk_bytes();
+        Acc* all = (Acc*)(scratch + call.threads * (own + ends));
+        turn_all(typename K::Loops{}, call, probe, all, group, scratch, own + ends);
         parallel_tasks(Whole::threads_worth(call, probe), grids / group * tiles, [&](int64_t worker, int64_t task) {
             Arena arena{scratch + worker * (own + ends)};
             Desk desk = lay_out(arena);
@@ -299,7 +350,7 @@ struct Scattered : Few<K, CROWD> {
                 desk.grids[slot].shared = &shared;
                 begin(desk, slot, first + slot / group);
             }
-            walk_all(typename K::Loops{}, desk);
+            walk_all(typename K::Loops{}, desk, all, task / tiles, grids / group);
             for (int slot = 0; slot < desk.slots; slot++) keep(desk, slot, records + slot * record());
             Arena rest{scratch + worker * (own + ends) + own};
             auto whole = Whole::lay_out(rest);
