@@ -182,6 +182,7 @@ CALLS: dict[str, dict[str, str]] = {
         "near": "mask: near(i, j, len(j), 5)",
         "near_past": "mask: near_past(i, j, len(j), 5)",
         "tent": "score: tent(S)",
+        "correlate": "score: correlate(y < 4, x < 4, u < 3, w < 3: 1.0 * y + x, 0.1 * u * w, 1, 2)",
         "bilinear": "score: bilinear(y < 4, x < 4: 1.0 * y + x, S, S)",
     },
     "sequence": {
@@ -190,6 +191,7 @@ CALLS: dict[str, dict[str, str]] = {
         "prefix": "read: prefix(j: v[j])[0]",
         "convolve": "read: convolve(j: v[j], exp(-j))[0]",
         "pool": "read: pool(j: v[j], 0, 4)",
+        "segment": "mask: segment(i, len(i), 3) == segment(j, len(j), 3)",
     },
     "masks": {
         "causal": "mask: causal(i, j)",

@@ -42,14 +42,14 @@ def test_chosen_blocks(quick_build: None) -> None:
         torch.testing.assert_close(mine.double(), wanted, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_rows_that_see_blocks_of_their_own(dtype: torch.dtype, quick_build: None) -> None:
     """Widths that fill no vector, values out of order, more rows than go together, few that do."""
     draw = torch.Generator().manual_seed(5)
-    q = torch.randn(1, 6, 300, 21, generator=draw, dtype=torch.float64).to(dtype)
+    q = torch.randn(1, 6, 270, 21, generator=draw, dtype=torch.float64).to(dtype)
     k = torch.randn(1, 2, 700, 21, generator=draw, dtype=torch.float64).to(dtype)
     v = torch.randn(1, 2, 40, 700, generator=draw, dtype=torch.float64).to(dtype).mT
-    chosen = torch.rand(1, 2, 300, 44, generator=draw) < 0.1
+    chosen = torch.rand(1, 2, 270, 44, generator=draw) < 0.1
     given = {"chosen": chosen, "offset": 400}
     mine = compile(CHOSEN, backend="cpu")(q, k, v, **given)
     exact = compile(CHOSEN, backend="eager")(q.double(), k.double(), v.double(), **given)

@@ -52,8 +52,11 @@ def small(setting: Setting) -> Setting:
 
 
 def forced(operator: Any, constants: dict[str, Any]) -> Any:
-    """The operator with tiles that the planner would not choose, its derivatives too."""
-    family = operator._run.family
+    """The operator with tiles that the planner would not choose, its derivatives too; a pipeline
+    with those that it chooses for each block."""
+    family = getattr(operator._run, "family", None)
+    if family is None:
+        return operator
     build = family.build
 
     def made(kernels: Any) -> dict[str, Any]:
