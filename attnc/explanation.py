@@ -191,5 +191,6 @@ def _region(region: Region, masked: bool) -> str:
     boxed = [n for n in postorder(region.possible, region.certain) if n.op in BOXES]
     if boxed:
         tables = ", ".join(dict.fromkeys(f"`{node.array.name}`" for node in boxed))
-        return f"those for which {tables} has a true entry, looked up at run time"
+        apart = "rows by themselves on the CPU where tiles of them would walk twice as much"
+        return f"those for which {tables} has a true entry, looked up at run time; {apart}"
     return "judged at run time by interval arithmetic on the mask's formula"
