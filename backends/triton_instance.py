@@ -7,6 +7,7 @@ does not  say what a loop does, or which widths may be split
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Walk:
     again: tuple[Expr, ...]
 
 
-class InstancePrinter:
+class InstancePrinter(ABC):
     """Prints the statements of an instance; its scope grows with them."""
 
     def __init__(self, walk: Walk, schedule: Schedule) -> None:
@@ -57,9 +58,9 @@ class InstancePrinter:
         self.places = Places(self.axes)
         self.inputs = frozenset(argument.name for argument in schedule.signature.inputs)
 
+    @abstractmethod
     def split_axes(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         """The widths that programs share."""
-        raise NotImplementedError
 
     # --- Where a program stands -------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ def _memory(name: str, text: str) -> Figure:
     peaks = [measured("memory", str(rows), "0", text) for rows in (LENGTH, 4 * LENGTH)]
     note = f"{peaks[0] / 2**20:.1f} MiB, then {peaks[1] / 2**20:.1f} MiB; B1 H8, resident pages"
     title = f"{name}: peak memory beyond tensors, {4 * LENGTH} rows over {LENGTH}"
-    return Figure(title, peaks[1] / max(peaks[0], 2**20), "x", 4 * GROWTH, note)
+    return Figure(title, peaks[1] / max(peaks[0], 1.0), "x", 4 * GROWTH, note)
 
 
 __all__ = ["run_normalizers"]

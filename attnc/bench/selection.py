@@ -6,7 +6,7 @@ queries, by the heads of a group, or is each query's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -104,11 +104,11 @@ def _visible(blocks: torch.Tensor, choice: Choice, head: int, rows: torch.Tensor
 
 
 def _error(
-    chosen: object, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
+    chosen: Callable[..., torch.Tensor], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
     blocks: torch.Tensor, choice: Choice,
 ) -> float:  # fmt: skip
     """The largest difference from dense weights in float64, over some rows of each head."""
-    out = chosen(q, k, v, blocks=blocks)  # type: ignore[operator]
+    out = chosen(q, k, v, blocks=blocks)
     rows = torch.linspace(0, ROWS - 1, CHECKED).long()
     worst = 0.0
     for head in range(q.shape[1]):

@@ -19,6 +19,7 @@ from attnc.expressions.tree import (
     Expr,
     call,
     number,
+    number_of,
     position,
     postorder,
     rewrite,
@@ -69,8 +70,8 @@ def _points(index: Index) -> range | None:
     ends = [axis.length] if axis.low is None else [axis.low, axis.length]
     if any(end.op != "number" or not isinstance(end.attr, int) for end in ends):
         return None
-    first = 0 if axis.low is None else int(ends[0].attr)  # type: ignore[arg-type]
-    return range(first, first + int(axis.length.attr))  # type: ignore[arg-type]
+    first = 0 if axis.low is None else int(number_of(ends[0]))
+    return range(first, first + int(number_of(axis.length)))
 
 
 def _at(node: Expr, place: dict[Index, Expr]) -> Expr:
