@@ -2,8 +2,8 @@
 
 The package sorts each row of scores, which attnc never stores. Both are compared with the float64
 oracle first, at a length that it can afford; the figures are seconds of processor time of one call
-at length 4096, since that is what a loaded machine leaves comparable, and the growth of the memory
-that a call takes.
+at length 4096, since that is what a loaded machine leaves comparable, and the memory that a
+call takes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from attnc.bench.figures import Figure, measured
 
 LENGTH, CHECKED, HEADS, WIDTH = 4096, 256, 2, 64
 BAR = 1 / 3  # of the package's time
-GROWTH = 1.25  # how much faster than the length memory may grow
 LARGEST_ERROR = 1e-5
 TEXT = """attention bench(q, k, v):
     mask: j <= i
@@ -96,11 +95,12 @@ def _seconds(run: Callable[[], Any]) -> float:
 
 
 def _memory(name: str, text: str) -> Figure:
-    """The peak of a call beyond its tensors, and how it grows with the length."""
-    peaks = [measured("memory", str(rows), "0", text) for rows in (LENGTH, 4 * LENGTH)]
-    note = f"{peaks[0] / 2**20:.1f} MiB, then {peaks[1] / 2**20:.1f} MiB; B1 H8, resident pages"
-    title = f"{name}: peak memory beyond tensors, {4 * LENGTH} rows over {LENGTH}"
-    return Figure(title, peaks[1] / max(peaks[0], 1.0), "x", 4 * GROWTH, note)
+    """The peak of a call beyond its tensors, in numbers for each row: fewer than a tensor has."""
+    rows = 4 * LENGTH
+    peak = measured("memory", str(rows), "0", text)
+    note = f"{peak / 2**20:.1f} MiB; B1 H8, resident pages"
+    title = f"{name}: peak memory beyond tensors, float32 numbers a row and head, {rows} rows"
+    return Figure(title, peak / (4 * 8 * rows), "", WIDTH, note)
 
 
 __all__ = ["run_normalizers"]
