@@ -27,11 +27,23 @@ attention parts(q, k, v) for r < 3, i over j:
     normalize: softmax(j: score)
     read: gain[r] * sum(j: weight * v[j])
 """
-NAMES = ("summary/additive_pooling", "sparse/lte_window", "axis/depth_attention", "parts")
+# What a block of rows shares about each key, and each row about a block of keys.
+BLOCKS = """
+attention blocks(q, k) for i over j:
+    axis r < (len(i) + 2) // 3
+    axis c < (len(j) + 3) // 4
+    input held: real[hk, r, j, e], bias: real[h, i, c]
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale + bias[i, j // 4]
+    normalize: softmax(j: score)
+    read: sum(j: weight * held[i // 3, j])
+"""
+WRITTEN = {"parts": PARTS, "blocks": BLOCKS}
+NAMES = ("summary/additive_pooling", "sparse/lte_window", "axis/depth_attention", *WRITTEN)
 
 
 def read(name: str) -> Spec:
-    return read_spec(load_source(PARTS)) if name == "parts" else spec_of(name)
+    return read_spec(load_source(WRITTEN[name])) if name in WRITTEN else spec_of(name)
 
 
 @pytest.mark.parametrize("sweep", ["two", "one"])
@@ -49,7 +61,7 @@ def test_gradients(name: str, sweep: Any) -> None:
             assert error(grad, wanted[given]) < 1e-9, given
 
 
-def refused(self: Gradients, whole: Any) -> Any:
+def refused(self: Gradients, whole: Any, *more: Any) -> Any:
     raise UnsupportedError("no such rule", "kernel", ())
 
 
@@ -60,6 +72,7 @@ def refused(self: Gradients, whole: Any) -> Any:
         ("summary/additive_pooling", (Gradients, "_outside", lambda self, whole: frozenset())),
         ("axis/depth_attention", (Gradients, "_distributed", refused)),
         ("parts", (roles, "_swapped", lambda factor, roles: factor)),
+        ("blocks", (Gradients, "_in_parts", refused)),
     ],
 )
 def test_each_rule_is_needed(

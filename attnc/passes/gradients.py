@@ -23,6 +23,7 @@ from attnc.expressions.tree import (
     TRUE,
     Array,
     Expr,
+    call,
     fold,
     is_number,
     length,
@@ -48,6 +49,7 @@ from attnc.passes.simplify import make, simplify_node
 
 MakeSum = Callable[[Sum], Expr]
 Hold = Literal["row", "key", "scatter", "pair"]
+PART = 700  # numbers an index of rows or keys that an output's own index is told apart from
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,10 @@ class Gradients:
         if not keys or not rows:
             return self._mapped(whole)
         (key,), (row,) = keys, rows
+        for walked, held in ((row, key), (key, row)):
+            tied = tuple(c for c in pinned if walked in c.free)
+            if tied and walked in whole.bound and held in self.dummies:
+                return self._in_parts(whole, key, held, tied)
         if key in whole.bound and row in whole.bound:
             tied = tuple(c for c in pinned if c.free & {key, row})
             free = frozenset().union(*(c.free for c in tied))
@@ -360,6 +366,17 @@ class Gradients:
             moves = {**moves, coarse[1]: tie[1]}
         over = (*grid, held)
         return self._kept("key", inner, moves, key, over, places, around, tie, monoid=monoid)
+
+    def _in_parts(self, whole: Sum, key: Index, held: Index, tied: tuple[Expr, ...]) -> Expr:
+        """Sums over parts of the walked axis for what is held, as `x[i // n, j]` gets them: into a
+        table that has a place for each part and each of the held axis."""
+        own = Index(held.name, held.axis, PART)
+        moves = {held: position(own)}
+        here = call("eq", position(own), position(held))
+        conditions = (*(substitute(c, moves) for c in whole.conditions), here)
+        summed = Sum((*whole.bound, own), conditions, substitute(whole.body, moves))
+        tied = (*(substitute(c, moves) for c in tied), here)
+        return self._scattered(summed, own if held == key else key, tied)
 
     def _scattered(self, whole: Sum, key: Index, both: tuple[Expr, ...]) -> Expr:
         """Sums at places that depend on row and key: one axis of cells for all the dimensions."""
