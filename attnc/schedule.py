@@ -130,12 +130,14 @@ def is_pairwise(operand: Expr, along: Index, other: Index) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """`name` = a carried row statistic as it stands before the pair's key in the order of the walk,
-    the keys of the same tile included: a scan inside the loop (what is left of a stick). The pair
-    then adds its Contribution, whose term must not use `name`."""
+    """`name` = the fold of `expr`, a term of the pair, over the pairs of the row that the walk met
+    before this one (`inclusive`: and this one): a scan inside the loop. Masked pairs count nothing.
+    A loop with one walks all its tiles in order."""
 
     name: str
-    carried: str
+    expr: Expr
+    monoid: Monoid
+    inclusive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,16 +278,16 @@ class TileList:
 class WalkedLoop:
     """One key source of a stream kernel: everything about a pair (held, walked).
 
-    Order of evaluation in a tile: walked_values (once a key), products, pair_values, visible (mixed
-    tiles only; it uses no pair value), `exponent` (base 2; its row maximum over the visible pairs
-    moves the reference), lifted (may use `reference`), contributions. A pair is masked where
-    `visible` is false, where the walked position is not valid, or where `hidden` (over pair values)
-    is true; None for `visible` is true, for `hidden` false.
+    Order of evaluation in a tile: walked_values (once a key), products, pair_values (what runs
+    along the keys among them), visible (mixed tiles only; it uses no pair value), `exponent` (base
+    2; its row maximum over the visible pairs moves the reference), lifted (may use `reference`),
+    contributions. A pair is masked where `visible` is false, where the walked position is not
+    valid, or where `hidden` (over pair values) is true; None for `visible` is true, for `hidden`
+    false.
 
     around      indices that the walk is repeated for, outermost first, carrying on (the query heads
                 of a key head, where keys are held); walked values and operands may be over them
-    backward    walked from the last tile to the first
-    running     values that depend on the keys before, in the order of the walk
+    backward    walked from the last key to the first, where values run along the keys
     deposits    sums into rows of the walked axis
     scatters    sums into tables
     pair_stores one number for each pair
@@ -294,7 +296,7 @@ class WalkedLoop:
     walked: Index
     walked_values: tuple[Let, ...]
     products: tuple[Product, ...]
-    pair_values: tuple[Let, ...]
+    pair_values: tuple[Let | Running, ...]
     visible: Expr | None
     region: Region
     exponent: Expr | None
@@ -305,10 +307,14 @@ class WalkedLoop:
     chosen: TileList | None = None
     around: tuple[Index, ...] = ()
     backward: bool = False
-    running: tuple[Running, ...] = ()
     deposits: tuple[Deposit, ...] = ()
     scatters: tuple[Scatter, ...] = ()
     pair_stores: tuple[PairStore, ...] = ()
+
+    @property
+    def running(self) -> tuple[Running, ...]:
+        """The values that run along the keys, in the order of use."""
+        return tuple(one for one in self.pair_values if isinstance(one, Running))
 
     @property
     def sums(self) -> tuple[Contribution | Deposit | Scatter, ...]:

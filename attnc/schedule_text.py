@@ -23,6 +23,7 @@ from attnc.schedule import (
     RepeatKernels,
     ReverseScanKernel,
     RowWrite,
+    Running,
     ScanKernel,
     Scatter,
     Schedule,
@@ -100,8 +101,8 @@ def _loop(loop: WalkedLoop) -> Iterator[str]:
     yield from (f"  {line}" for line in _region(loop.region))
     yield from _lets(loop.walked_values)
     yield from (f"  {_product(product)}" for product in loop.products)
-    yield from (f"  {r.name} = {r.carried} before" for r in loop.running)
-    yield from _lets(loop.pair_values)
+    for statement in loop.pair_values:
+        yield from _running(statement) if isinstance(statement, Running) else _lets((statement,))
     if loop.visible is not None:
         yield f"  visible {_text(loop.visible)}"
     if loop.hidden is not None:
@@ -115,6 +116,11 @@ def _loop(loop: WalkedLoop) -> Iterator[str]:
         yield f"  {deposit.array.name}[{at}] += {_term(deposit)}"
     for scatter in loop.scatters:
         yield f"  {scatter.array.name}[{_text(scatter.at)}] += {_term(scatter)}"
+
+
+def _running(one: Running) -> Iterator[str]:
+    own = " and here" if one.inclusive else ""
+    yield f"  {one.name} = {one.monoid} before{own}: {_text(one.expr)}"
 
 
 def _term(added: Deposit | Scatter) -> str:

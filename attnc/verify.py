@@ -36,6 +36,7 @@ from attnc.schedule import (
     RepeatKernels,
     ReverseScanKernel,
     RowWrite,
+    Running,
     ScanKernel,
     Scatter,
     Schedule,
@@ -167,7 +168,11 @@ class _Verifier:
             raise broken("measured", f"{where} asks for the length of {axis.name}")
 
     def lets(
-        self, lets: Iterable[Let], where: str, values: dict[str, Expr], free: frozenset[Index]
+        self,
+        lets: Iterable[Let | Running],
+        where: str,
+        values: dict[str, Expr],
+        free: frozenset[Index],
     ) -> None:
         for let in lets:
             self.expr(let.expr, f"{where} `{let.name}`", values, free)
@@ -241,7 +246,6 @@ class _Verifier:
             self.operand(product.left, product.width, {kernel.held}, where, grid)
             self.operand(product.right, product.width, {loop.walked}, where, grid)
             self.name(product.name, product.left, values)
-        self.running(kernel, loop, where, values)
         self.lets(loop.pair_values, f"{where}: pair value", values, pair)
         for expr in (loop.hidden, loop.exponent):
             if expr is not None:
@@ -270,15 +274,6 @@ class _Verifier:
                 self.expr(operand, f"{where}: operand", {}, pair | {width})
             else:
                 self.operand(operand, width, {loop.walked}, where, grid)
-
-    def running(
-        self, kernel: StreamKernel, loop: WalkedLoop, where: str, values: dict[str, Expr]
-    ) -> None:
-        for running in loop.running:
-            found = [one for one in kernel.carried if one.name == running.carried]
-            if len(found) != 1 or found[0].width is not None or found[0].rescaled:
-                raise broken("carried", f"{where}: {running.carried} cannot run along the keys")
-            self.name(running.name, Expr("number", (), 0.0), values)
 
     def pair_store(
         self, kernel: StreamKernel, loop: WalkedLoop, one: PairStore, values: dict[str, Expr]

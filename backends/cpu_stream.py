@@ -25,6 +25,7 @@ from attnc.backends.cpu_regions import Regions, sees_by_row
 from attnc.backends.cpu_texts import (
     KeptText,
     LoopText,
+    RunningText,
     StreamText,
     SweepLoopText,
     SweepText,
@@ -34,12 +35,13 @@ from attnc.backends.cpu_wanted import Wanted
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Expr
+from attnc.expressions.tree import Expr, postorder
 from attnc.schedule import (
     STRIDED,
     Carried,
     Contribution,
     Let,
+    Running,
     StreamKernel,
     WalkedLoop,
     is_pairwise,
@@ -90,6 +92,7 @@ class StreamPrinter:
             statistics=len(statistics),
             tiles=len(tiles),
             products_most=max([1, *(len(p.products) for p in kernel.loops)]),
+            running_most=max(len(p.running) for p in loops) if loops else 0,
             layers_most=max([1, *(max(len(p.products), p.layers) for p in loops)]),
             reference=_truth(any(p.exponent is not None for p in kernel.loops)),
             widths=", ".join(widths),
@@ -140,8 +143,6 @@ class StreamPrinter:
         loops = self.kernel.loops
         if self.kernel.access != STRIDED or any(p.access != STRIDED for p in loops):
             raise UnsupportedError("packed or paged addresses", "cpu", INSTEAD)
-        if any(p.running for p in loops):
-            raise UnsupportedError("sums over the keys before", "cpu", INSTEAD)
         if any(p.chosen is not None for p in loops):
             raise UnsupportedError("chosen blocks", "cpu", INSTEAD)
         if any(carried.monoid != "sum" for carried in self._tiles):
@@ -275,6 +276,8 @@ class StreamPrinter:
             pairwise=_list([_truth(not rows) for rows in operands], "false"),
             operands=tuple(operands),
             vectors=tuple(self._vectors(loop, walked_kept)),
+            running=tuple(self._running(loop, one, walked_kept) for one in loop.running),
+            upward=_truth(bool(loop.running) and not loop.backward),
             walked=walked,
             possible=regions.print(loop.region, loop.region.possible),
             certain=regions.print(loop.region, loop.region.certain),
@@ -399,8 +402,38 @@ class StreamPrinter:
             )
         return (*printer.lines, f"return {text};")
 
-    def _pair_values(self, loop: WalkedLoop, printer: Printer) -> None:
+    def _running(self, loop: WalkedLoop, one: Running, walked_kept: dict[str, str]) -> RunningText:
+        """What a pair adds to a running value, from what is known before it."""
+        before = loop.running[: loop.running.index(one)]
+        printer = Printer(self._pair_scope(loop, walked_kept))
+        self._pair_values(loop, printer, {other.name for other in before})
+        shown = self._mask(loop, printer)
+        unit = identity(one.monoid, "real")
+        text = f"spread({unwrapped(printer._as('real', printer.text(one.expr), one.expr))})"
+        if shown:
+            test = "" if loop.hidden is not None else f"!MASKED ? {text} : "
+            text = f"{test}select({shown}, {text}, Real({unit}))"
+        joined = combined(one.monoid, "a", "b")
+        lines = (*printer.lines, f"return {text};")
+        return RunningText(unit, joined, _truth(one.inclusive), lines)
+
+    def _pair_values(
+        self, loop: WalkedLoop, printer: Printer, known: set[str] | None = None
+    ) -> None:
+        """Binds the values of a pair; `known`: the running values that there are, all if None."""
+        missing: set[str] = set()
+        for place, one in enumerate(loop.running, len(loop.products)):
+            if known is not None and one.name not in known:
+                missing.add(one.name)
+            else:
+                values = {one.name: f"product[{place}]"}
+                printer.scope = printer.scope.extended(values=values)
         for let in loop.pair_values:
+            if isinstance(let, Running):
+                continue
+            if missing & {str(n.attr) for n in postorder(let.expr) if n.op == "value"}:
+                missing.add(let.name)
+                continue
             name = printer.bind(let.name, printer.text(let.expr))
             printer.scope = printer.scope.extended(values={let.name: name})
 

@@ -100,6 +100,16 @@ class VectorText:
 
 
 @dataclass(frozen=True)
+class RunningText:
+    """A value that runs along the keys of a row: what a pair adds, and how."""
+
+    unit: str
+    combined: str
+    inclusive: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LoopText:
     """What the template prints of one walked loop."""
 
@@ -122,6 +132,8 @@ class LoopText:
     pairwise: str
     operands: tuple[str, ...]
     vectors: tuple[VectorText, ...]
+    running: tuple[RunningText, ...]
+    upward: str
     walked: KeptText
     possible: tuple[str, ...]
     certain: tuple[str, ...]
@@ -142,6 +154,7 @@ class StreamText:
     tiles: int
     products_most: int
     layers_most: int
+    running_most: int
     reference: str
     widths: str
     tile_widths: str

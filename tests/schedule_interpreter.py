@@ -39,6 +39,7 @@ from attnc.schedule import (
 
 Tensor = Any
 IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}
+JOINED = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
 @dataclass
@@ -299,6 +300,7 @@ class _StreamRun:
         rounds = [run._all(index) for index in loop.around]
         for fixed in itertools.product(*rounds):
             self.around = dict(zip(loop.around, map(int, fixed), strict=True))
+            self.along: dict[str, Tensor] = {}
             for begin in reversed(tiles) if loop.backward else tiles:
                 self.tile(loop, positions[begin : begin + run.walked_tile])
         self.around = {}
@@ -316,19 +318,21 @@ class _StreamRun:
         for product in loop.products:
             values[product.name] = self.product(product, pair, values)
         shape = [len(pair[i].ravel()) if i in pair else 1 for i in order]
-        late = _late(loop)
-        run._lets([let for let in loop.pair_values if let.name not in late], pair, values)
         visible = np.ones(shape, bool)
         if loop.visible is not None:
             visible = np.broadcast_to(run._value(loop.visible, pair, values), shape).astype(bool)
         if not self.allowed(loop, walked, visible):
             return
         run.visited += 1
+        late = _late(loop)
+        run._lets([one for one in loop.pair_values if one.name not in late], pair, values)
         if loop.hidden is not None:
             visible = visible & ~run._value(loop.hidden, pair, values).astype(bool)
-        for running in loop.running:
-            values[running.name] = self.before(running, loop, pair, values, visible)
-        run._lets([let for let in loop.pair_values if let.name in late], pair, values)
+        for one in (one for one in loop.pair_values if one.name in late):
+            if isinstance(one, Running):
+                values[one.name] = self.before(one, loop, pair, values, visible)
+            else:
+                run._lets([one], pair, values)
         if loop.exponent is not None:
             self.move_reference(loop, pair, values, visible, order)
         values["reference"] = np.where(np.isneginf(self.reference), 0.0, self.reference)
@@ -341,13 +345,16 @@ class _StreamRun:
     def before(
         self, running: Running, loop: WalkedLoop, pair: Any, values: Any, visible: Tensor
     ) -> Tensor:
-        """The carried statistic as each key of the tile finds it, in the order of the walk."""
-        (own,) = [c for c in loop.contributions if c.carried == running.carried]
-        term = np.where(visible, self.interpreter._value(own.term, pair, values), 0.0)
+        """The value as each key of the tile finds it, in the order of the walk."""
+        unit, joined = IDENTITY[running.monoid], JOINED[running.monoid]
+        term = np.where(visible, self.interpreter._value(running.expr, pair, values), unit)
         place = self.order(loop.walked).index(loop.walked)
-        along = np.flip(term, place) if loop.backward else term
-        sums = np.cumsum(along, axis=place) - along
-        return self.carried[running.carried] + (np.flip(sums, place) if loop.backward else sums)
+        along = np.moveaxis(np.flip(term, place) if loop.backward else term, place, 0)
+        first = self.along.get(running.name, np.full(along.shape[1:], unit))
+        after = joined.accumulate(np.concatenate([first[None], along]), axis=0)
+        self.along[running.name] = after[-1]
+        found = np.moveaxis(after[1:] if running.inclusive else after[:-1], 0, place)
+        return np.flip(found, place) if loop.backward else found
 
     def product(self, product: Any, pair: dict[Index, Tensor], values: Any) -> Tensor:
         size = self.interpreter.size(product.width)
@@ -494,7 +501,7 @@ def _into_memory(loop: WalkedLoop) -> tuple[Any, ...]:
 
 
 def _late(loop: WalkedLoop) -> set[str]:
-    """The pair values that use a running value, or one that does."""
+    """The running values, and the pair values that use one."""
     names = {running.name for running in loop.running}
     for let in loop.pair_values:
         if any(n.op == "value" and n.attr in names for n in postorder(let.expr)):

@@ -52,6 +52,8 @@ def _step(node: Expr, args: list[float | None]) -> float | None:
         return _sum(node, args)
     if node.op in ("sigmoid", "softplus", "exp2") and args[0] == -math.inf:
         return 0.0
+    if node.op == "sigmoid" and args[0] == math.inf:
+        return 1.0
     if node.op == "neg" and args[0] is not None:
         return -args[0]
     if any(arg is None for arg in args):

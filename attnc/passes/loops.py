@@ -16,6 +16,7 @@ from attnc.passes.hoist import Hoister, Names
 from attnc.passes.reductions import Part, Reduction, refuse
 from attnc.passes.references import REFERENCE, Group, is_reference
 from attnc.passes.regions import regions
+from attnc.passes.scans import RunningValues, in_order, scans_in
 from attnc.passes.simplify import make
 from attnc.schedule import (
     Carried,
@@ -105,6 +106,8 @@ class LoopBuilder:
             return None
         first = found[0][1].condition
         shared = [c for c in first if all(c in part.condition for _, part in found)]
+        scans = scans_in(self._of_pairs(walked, [part for _, part in found]), walked)
+        shared = [c for c in shared if all(c in scan.conditions for scan in scans)]
         parts = tuple(
             (entry, part, tuple(c for c in part.condition if c not in shared))
             for entry, part in found
@@ -112,6 +115,14 @@ class LoopBuilder:
         computed = [c for c in shared if _is_computed(c, self.frame) or self._is_finished(c)]
         visible = tuple(c for c in shared if c not in computed)
         return Source(walked, visible, tuple(computed), parts)
+
+    def _of_pairs(self, walked: Index, parts: list[Part]) -> list[Expr]:
+        """The expressions that a loop forms for each pair."""
+        linear = [part.body.exponent for part in parts]
+        linear += [self.group.exponents[walked]] if walked in self.group.exponents else []
+        terms = [term for form in linear for term, _ in form.terms]
+        bodies = (e for part in parts for e in (part.body.mantissa, *part.condition))
+        return [*terms, *bodies]
 
     def _is_finished(self, condition: Expr) -> bool:
         """Whether a condition asks for a row value: it says nothing about positions."""
@@ -146,9 +157,15 @@ class LoopBuilder:
         places = [self.added[e.name].at for e, _, _ in source.parts if e.name in self.added]
         at = [place for place in places if place is not None]
         roots = [t for t, _ in split] + at + list(source.hidden) + ([score] if score else [])
+        running = RunningValues(self.frame, walked, self.names, source.visible)
+        roots = [running.taken_from(root) for root in roots]
+        running.check()
+        along = [term for _, term in running.found.values()]
+        roots = along + roots
         light = (self.preparations.scalars(root, self.frame, walked) for root in roots)
         contracted = [contraction.contract(root) for root in light]
         shared = self.hoister.share(self.hoister.hoist(root) for root in contracted)
+        along, shared = list(shared[: len(along)]), shared[len(along) :]
         terms, rest = shared[: len(split)], shared[len(split) + len(at) :]
         cells = iter(shared[len(split) : len(split) + len(at)])
         hidden = rest[: len(source.hidden)]
@@ -184,7 +201,7 @@ class LoopBuilder:
             walked,
             tuple(self.hoister.lets["walked"]),
             tuple(contraction.products),
-            tuple(self.hoister.lets["pair"]),
+            in_order(self.hoister.lets["pair"], running.statements(along)),
             visible,
             region_of(mask, self.frame.held, walked),
             base,
@@ -192,6 +209,7 @@ class LoopBuilder:
             tuple(contributions),
             _none_of(hidden),
             around=self.frame.around,
+            backward=running.backward,
             deposits=tuple(deposits),
             scatters=tuple(scatters),
             pair_stores=tuple(stores),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
 from attnc.expressions.tree import Expr, postorder
 from attnc.schedule import (
@@ -24,11 +25,14 @@ from attnc.schedule import (
     Let,
     MapKernel,
     RepeatKernels,
+    Running,
     Scatter,
     Schedule,
     StreamKernel,
     WalkedLoop,
 )
+
+Statement = TypeVar("Statement", Let, Let | Running)
 
 
 def arrays_written(kernel: Kernel) -> frozenset[str]:
@@ -126,7 +130,6 @@ def _adds(kernel: StreamKernel) -> bool:
 
 
 def _loop(loop: WalkedLoop, wanted: frozenset[str], carried: frozenset[str]) -> WalkedLoop | None:
-    running = tuple(one for one in loop.running if one.carried in carried)
     contributions = tuple(one for one in loop.contributions if one.carried in carried)
     deposits = tuple(one for one in loop.deposits if one.array.name in wanted)
     scatters = tuple(one for one in loop.scatters if one.array.name in wanted)
@@ -134,7 +137,7 @@ def _loop(loop: WalkedLoop, wanted: frozenset[str], carried: frozenset[str]) -> 
     if not (contributions or deposits or scatters or stores or loop.exponent is not None):
         return None
     slim = replace(
-        loop, running=running, contributions=contributions, deposits=deposits, scatters=scatters,
+        loop, contributions=contributions, deposits=deposits, scatters=scatters,
         pair_stores=stores,
     )  # fmt: skip
     ends = list(_uses(slim))
@@ -168,8 +171,9 @@ def _uses(loop: WalkedLoop) -> Iterable[Expr]:
 def loop_exprs(loop: WalkedLoop) -> Iterable[Expr]:
     """Every expression of a loop."""
     yield from _uses(loop)
-    for lets in (loop.walked_values, loop.pair_values, loop.lifted):
+    for lets in (loop.walked_values, loop.lifted):
         yield from (let.expr for let in lets)
+    yield from (one.expr for one in loop.pair_values)
     yield from (side for product in loop.products for side in (product.left, product.right))
 
 
@@ -178,10 +182,10 @@ def _names(exprs: Iterable[Expr]) -> set[str]:
     return {str(node.attr) for node in postorder(*exprs) if node.op == "value"}
 
 
-def _live(lets: tuple[Let, ...], ends: Iterable[Expr]) -> tuple[Let, ...]:
+def _live(lets: tuple[Statement, ...], ends: Iterable[Expr]) -> tuple[Statement, ...]:
     """The Lets that the expressions use, themselves or through other Lets."""
     used = _names(ends)
-    kept: list[Let] = []
+    kept: list[Statement] = []
     for let in reversed(lets):
         if let.name in used:
             used |= _names([let.expr])
@@ -231,6 +235,6 @@ def _contents(kernel: MapKernel | StreamKernel) -> Iterable[str]:
         yield from (let.name for let in lets)
     for loop in kernel.loops:
         yield from (one.name for one in loop.products)
-        yield from (one.name for one in loop.running)
-        for lets in (loop.walked_values, loop.pair_values, loop.lifted):
+        for lets in (loop.walked_values, loop.lifted):
             yield from (let.name for let in lets)
+        yield from (one.name for one in loop.pair_values)

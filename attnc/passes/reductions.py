@@ -39,6 +39,7 @@ from attnc.passes.factors import ONE, ZERO, addends_of, factors_of, total
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.linear import Linear
+from attnc.passes.scans import scan_of
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
@@ -197,6 +198,8 @@ class Reductions:
             raise refuse("multi_term_score: keys that are pairs")
         walked = self.frame.walker(bound[0].axis)
         assert walked is not None
+        if scan_of(node, walked) is not None:
+            return self._scan(node)
         moves = {bound[0]: position(walked)}
         others = node.free - self.frame.rows - {walked}
         if any(self.frame.walker(index.axis) for index in others):
@@ -216,6 +219,18 @@ class Reductions:
         conditions = tuple(stored[c] for c in inner if not implied(c, node.monoid, body))
         keys = Keys(walked, conditions, domain)
         result = self._folded(node.monoid, separation, keys, body)
+        if not outer:
+            return result
+        return make("where", _all(outer), result, identity(node.monoid, result.kind))
+
+    def _scan(self, node: Expr) -> Expr:
+        """A fold over the keys after or before a key stays where it is: the loop that asks for it
+        runs along the keys. What says nothing of its own key stands outside."""
+        (own,), (condition, body) = node.bound, node.args
+        tests = conjuncts(condition)
+        outer = [test for test in tests if own not in test.free]
+        inner = [t for t in tests if own in t.free and not implied(t, node.monoid, body)]
+        result = fold(node.monoid, (own,), body, _all(inner))
         if not outer:
             return result
         return make("where", _all(outer), result, identity(node.monoid, result.kind))

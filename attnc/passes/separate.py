@@ -173,7 +173,7 @@ def row_parts(expr: Expr, walked: Index) -> tuple[Expr, ...]:
         node = stack.pop()
         if not finished(node):
             continue
-        if walked not in node.free and node.kind == "real":
+        if node.kind == "real" and not any(index.axis is walked.axis for index in node.free):
             found.setdefault(node.digest, node)
         else:
             stack.extend(reversed(node.args))

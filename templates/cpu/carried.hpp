@@ -34,6 +34,8 @@ struct Carried {
         Acc* tile[TILES];
         Acc* query[K::PRODUCTS_MOST];  // held operands, transposed
         Acc* score[K::LAYERS_MOST];    // products, then weights in their place
+        Acc* along[K::RUNNING_MOST + 1];    // values that run along the walk, for each pair of the block
+        Acc* running[K::RUNNING_MOST + 1];  // the same after the last pair met
         Acc* staged;                   // an operand of a block
         Acc* line;                     // rows on their way in and out
         void* walked;
@@ -65,6 +67,10 @@ struct Carried {
             desk.query[p] = arena.template take<Acc>(int64_t(widest() + 1) * TILE);
         for (int p = 0; p < K::LAYERS_MOST; p++)
             desk.score[p] = arena.template take<Acc>(int64_t(BLOCK) * TILE);
+        for (int n = 0; n < K::RUNNING_MOST; n++) {
+            desk.along[n] = arena.template take<Acc>(int64_t(BLOCK) * TILE);
+            desk.running[n] = arena.template take<Acc>(TILE);
+        }
         desk.staged = arena.template take<Acc>(int64_t(BLOCK) * (widest() + 1));
         desk.line = arena.template take<Acc>(int64_t(TILE) * (round_up(widest(), LANES) + LANES));
         desk.walked = arena.template take<typename K::WalkedMost>(1);

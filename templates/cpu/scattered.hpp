@@ -360,19 +360,27 @@ struct Scattered : Few<K, CROWD> {
     }
 };
 
-// A kernel of the form that a call wants.
+// A kernel of the form that a call wants. What runs along the walk has tiles of rows alone.
 template <class K>
 struct Either {
     static int64_t bytes(const Call& call) {
         if (!K::grid_count(call)) return 0;
-        typename K::Grid probe;
-        K::enter(call, 0, probe);
-        int64_t more = Few<K>::fits(probe) ? Few<K>::bytes(call, probe) : 0;
-        if constexpr (K::BY_ROW) more = more > Scattered<K>::bytes(call) ? more : Scattered<K>::bytes(call);
-        return Stream<K>::bytes(call) + more;
+        if constexpr (K::RUNNING_MOST > 0) {
+            return Stream<K>::bytes(call);
+        } else {
+            typename K::Grid probe;
+            K::enter(call, 0, probe);
+            int64_t more = Few<K>::fits(probe) ? Few<K>::bytes(call, probe) : 0;
+            if constexpr (K::BY_ROW) more = more > Scattered<K>::bytes(call) ? more : Scattered<K>::bytes(call);
+            return Stream<K>::bytes(call) + more;
+        }
     }
     static bool run(const Call& call, char* scratch) {
         if (!K::grid_count(call)) return false;
+        if constexpr (K::RUNNING_MOST > 0) return Stream<K>::run(call, scratch);
+        else return run_either(call, scratch);
+    }
+    static bool run_either(const Call& call, char* scratch) {
         typename K::Grid probe;
         K::enter(call, 0, probe);
         const bool few = Few<K>::fits(probe);

@@ -63,15 +63,60 @@ struct Stream : Carried<K>, Summaries<K> {
         });
     }
 
+    // Products of a vector of pairs, then what runs along the walk as they find it.
+    template <class Loop>
+    static ATTNC_INLINE void load_pair(const Desk& desk, int r, int lane, Real* product) {
+        ATTNC_UNROLL for (int p = 0; p < Loop::PRODUCTS; p++)
+            product[p] = load(desk.score[p] + r * TILE + lane);
+        ATTNC_UNROLL for (int n = 0; n < Loop::RUNNING; n++)
+            product[Loop::PRODUCTS + n] = load(desk.along[n] + r * TILE + lane);
+    }
+
+    // What runs along the walk, for each pair of the block, one value after the other: a later one
+    // may be made of earlier ones. Rows of a run lie upwards, whichever way the walk goes.
+    template <class Loop, int N, bool MASKED>
+    static void run_along(const Grid& grid, Desk& desk, const Run& run) {
+        const auto& walked = *(const typename Loop::template Walked<BLOCK>*)desk.walked;
+        for (int v = run.v0; v < run.v1; v++) {
+            const int lane = v * LANES;
+            Real sum = load(desk.running[N] + lane);
+            for (int n = 0; n < run.count; n++) {
+                const int r = run.at + (Loop::UPWARD ? n : run.count - 1 - n);
+                Real product[Loop::PRODUCTS + Loop::RUNNING + 1];
+                load_pair<Loop>(desk, r, lane, product);
+                const Real before = sum, own = Loop::template running<N, MASKED>(grid, *desk.held, walked, HeldLanes{lane, r}, product);
+                sum = Loop::template joined<N>(sum, own);
+                store(desk.along[N] + r * TILE + lane, Loop::inclusive[N] ? sum : before);
+            }
+            store(desk.running[N] + lane, sum);
+        }
+    }
+    template <class Loop>
+    static void run_all(const Grid& grid, Desk& desk) {
+        for_each<Loop::RUNNING>([&](auto place) {
+            constexpr int n = decltype(place)::value;
+            for (int k = 0; k < desk.run_count; k++) {
+                if (desk.runs[k].masked) run_along<Loop, n, true>(grid, desk, desk.runs[k]);
+                else run_along<Loop, n, false>(grid, desk, desk.runs[k]);
+            }
+        });
+    }
+    template <class Loop>
+    static void begin_running(Desk& desk) {
+        for_each<Loop::RUNNING>([&](auto place) {
+            constexpr int n = decltype(place)::value;
+            for (int l = 0; l < TILE; l++) desk.running[n][l] = Loop::running_unit[n];
+        });
+    }
+
     template <class Loop, bool MASKED>
     static void find_peak(const Grid& grid, Desk& desk, const Run& run) {
         const auto& walked = *(const typename Loop::template Walked<BLOCK>*)desk.walked;
         for (int v = run.v0; v < run.v1; v++) {
             Real peak = load(desk.peak + v * LANES);
             for (int r = run.at; r < run.at + run.count; r++) {
-                Real product[Loop::PRODUCTS + 1];
-                ATTNC_UNROLL for (int p = 0; p < Loop::PRODUCTS; p++)
-                    product[p] = load(desk.score[p] + r * TILE + v * LANES);
+                Real product[Loop::PRODUCTS + Loop::RUNNING + 1];
+                load_pair<Loop>(desk, r, v * LANES, product);
                 peak = raise(peak, Loop::template exponent<MASKED>(grid, *desk.held, walked, HeldLanes{v * LANES, r}, product));
             }
             store(desk.peak + v * LANES, peak);
@@ -87,9 +132,8 @@ struct Stream : Carried<K>, Summaries<K> {
             const Real reference = load(desk.reference + lane);
             ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) sums[s] = load(desk.partial[s] + lane);
             const auto one = [&](int r, Real* weight) __attribute__((always_inline)) {
-                Real product[Loop::PRODUCTS + 1];
-                ATTNC_UNROLL for (int p = 0; p < Loop::PRODUCTS; p++)
-                    product[p] = load(desk.score[p] + r * TILE + lane);
+                Real product[Loop::PRODUCTS + Loop::RUNNING + 1];
+                load_pair<Loop>(desk, r, lane, product);
                 Loop::template lift<MASKED>(grid, *desk.held, walked, HeldLanes{lane, r}, reference, product, peak, weight, sums);
             };
             const int end = run.at + run.count;
@@ -157,6 +201,8 @@ struct Stream : Carried<K>, Summaries<K> {
         fill_walked<Loop>(grid, desk);
         for (bool again = false;; again = true) {
             multiply<Loop>(grid, desk);
+            if constexpr (Loop::RUNNING > 0)
+                if (!again) run_all<Loop>(grid, desk);
             if constexpr (Loop::EXPONENT)
                 if (!again && unsettled(desk)) look_ahead<Loop>(grid, desk);
             lift_runs<Loop>(grid, desk);
@@ -267,14 +313,16 @@ struct Stream : Carried<K>, Summaries<K> {
                     tile[c * TILE + l] += sum;
                 }
     }
-    // Adds rows [first, last) to the block, from the last, and flushes it whenever it is full.
-    template <class Flush>
+    // Adds rows [first, last) to the block, from the last (upwards: from the first), and flushes it
+    // whenever it is full.
+    template <bool UPWARD, class Flush>
     static void add(Desk& desk, int64_t first, int64_t last, int v0, int v1, bool masked, const Flush& flush) {
         while (first < last) {
             const int room = BLOCK - desk.used;
             const int now = last - first < room ? int(last - first) : room;
-            last -= now;
-            desk.runs[desk.run_count++] = {last, now, desk.used, v0, v1, masked};
+            if (!UPWARD) last -= now;
+            desk.runs[desk.run_count++] = {UPWARD ? first : last, now, desk.used, v0, v1, masked};
+            if (UPWARD) first += now;
             desk.used = int(round_up(desk.used + now, 2));  // pairs begin at even rows
             if (desk.used >= BLOCK) flush();
         }
@@ -293,12 +341,12 @@ struct Stream : Carried<K>, Summaries<K> {
     static void visit(const Grid& grid, Desk& desk, int64_t first, int rows, const Flush& flush) {
         const int64_t count = Loop::count(grid);
         if constexpr (!Loop::MASK) {
-            add(desk, 0, count, 0, desk.vectors, false, flush);
+            add<Loop::UPWARD>(desk, 0, count, 0, desk.vectors, false, flush);
         } else {
             const int64_t held = K::start(grid) + first, start = Loop::start(grid);
             const Ask<Loop> all{grid, held, held + rows - 1, start};
-            bisect(all, 0, count,
-                [&](int64_t a, int64_t b) { add(desk, a, b, 0, desk.vectors, false, flush); },
+            bisect<Loop::UPWARD>(all, 0, count,
+                [&](int64_t a, int64_t b) { add<Loop::UPWARD>(desk, a, b, 0, desk.vectors, false, flush); },
                 [&](int64_t a, int64_t b) {
                     int v0 = desk.vectors, v1 = 0;
                     const auto part = [&](int from, int to) {
@@ -310,7 +358,7 @@ struct Stream : Carried<K>, Summaries<K> {
                             v0 = v < v0 ? v : v0;
                             v1 = v + 1;
                         }
-                    if (v0 < v1) add(desk, a, b, v0, v1, !part(v0, v1).certain(a, b - 1), flush);
+                    if (v0 < v1) add<Loop::UPWARD>(desk, a, b, v0, v1, !part(v0, v1).certain(a, b - 1), flush);
                 });
         }
         flush();
@@ -322,6 +370,7 @@ struct Stream : Carried<K>, Summaries<K> {
             if constexpr (!Loop::product_wanted[p]) return;
             pack_held(Loop::template left<p>(grid), first, rows, Loop::depth[p], desk.query[p], desk.line);
         });
+        begin_running<Loop>(desk);
         visit<Loop>(grid, desk, first, rows, [&] { flush<Loop>(grid, desk); });
     }
 

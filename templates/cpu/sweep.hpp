@@ -145,9 +145,9 @@ struct Sweep {
         const Truth inside = !LIMITED ? Truth(true) : iota(lane) < Integer(desk.seen);
         ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) sums[s] = load(desk.partial[s] + lane);
         const auto one = [&](int r, Real* weight) __attribute__((always_inline)) {
-            Real product[Loop::PRODUCTS + 1], next[Base::STATISTICS];
+            Real product[Loop::PRODUCTS + Loop::RUNNING + 1], next[Base::STATISTICS];
             Integer place[Loop::SCATTERS + 1];
-            ATTNC_UNROLL for (int p = 0; p < Loop::PRODUCTS; p++) product[p] = load(desk.score[p] + r * TILE + lane);
+            Base::template load_pair<Loop>(desk, r, lane, product);
             ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) next[s] = sums[s];
             const HeldLanes at{lane, r};
             Loop::template lift<MASKED>(desk.grid, *desk.held, walked, at, Real(0), product, peak, weight, next);
@@ -318,6 +318,7 @@ struct Sweep {
         if (!desk.run_count) return;
         Base::template fill_walked<Loop>(desk.grid, desk);
         Base::template multiply<Loop>(desk.grid, desk);
+        if constexpr (Loop::RUNNING > 0) Base::template run_all<Loop>(desk.grid, desk);
         Base::begin_block(desk);
         for (int k = 0; k < desk.run_count; k++) {
             if (desk.runs[k].masked) lift<Loop, true>(desk, desk.runs[k]);
@@ -357,6 +358,7 @@ struct Sweep {
             desk.seen = left < rows ? int(left) : rows;
             fill_held(desk, first, desk.seen);
             pack<Loop>(desk, first);
+            Base::template begin_running<Loop>(desk);
             Base::template visit<Loop>(desk.grid, desk, first, desk.seen, [&] { flush<Loop>(desk, first); });
         }
     }

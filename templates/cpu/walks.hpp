@@ -50,8 +50,8 @@ ATTNC_INLINE void for_each(const Body& body) {  // body(Place<0>), body(Place<1>
 // Asks `region` (a functor: held and walked bounds -> possible, certain) about rows [low, high) by
 // bisection into aligned powers of two, and reports from high to low whole(first, last) and
 // strip(first, last) with at most STRIP rows. (From high to low, since the largest exponents of a row
-// tend to be those nearby: then the reference is right from the start.)
-template <class Region, class Whole, class Strip>
+// tend to be those nearby: then the reference is right from the start.) UPWARD: from low to high.
+template <bool UPWARD = false, class Region, class Whole, class Strip>
 void bisect(const Region& region, int64_t low, int64_t high, const Whole& whole, const Strip& strip) {
     int64_t size = STRIP, root = low / STRIP * STRIP;
     while (root + size < high) {  // the least aligned range that holds them all
@@ -70,8 +70,8 @@ void bisect(const Region& region, int64_t low, int64_t high, const Whole& whole,
         const int64_t b = node.first + node.size < high ? node.first + node.size : high;
         if (a >= b || !region.possible(a, b - 1)) continue;
         if (region.certain(a, b - 1)) {
-            if (from == b) {
-                from = a;
+            if (UPWARD ? to == a : from == b) {
+                (UPWARD ? to : from) = UPWARD ? b : a;
                 continue;
             }
             if (to > from) whole(from, to);
@@ -80,8 +80,9 @@ void bisect(const Region& region, int64_t low, int64_t high, const Whole& whole,
             continue;
         }
         if (node.size > STRIP) {
-            stack[depth++] = {node.first, node.size / 2};
-            stack[depth++] = {node.first + node.size / 2, node.size / 2};
+            const int64_t half = node.size / 2;
+            stack[depth++] = {node.first + (UPWARD ? half : 0), half};
+            stack[depth++] = {node.first + (UPWARD ? 0 : half), half};
             continue;
         }
         if (to > from) whole(from, to);

@@ -67,21 +67,21 @@ def schedule() -> Schedule:
         j,
         (),
         (Product("product", d, lift(at(q, b, h, i, d)), lift(at(k, b, KEY_HEAD, j, d))),),
-        (Let("score", lift(named("product", *PAIR) * SCALE)), Let("weight", lift(share))),
+        (
+            Let("score", lift(named("product", *PAIR) * SCALE)),
+            Running("left", lift(-op("softplus", score)), "sum"),
+            Let("weight", lift(share)),
+        ),
         lift(op("le", j, i)),
         SOME,
         None,
         (),
-        (
-            Contribution("stick", lift(-op("softplus", score))),
-            Contribution("out", lift(named("weight", *PAIR)), lift(at(v, b, KEY_HEAD, j, e))),
-        ),
+        (Contribution("out", lift(named("weight", *PAIR)), lift(at(v, b, KEY_HEAD, j, e))),),
         backward=True,
-        running=(Running("left", "stick"),),
     )
     kernel = StreamKernel(
         "stick_breaking", (b, h), i, (), (),
-        (Carried("stick", "sum"), Carried("out", "sum", e)), (loop,), (),
+        (Carried("out", "sum", e),), (loop,), (),
         (Store(OUT, e, lift(named("out", *ROW, e))),),
     )  # fmt: skip
     return schedule_of("stick_breaking", (q, k, v), (OUT,), (kernel,))

@@ -1,0 +1,167 @@
+"""Folds over the keys before or after each key of a row: running values of the walk.
+
+    sum(l if visible(l) and l > j: x[l])     the keys after j: a walk from the last one has met them
+
+does      recognises such folds; takes them out of the expressions of a pair, each once, as running
+          values (see schedule.Running), and puts these among a pair's Lets in the order of use
+needs     folds over the axis that a loop walks; conditions that compare two keys
+does not  scan what depends on both keys, or take a running maximum of vectors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from attnc.errors import UnsupportedError
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Expr, position, postorder, substitute, value
+from attnc.graph import conjuncts
+from attnc.passes.constants import identity
+from attnc.passes.frame import Frame, widths_of
+from attnc.passes.hoist import Names
+from attnc.passes.separate import exchange
+from attnc.passes.simplify import make
+from attnc.schedule import Let, Running
+
+MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A fold over the keys after (`later`) or before a key, that key among them (`inclusive`):
+    its body and further conditions, over the walked index."""
+
+    monoid: str
+    body: Expr
+    conditions: tuple[Expr, ...]
+    later: bool
+    inclusive: bool
+
+
+def scan_of(node: Expr, walked: Index) -> Scan | None:
+    """The fold as a scan along `walked`, or None."""
+    if node.op != "fold" or len(node.bound) != 1 or node.bound[0].axis is not walked.axis:
+        return None
+    (own,) = node.bound
+    others = [index for index in node.free if index.axis is walked.axis]
+    condition, body = node.args
+    if len(others) != 1 or others[0] in body.free:
+        return None
+    (other,) = others
+    tests = conjuncts(condition)
+    between = [test for test in tests if other in test.free]
+    if len(between) != 1 or between[0].op not in MIRRORED:
+        return None
+    order = between[0].op
+    places = tuple(arg.attr if arg.op == "index" else None for arg in between[0].args)
+    if places == (other, own):
+        order = MIRRORED[order]
+    elif places != (own, other):
+        return None
+    moves = {own: position(walked)}
+    rest = tuple(substitute(test, moves) for test in tests if other not in test.free)
+    return Scan(
+        node.monoid, substitute(body, moves), rest, order in ("gt", "ge"), order in ("ge", "le")
+    )
+
+
+def scans_in(roots: Iterable[Expr], walked: Index) -> list[Scan]:
+    """The scans of the expressions, those within scans among them."""
+    found: list[Scan] = []
+    stack = list(roots)
+    seen: set[bytes] = set()
+    while stack:
+        for node in postorder(stack.pop()):
+            if node.digest in seen:
+                continue
+            seen.add(node.digest)
+            scan = scan_of(node, walked)
+            if scan is not None:
+                found.append(scan)
+                stack += [scan.body, *scan.conditions]
+    return found
+
+
+@dataclass
+class RunningValues:
+    """The running values of one loop: `terms` are over the pair, in the order of their use."""
+
+    frame: Frame
+    walked: Index
+    names: Names
+    visible: tuple[Expr, ...]
+    found: dict[Scan, tuple[str, Expr]] = field(default_factory=dict)
+
+    @property
+    def backward(self) -> bool:
+        """Whether the keys are walked from the last to the first."""
+        return any(scan.later for scan in self.found)
+
+    def taken_from(self, expr: Expr) -> Expr:
+        """The expression with its scans as values."""
+        known: dict[bytes, Expr] = {}
+        stack = [expr]
+        while stack:
+            node = stack.pop()
+            scan = scan_of(node, self.walked)
+            if scan is None:
+                stack.extend(node.args)
+            elif node.digest not in known:
+                known[node.digest] = self._value(scan)
+        return exchange(expr, known) if known else expr
+
+    def _value(self, scan: Scan) -> Expr:
+        if scan not in self.found:
+            self.found[scan] = (self.names.fresh("running"), self._term(scan))
+        over = (*self.frame.outer, self.frame.held, self.walked)
+        found = value(self.found[scan][0], "real", over)
+        return make("to_int", found) if scan.body.kind == "int" else found
+
+    def _term(self, scan: Scan) -> Expr:
+        known = (*self.frame.outer, self.frame.held, self.walked)
+        if widths_of(scan.body, known):
+            raise refused("vectors summed over the keys before each key")
+        term = self.taken_from(scan.body)
+        if term.kind == "int":
+            term = make("to_real", term)
+        for condition in scan.conditions:
+            if condition not in self.visible:
+                unit = identity(scan.monoid, "real")
+                term = make("where", self.taken_from(condition), term, unit)
+        return term
+
+    def check(self) -> None:
+        """Raises UnsupportedError where no one walk serves all of them."""
+        if len({scan.later for scan in self.found}) > 1:
+            raise refused("sums over the keys before and over the keys after")
+
+    def statements(self, terms: Iterable[Expr]) -> list[Running]:
+        """The running values; `terms` are theirs as the loop computes them."""
+        made: list[Running] = []
+        for (scan, (name, _)), term in zip(self.found.items(), terms, strict=True):
+            assert scan.monoid in ("sum", "prod", "max", "min")
+            made.append(Running(name, term, scan.monoid, scan.inclusive))  # type: ignore[arg-type]
+        return made
+
+
+def refused(feature: str) -> UnsupportedError:
+    return UnsupportedError(f"key_scan: {feature}", "kernel", ("eager", "numpy"))
+
+
+def in_order(lets: Iterable[Let], running: list[Running]) -> tuple[Let | Running, ...]:
+    """Statements such that each stands after those whose values it uses."""
+    rest: list[Let | Running] = [*running, *lets]
+    waiting = {statement.name for statement in rest}
+    done: list[Let | Running] = []
+    while rest:
+        for statement in rest:
+            used = {str(n.attr) for n in postorder(statement.expr) if n.op == "value"}
+            if not used & waiting - {statement.name}:
+                break
+        else:
+            raise AssertionError("statements in a circle")
+        rest.remove(statement)
+        waiting.remove(statement.name)
+        done.append(statement)
+    return tuple(done)
