@@ -7,15 +7,19 @@ training_emits, backward_emits        the same of the result and every emit
 second, second_emits                  the backward of a backward
 tangent                               the outputs with their tangents; tangent_5: along the first
                                       and the third input alone
-continued                             a recurrence that every state is given to
+continued                             a recurrence that goes on: every state is given to it, and the
+                                      rows before that it reads; continued_training_emits,
+                                      continued_backward_emits: its gradients
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
+from attnc.continued import continued
 from attnc.errors import InternalError, UnsupportedError
 from attnc.passes.backward import (
     Derivative,
@@ -26,6 +30,7 @@ from attnc.passes.backward import (
 )
 from attnc.passes.shard_gradients import lower_shard
 from attnc.schedule import Schedule
+from attnc.signature import Lag
 from attnc.spec import Spec
 from attnc.stages import Links, Member, Stages
 
@@ -34,6 +39,7 @@ OF_FORMS = tuple(f"{form}_backward" for form in FORMS)
 OVER_REVERSE = ("backward_tangent", "backward_emits_tangent")
 OF_RESULT = ("training", "backward", "second")
 OF_EMITS = ("training_emits", "backward_emits", "second_emits")
+CONTINUED = ("continued", "continued_training_emits", "continued_backward_emits")
 BACKENDS = ("cpu", "triton")
 WORDS = {
     "partial": "a partial result",
@@ -59,15 +65,17 @@ def member_names(stages: Stages) -> tuple[str, ...]:
         *OF_RESULT,
         *emits,
         "tangent",
-        *(("continued",) if _begins(stages) else ()),
+        *(CONTINUED if _goes_on_apart(stages) else ()),
     )
 
 
-def _begins(stages: Stages) -> bool:
-    """Whether a first state is made of other inputs, so that another kernel set takes states."""
+def _goes_on_apart(stages: Stages) -> bool:
+    """Whether another kernel set takes states: where a first state is made of other inputs, or rows
+    before are read."""
     assert stages.schedule is not None
     signature = stages.schedule.signature
-    return not {one.name for one in signature.inputs}.issuperset(signature.states)
+    made = not {one.name for one in signature.inputs}.issuperset(signature.states)
+    return made or bool(signature.lags)
 
 
 def members(stages: Stages) -> dict[str, Member | UnsupportedError]:
@@ -107,7 +115,12 @@ def lower_member(stages: Stages, name: str) -> Member:
         if name == f"{form}_backward":
             return _of_form(name, spec, emits, form)
     if name == "continued":
-        return Member(name, _everywhere(lower(spec, emits, "continued")))
+        own = continued_spec(stages)
+        return Member(name, _everywhere(lower(own, emits)), spec=own)
+    if name in CONTINUED:
+        own = continued_spec(stages)
+        going = Stages(own, stages.graph, lower(own, emits), None)
+        return replace(lower_member(going, name.removeprefix("continued_")), name=name, spec=own)
     if _is_tangent(name):
         return _tangent(name, lower_tangent(spec, emits, _along(name, stages)))
     if name in OVER_REVERSE:
@@ -125,6 +138,22 @@ def lower_member(stages: Stages, name: str) -> Member:
         return Member(name, {backend: one.forward for backend, one in derived.items()})
     links = _links(derived["cpu"])
     return Member(name, {backend: one.backward for backend, one in derived.items()}, 0, links)
+
+
+@lru_cache(maxsize=8)
+def _continued(spec: Spec, lags: tuple[Lag, ...]) -> Spec:
+    return continued(spec, {lag.name: lag.most for lag in lags})
+
+
+def continued_spec(stages: Stages) -> Spec:
+    """The Spec of a recurrence that goes on. Raises UnsupportedError where nothing can hold the
+    rows before that it reads."""
+    assert stages.schedule is not None
+    signature = stages.schedule.signature
+    if signature.unbounded:
+        feature = f"to go on from a state: {signature.unbounded} reads rows without a bound"
+        raise UnsupportedError(feature, "kernel", ())
+    return _continued(stages.spec, signature.lags)
 
 
 def _of_form(

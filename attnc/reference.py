@@ -13,7 +13,20 @@ from attnc.spec import Spec
 def eager_operator(spec: Spec) -> Any:
     """The dense formula in torch behind the operator's signature (runs every spec,
     differentiable)."""
-    return reference_module(spec).reference
+    found = reference_module(spec).reference
+    found.continued = lambda: eager_operator(continued_spec(spec))
+    return found
+
+
+def continued_spec(spec: Spec) -> Spec:
+    """The Spec of a recurrence that goes on from rows before."""
+    from attnc.compiler import lower_reference
+    from attnc.continued import continued
+    from attnc.lags import lags_of
+
+    found = lags_of(lower_reference(spec).graph).reach
+    order = (one.name for one in spec.inputs if one.name in found)
+    return continued(spec, {name: found[name][1] for name in order})
 
 
 def reference_module(spec: Spec) -> Any:
@@ -28,19 +41,20 @@ def numpy_operator(spec: Spec) -> Any:
     """The oracle behind the operator's signature: torch in, torch out (the result in the query's
     dtype),
     NumPy in, NumPy out."""
-    from attnc.runtime.stepping import call_step, call_with_states
+    from attnc.runtime.stepping import call_step, call_with_states, going_on
 
     def run(*args: Any, **kwargs: Any) -> Any:
         import torch
 
         if "state" in kwargs or "return_state" in kwargs:
-            return call_with_states(run, reference_module(spec).SIGNATURE, args, kwargs)
+            return call_with_states(from_state(kwargs.get("state")), signature(), args, kwargs)
 
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
         results = run_reference(spec, args, dict(kwargs))
         if not given:
             return results
-        dtype, device = given[0].dtype, given[0].device
+        dtype = next((one.dtype for one in given if one.is_floating_point()), given[0].dtype)
+        device = given[0].device
         first, *rest = results if isinstance(results, tuple) else (results,)
         out = torch.from_numpy(np.ascontiguousarray(first)).to(device)
         out = out.to(dtype) if out.is_floating_point() else out
@@ -48,7 +62,17 @@ def numpy_operator(spec: Spec) -> Any:
         return (out, *others) if others else out
 
     def step(state: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return call_step(run, reference_module(spec).SIGNATURE, state, args, kwargs)
+        return call_step(from_state(state), signature(), state, args, kwargs)
+
+    def signature() -> Any:
+        return reference_module(spec).SIGNATURE
+
+    def from_state(state: Any) -> Any:
+        return going_on(run, signature(), state, further)
+
+    def further() -> Any:
+        own = continued_spec(spec)
+        return numpy_operator(own), reference_module(own).SIGNATURE
 
     run.step = step  # type: ignore[attr-defined]
     return run

@@ -77,12 +77,23 @@ class ReadRequirement:
 
 
 @dataclass(frozen=True, slots=True)
+class Lag:
+    """An input that is read at rows before its own: `taker` is what holds these beside the call's
+    own where a recurrence goes on; `least` and `most` rows back, over numbers and lengths."""
+
+    name: str
+    taker: str
+    least: Expr
+    most: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """inputs, outputs (the result first, then emits), numbers, measured lengths; the axes whose
     first position the
     call may move (offset for rows, key_offset and key_length for keys); and what the call must
-    test. Of a recurrence: its states in order, the axis that it walks, and the reads of other rows
-    than its own, as text."""
+    test. Of a recurrence: its states in order, the axis that it walks, the inputs that it reads at
+    other rows, and such a read that has no bound, as text."""
 
     name: str
     inputs: tuple[TensorArgument, ...]
@@ -96,4 +107,5 @@ class Signature:
     reads: tuple[ReadRequirement, ...] = ()
     states: tuple[str, ...] = ()
     time: Axis | None = None
-    lags: tuple[str, ...] = ()
+    lags: tuple[Lag, ...] = ()
+    unbounded: str = ""

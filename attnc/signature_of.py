@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attnc.build import blocks, first_value
+from attnc.continued import takers_of
 from attnc.divisors import divisor_requirements
 from attnc.expressions.index import Axis
-from attnc.expressions.text import expression_text
-from attnc.expressions.tree import Array, Kind, position, postorder
+from attnc.expressions.tree import Array, Kind, postorder
 from attnc.graph import Graph
+from attnc.lags import lags_of
 from attnc.signature import (
     Dtype,
+    Lag,
     LengthArgument,
     NumberArgument,
     ReadRequirement,
@@ -64,20 +66,17 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         _reads(spec),
         tuple(state.array.name for state in spec.root.states),
         spec.root.rows[-1].axis if spec.root.states else None,
-        tuple(_lags(graph)),
+        *_lags(spec, graph),
     )
 
 
-def _lags(graph: Graph) -> Iterable[str]:
-    """The reads of a recurrence's inputs at another row than that of the step."""
-    for recurrence in graph.recurrences:
-        time = recurrence.time
-        for node in postorder(*graph.roots):
-            if node.op != "read" or node.array.role != "input":
-                continue
-            pairs = zip(node.args, node.array.axes, strict=True)
-            if any(axis is time.axis and at != position(time) for at, axis in pairs):
-                yield expression_text(node)
+def _lags(spec: Spec, graph: Graph) -> tuple[tuple[Lag, ...], str]:
+    """What a recurrence reads of other rows than that of the step."""
+    found = lags_of(graph)
+    order = [one.name for one in spec.inputs if one.name in found.reach]
+    takers = takers_of(spec, order)
+    lags = (Lag(name, takers[name].name, *found.reach[name]) for name in order)
+    return tuple(lags), found.unbounded
 
 
 def _reads(spec: Spec) -> tuple[ReadRequirement, ...]:

@@ -72,12 +72,14 @@ class Member:
 
     schedules   by backend ("cpu", "triton"); their signatures are one
     results     how many outputs every call returns
+    spec        what it was lowered from, if that is not the operator's
     """
 
     name: str
     schedules: dict[str, Schedule]
     results: int = 1
     links: Links = field(default_factory=Links)
+    spec: Spec | None = None
 
     @property
     def signature(self) -> Signature:

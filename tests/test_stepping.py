@@ -14,14 +14,26 @@ from test_cpu_scan import SHAPE, made, tensors_of
 
 from attnc.cases import draw_case
 from attnc.compiler import emit_module, load_module
-from attnc.errors import ArgumentUnknown, UnsupportedError, ValueRangeError
+from attnc.errors import ArgumentUnknown, ShapeError, UnsupportedError, ValueRangeError
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.spec import Spec
 
 Tensors = dict[str, torch.Tensor]
-# Those that read no other row than their own.
-PLAIN = [name for name in SPECS if name not in ("document_reset", "lagged", "short_convolution")]
+# Equations at other rows, an `else` that is no number, a lag that a param decides, other inputs'
+# firsts, and more lags of one input.
+LAGS = """
+attention lags(x) for t:
+    param back: int = 2
+    axis u < 2
+    input x: real[b, t, c], mix: real[t, c], w: real[u, c], first: real[b, c]
+    state s: real[c] = first
+    z[t] = sum(u: w[u] * (x[t - u] else 1)) * mix[t]
+    shifted[t] = z[t - 1] else x[t]
+    update:
+        s = 0.5 * s + shifted[t] * (z[t - back] else -1) + where(t >= 3, x[max(t - 3, 0)], 0)
+    read: s + (shifted[t - 1] else 2)
+"""
 
 
 def call_of(name: str, seed: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Spec, Tensors]:
@@ -62,7 +74,13 @@ def stepped(op: Any, spec: Spec, tensors: Tensors) -> tuple[torch.Tensor, Any]:
     return torch.stack(rows, place), state
 
 
-@pytest.mark.parametrize("name", PLAIN)
+def lags(backend: str) -> tuple[Spec, Tensors, Operator]:
+    spec = read_spec(load_source(LAGS.lstrip()))
+    tensors = tensors_of(draw_case(spec, SHAPE, 5), torch.float64)
+    return spec, tensors, Operator(spec, backend)
+
+
+@pytest.mark.parametrize("name", SPECS)
 def test_steps_are_the_rows_of_a_call(name: str) -> None:
     (spec, tensors), (_, op) = call_of(name), made(name)
     whole, last = op(**tensors, return_state=True)
@@ -142,20 +160,84 @@ def test_a_written_module_steps(tmp_path: Path) -> None:
     assert not torch.equal(again, whole)
 
 
-@pytest.mark.parametrize("name", ["lagged", "document_reset"])
-def test_other_rows_are_no_step(name: str) -> None:
-    (spec, tensors), (_, op) = call_of(name), made(name)
-    with pytest.raises(UnsupportedError, match=r"t - (window|1).*carry it in a state"):
-        op.step(None, **row(spec, tensors, 0))
-    _, states = op(**tensors, return_state=True)
-    with pytest.raises(UnsupportedError, match=r"go on from a state.*carry it in a state"):
-        op(**tensors, state=states)
+@pytest.mark.parametrize("backend", ["numpy", "eager", "cpu", "triton"])
+def test_a_state_holds_the_rows_that_are_read_again(backend: str) -> None:
+    """Split anywhere, by place and by name; the last pieces row by row."""
+    spec, tensors, op = lags(backend)
+    whole = op.reference(**{name: one.numpy() for name, one in tensors.items()})
+    splits = range(1, SHAPE.rows) if backend == "cpu" else (2,)
+    for split in splits:
+        begin, state = op(**part(spec, tensors, 0, split), return_state=True)
+        assert state[1].shape == (SHAPE.batch, min(split, 3), SHAPE.width)  # x, t - 2 - 1 at most
+        assert state[2].shape == (min(split, 2), SHAPE.width)  # mix
+        rows = [begin]
+        if split == 3:
+            state = dict(zip(("s", "x", "mix"), state, strict=True))
+        for at in range(split, SHAPE.rows if backend == "cpu" else 5):
+            out, state = op.step(state, **row(spec, tensors, at), offset=at)
+            rows.append(out[:, None])
+        found = torch.cat(rows, 1)
+        np.testing.assert_allclose(found, whole[:, : found.shape[1]], rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_flow_through_rows_before() -> None:
+    spec, tensors, op = lags("cpu")
+    x = tensors["x"].clone().requires_grad_()
+    out, state = op(**{**tensors, "x": x}, return_state=True)
+    (wanted,) = torch.autograd.grad((out**2).sum() + (state[0] ** 2).sum(), x)
+    moved = {**tensors, "x": x}
+    begin, state = op(**part(spec, moved, 0, 4), return_state=True)
+    rest = part(spec, moved, 4, SHAPE.rows)
+    end, last = op(**rest, state=state, return_state=True, offset=4)
+    loss = (begin**2).sum() + (end**2).sum() + (last[0] ** 2).sum()
+    (found,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_written_module_holds_rows() -> None:
+    spec, tensors, op = lags("cpu")
+    module = load_module(emit_module(spec), "stepping_lags")
+    whole, last = op(**tensors, return_state=True)
+    out, state = stepped(module, spec, tensors)
+    torch.testing.assert_close(out, whole)
+    for one, other in zip(state, last, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(UnsupportedError, match="dense formula of a module"):
+        module.reference(**tensors, state=last)
+
+
+@pytest.mark.parametrize("read", ["x[0]", "sum(a in t if a <= t: x[a])", "x[t + 1] else 0"])
+def test_rows_without_a_bound_are_no_step(read: str) -> None:
+    text = f"""
+attention unbounded(x) for t:
+    input x: real[b, t, c]
+    state s: real[c] = 0
+    update:
+        s = s + x[t]
+    read: s + ({read})
+"""
+    op = Operator(read_spec(load_source(text.lstrip())), "eager")
+    x = torch.randn(1, 4, 2)
+    _, state = op(x, return_state=True)
+    with pytest.raises(UnsupportedError, match=r"a step: x\[.*carry that in a state"):
+        op.step(None, x[:, 0])
+    with pytest.raises(UnsupportedError):
+        op(x, state=state)
+
+
+def test_wrong_rows_before_are_refused() -> None:
+    _, tensors, op = lags("eager")
+    _, (s, x, mix) = op(**tensors, return_state=True)
+    with pytest.raises(ShapeError, match=r"`x`.*rows before as \[\d, up to 3, \d\]"):
+        op(**tensors, state=(s, x[:1], mix))
+    with pytest.raises(ValueRangeError, match=r"the 3 parts \(s, x, mix\)"):
+        op(**tensors, state=(s,))
 
 
 def test_wrong_states_are_refused() -> None:
     (_, tensors), (_, op) = call_of("linear_attention"), made("linear_attention")
     _, (S, z) = op(**tensors, return_state=True)
-    with pytest.raises(ValueRangeError, match=r"the 2 states \(S, z\)"):
+    with pytest.raises(ValueRangeError, match=r"the 2 parts \(S, z\)"):
         op(**tensors, state=(S,))
     with pytest.raises(ArgumentUnknown, match="`s`"):
         op(**tensors, state={"s": S, "z": z})

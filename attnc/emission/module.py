@@ -139,7 +139,8 @@ def print_chapter(
         return print_refusal(name, member, stage)
     own = stage_of(stages, stage).stages if stage else stages
     try:
-        return _render_chapter(print_member(own.spec, member, keeps_batch_apart(own.graph), stage))
+        spec = member.spec or own.spec
+        return _render_chapter(print_member(spec, member, keeps_batch_apart(own.graph), stage))
     except UnsupportedError as refusal:
         return print_refusal(name, refusal, stage)
 
@@ -236,8 +237,10 @@ def _docstring(signature: Signature) -> list[str]:
         lines.append(f"{number.name}: {number.kind}{default}")
     emits = ", ".join(output.name for output in signature.outputs[1:])
     if signature.states:
-        names = ", ".join(signature.states)
+        names = ", ".join((*signature.states, *(lag.name for lag in signature.lags)))
         lines.append(f"state: the first states, as a tuple ({names}) or by name")
+        for lag in signature.lags:
+            lines.append(f"    {lag.name}: its last rows, {print_python(lag.most)} or all so far")
         lines.append("return_state: whether to return the last states too")
     lines.append("offset, key_offset: the first position of rows and keys, int or int tensor [b]")
     lines.append("key_length: how many keys count, int or int tensor [b]; None: all")

@@ -36,7 +36,12 @@ def print_signature(
     flags += [] if separate else ["separate=False"]
     if suffix in STATEFUL and signature.states and signature.time:
         flags += [f"states={signature.states!r}", f"time={signature.time.name!r}"]
-        flags += [f"lags={signature.lags!r}"] if signature.lags else []
+    reach = _print_reach(signature, lower) if signature.lags and not suffix else ""
+    if reach:
+        names = [f"({lag.name!r}, {lag.taker!r})" for lag in signature.lags]
+        flags += [f"lags={_tuple(names)}", f"reach=_reach{lower}"]
+    if signature.unbounded and not suffix:
+        flags += [f"unbounded={signature.unbounded!r}"]
     if suffix in TESTED:
         flags += [f"reads={_tuple(print_reads(signature))}"] if signature.reads else []
     return "\n\n".join(
@@ -44,6 +49,7 @@ def print_signature(
             _print_lengths(known, lower),
             _print_defaults(signature, lower),
             _print_requirements(known, lower),
+            *([reach] if reach else ()),
             _print_constant(spec, signature, whole, flags),
         )
     )
@@ -158,6 +164,17 @@ def _print_requirements(known: Known, suffix: str) -> str:
     return _function(
         f"_requirements{suffix}(known: Mapping[str, Any]) -> tuple[Requirement, ...]",
         "What the lengths and numbers of a call must satisfy.",
+        ["return (", *entries, ")"],
+    )
+
+
+def _print_reach(signature: Signature, suffix: str) -> str:
+    entries = [
+        f"    ({print_python(lag.least)}, {print_python(lag.most)})," for lag in signature.lags
+    ]
+    return _function(
+        f"_reach{suffix}(known: Mapping[str, Any]) -> tuple[tuple[int, int], ...]",
+        "How many rows back its inputs are read, at least and at most.",
         ["return (", *entries, ")"],
     )
 

@@ -24,7 +24,7 @@ from attnc.passes.reductions import refuse
 from attnc.passes.stream import carries_of, kernel_of, targets_of
 from attnc.schedule import Kernel, MapKernel, Store, Workspace
 
-Form = Literal["whole", "split", "partial", "merge", "finish", "continued"]
+Form = Literal["whole", "split", "partial", "merge", "finish"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from attnc.graph import Graph
 from attnc.passes import partial
 from attnc.passes.apart import rows_apart
 from attnc.passes.chunk import scan
-from attnc.passes.continued import continued
 from attnc.passes.finish import Lowering
 from attnc.passes.fuse import fuse
 from attnc.passes.inner_gradients import slope_by
@@ -37,8 +36,7 @@ def lower(spec: Spec, emit: Sequence[str] = (), form: Form = "whole") -> Schedul
     """The Schedule of an operator: its result, then the emits asked for.
 
     form    whole: the operator; split: the same, keys in shares; partial, merge, finish: operators
-            on what is carried (see passes/partial); continued: a recurrence that every state is
-            given to
+            on what is carried (see passes/partial)
 
     Raises UnsupportedError for what kernels cannot run yet (the oracles can)."""
     graph = prepare(spec, emit)
@@ -80,14 +78,11 @@ def passed(schedule: Schedule) -> Schedule:
 
 def _scanned(spec: Spec, graph: Graph, form: Form) -> Schedule:
     """The Schedule of an operator with states."""
-    if form not in ("whole", "continued"):
+    if form != "whole":
         raise refuse("state_io: a recurrence in parts")
-    own, name = signature_of(spec, graph), spec.name
-    if form == "continued":
-        graph, own = continued(graph, own)
-        name = own.name
     found = scan(graph)
-    schedule = Schedule(name, own, (found.kernel,), (), found.widths, found.notes)
+    own = signature_of(spec, graph)
+    schedule = Schedule(spec.name, own, (found.kernel,), (), found.widths, found.notes)
     return _verified(verify_schedule, schedule)
 
 

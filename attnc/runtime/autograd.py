@@ -35,6 +35,7 @@ from attnc.runtime.training import TrainingPlan
 PULLBACKS = {
     "": ("backward", "training"),
     "emits": ("backward_emits", "training_emits"),
+    "continued": ("continued_backward_emits", "continued_training_emits"),
     "backward": ("second", ""),
     "backward_emits": ("second_emits", ""),
     "partial": ("partial_backward", ""),

@@ -82,7 +82,7 @@ def check_call(
         if number.name in numbers:
             known[number.name] = check_number(signature, number, numbers[number.name])
     dtype, device = _check_dtypes(signature, tensors, extras.get("dtype"))
-    _measure(signature, tensors, known)
+    measure_axes(signature, tensors, known)
     _derive(signature, tensors, known)
     for tensor in signature.inputs:
         if tensor.name in tensors:
@@ -246,7 +246,7 @@ def _check_same(
         raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
 
 
-def _measure(signature: Signature, tensors: dict[str, Any], known: dict[str, Any]) -> None:
+def measure_axes(signature: Signature, tensors: dict[str, Any], known: dict[str, Any]) -> None:
     """Reads the lengths of axes off the tensors; the first tensor that has an axis decides, those
     by place before the others."""
     for tensor in sorted(signature.inputs, key=lambda slot: not slot.positional):

@@ -11,7 +11,9 @@ its first call.
                               `_emits` behind the name: of the result and every emit
     second                    the backward of the backward
     tangent                   the outputs and their tangents (forward mode)
-    continued                 a recurrence that every state is given to
+    continued                 a recurrence that goes on: every state is given to it, and the rows
+                              before that it reads; with `_training_emits` and `_backward_emits`
+                              behind the name: its gradients
 """
 
 from __future__ import annotations

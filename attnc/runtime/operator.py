@@ -22,7 +22,7 @@ from attnc.runtime.forms import autocast, form_of, is_dense, is_plain, is_watche
 from attnc.runtime.reads import check_reads, with_reads_checked
 from attnc.runtime.registration import register
 from attnc.runtime.slots import SHIFTS, Call, Signature
-from attnc.runtime.stepping import call_step, call_with_states
+from attnc.runtime.stepping import call_step, call_with_states, going_on
 
 # A backend runs a bound call: (call, wanted output names) -> outputs in the order of the signature,
 # None if not wanted.
@@ -68,8 +68,8 @@ class KernelOperator:
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         if self._stateful and ("state" in kwargs or "return_state" in kwargs):
-            run, kwargs = self._from_state(kwargs.get("state"), kwargs)
-            return call_with_states(run, run.signature, args, kwargs)
+            run = self._from_state(kwargs.get("state"))
+            return call_with_states(run, self.signature, args, kwargs)
         emit: Any = kwargs.pop("emit", ())
         if type(emit) is not tuple or emit:
             emit = checked_emits(self.signature, emit)
@@ -89,20 +89,17 @@ class KernelOperator:
     def step(self, state: Any, /, *args: Any, **kwargs: Any) -> Any:
         """One row of a recurrence: called as the operator, with tensors that lack the axis of time.
         Gives the result's row and the states after it; `state` None is the first ones."""
-        run, kwargs = self._from_state(state, kwargs)
-        return call_step(run, run.signature, state, args, kwargs)
+        run = self._from_state(state)
+        return call_step(run, self.signature, state, args, kwargs)
 
-    def _from_state(
-        self, state: Any, kwargs: dict[str, Any]
-    ) -> tuple[KernelOperator, dict[str, Any]]:
-        """The operator that takes these states: this one, or where a first state is made of other
-        inputs, one that reads it instead and does not take those."""
-        names = {slot.name for slot in self.signature.inputs}
-        if state is None or names.issuperset(self.signature.states):
-            return self, kwargs
-        run = self._further("continued")
-        loose = names - {slot.name for slot in run.signature.inputs}
-        return run, {name: value for name, value in kwargs.items() if name not in loose}
+    def _from_state(self, state: Any) -> Callable[..., Any]:
+        """What takes this state (see going_on)."""
+
+        def continued() -> tuple[Any, Signature]:
+            found = self._further("continued")
+            return found, found.signature
+
+        return going_on(self, self.signature, state, continued)
 
     def partial(self, /, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
         """What a shard of the keys contributes, before it is finished: called as the operator, with

@@ -57,7 +57,10 @@ class Signature:
     separate          entries of the batch never mix, so that a batch of batches is a batch
     reads             what the call tests of positions that data decides (see reads)
     states, time      of a recurrence: its states, which are emits, and the axis that it walks
-    lags              the reads of other rows than the step's own
+    lags              the inputs that it reads at other rows, each with the input that takes those
+                      rows beside the call's own where it goes on
+    reach(known)      for each of these (least, most) rows back
+    unbounded         a read of another row that has no bound, as text
     """
 
     name: str
@@ -77,7 +80,9 @@ class Signature:
     reads: tuple[Any, ...] = ()
     states: tuple[str, ...] = ()
     time: str = ""
-    lags: tuple[str, ...] = ()
+    lags: tuple[tuple[str, str], ...] = ()
+    reach: Callable[[Numbers], tuple[tuple[int, int], ...]] = field(default=lambda known: ())
+    unbounded: str = ""
 
     @property
     def keywords(self) -> list[str]:
