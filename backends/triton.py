@@ -165,7 +165,7 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
     main = print_stream(kernel, schedule, queries, merge=False)
     regions: list[dict[str, Any] | None] = []
     for number, loop in enumerate(kernel.loops):
-        if is_dense(loop.region):
+        if is_dense(loop.region) or loop.running:  # those in order take every tile of a span
             regions.append(None)
             continue
         summaries = []

@@ -59,7 +59,8 @@ def print_stream(
 def splits(kernel: StreamKernel, place: Place) -> bool:
     """Whether the launch may let several programs share the walked tiles of one held tile, and
     merge what they carry."""
-    return kernel.split is None and not place.ordered and bool(kernel.carried)
+    in_order = place.ordered or any(loop.running for loop in kernel.loops)
+    return kernel.split is None and not in_order and bool(kernel.carried)
 
 
 def added_arrays(kernel: StreamKernel) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ made at run time. Whole tiles come first, then those at the edges of the mask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from attnc.backends.triton_frame import indented
 from attnc.backends.triton_grid import Place
@@ -13,6 +13,7 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.backends.triton_texts import is_true, unwrapped
 
 from attnc.expressions.index import Index
+from attnc.expressions.tree import TRUE
 from attnc.schedule import Region, StreamKernel, WalkedLoop
 
 
@@ -39,6 +40,19 @@ class Tiles:
                 [f"if {flag}:", *indented(from_front), "else:", *indented(full)],
             )
         return self.print_listed(number, count)
+
+    def print_in_order(
+        self, loop: WalkedLoop, number: int, count: str, start: str
+    ) -> tuple[list[str], list[str], list[str]]:
+        """The same where values run along the keys: all tiles of the spans (of the axis, where none
+        are closed) count as edge tiles and follow one another."""
+        region = loop.region if loop.region.segments else Region(TRUE, TRUE)
+        lines, parts = self.print_spans(replace(loop, region=region), number, count, start)
+        runs = [(first, f"({last} - {first})") for first, _, _, last in parts]
+        tile = self.print_parts(f"mixed_count_{number}", runs, lines, "at")
+        lines.append(f"full_count_{number} = 0")
+        at = f"mixed_count_{number} - 1 - step" if loop.backward else "step"
+        return lines, [f"at = {at}", *tile], []
 
     def print_listed(self, number: int, count: str) -> tuple[list[str], list[str], list[str]]:
         """From the list that the region kernel has made."""
@@ -72,6 +86,22 @@ class Tiles:
         self, loop: WalkedLoop, number: int, count: str, start: str
     ) -> tuple[list[str], list[str], list[str]]:
         """From closed spans: their whole tiles one after another, their edges likewise."""
+        lines, spans = self.print_spans(loop, number, count, start)
+        whole_parts, edge_parts = [], []
+        for first, full_first, full_last, last in spans:
+            whole_parts.append((full_first, f"({full_last} - {full_first})"))
+            edge_parts += [
+                (first, f"({full_first} - {first})"),
+                (full_last, f"({last} - {full_last})"),
+            ]
+        full = self.print_parts(f"full_count_{number}", whole_parts, lines)
+        mixed = self.print_parts(f"mixed_count_{number}", edge_parts, lines)
+        return lines, mixed, full
+
+    def print_spans(
+        self, loop: WalkedLoop, number: int, count: str, start: str
+    ) -> tuple[list[str], list[tuple[str, str, str, str]]]:
+        """Names each span's tiles: the first, the first whole one, the ends of those and of all."""
         lines = self.place.held_bounds() if loop.region.segments else []
         bounds = {name: Leaf(name) for name in ("held_low", "held_high")}
         printer = Printer(self.scope.extended(values=bounds), (), lines, f"span_{number}")
@@ -82,7 +112,7 @@ class Tiles:
         if not spans:
             whole = (start, start, f"{count} + {start}", f"{count} + {start}")
             spans = [whole if start != "0" else ("0", "0", count, count)]
-        whole_parts, edge_parts, previous = [], [], "0"
+        named, previous = [], "0"
         for place, span in enumerate(spans):
             first, full_first, full_last, last = (
                 f"{what}_{number}_{place}" for what in ("first", "full_first", "full_last", "last")
@@ -90,17 +120,13 @@ class Tiles:
             values = ", ".join(span)
             call = f"gpu_span({values}, {start}, {count}, {previous}, BLOCK_WALKED)"
             lines.append(f"{first}, {full_first}, {full_last}, {last} = {call}")
-            whole_parts.append((full_first, f"({full_last} - {full_first})"))
-            edge_parts += [
-                (first, f"({full_first} - {first})"),
-                (full_last, f"({last} - {full_last})"),
-            ]
+            named.append((first, full_first, full_last, last))
             previous = last
-        full = self.print_parts(f"full_count_{number}", whole_parts, lines)
-        mixed = self.print_parts(f"mixed_count_{number}", edge_parts, lines)
-        return lines, mixed, full
+        return lines, named
 
-    def print_parts(self, total: str, parts: list[tuple[str, str]], lines: list[str]) -> list[str]:
+    def print_parts(
+        self, total: str, parts: list[tuple[str, str]], lines: list[str], step: str = "step"
+    ) -> list[str]:
         """Runs of tiles laid end to end: prints where each ends, gives back the tile of a step."""
         ends: list[str] = []
         for place, (_, size) in enumerate(parts):
@@ -109,11 +135,11 @@ class Tiles:
             lines.append(f"{end} = {before}{size if before else unwrapped(size)}")
             ends.append(end)
         offset = f" - {ends[-2]}" if len(ends) > 1 else ""
-        chosen = [f"tile = step{offset} + {parts[-1][0]}"]
+        chosen = [f"tile = {step}{offset} + {parts[-1][0]}"]
         for place in range(len(parts) - 2, -1, -1):
             offset = f" - {ends[place - 1]}" if place else ""
             chosen.append(
-                f"tile = tl.where(step < {ends[place]}, step{offset} + {parts[place][0]}, tile)"
+                f"tile = tl.where({step} < {ends[place]}, {step}{offset} + {parts[place][0]}, tile)"
             )
         return chosen
 

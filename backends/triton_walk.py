@@ -23,12 +23,14 @@ from attnc.backends.triton_vectors import print_vectors
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, position
+from attnc.expressions.tree import Expr, position, postorder
 from attnc.schedule import (
     Carried,
     Contribution,
+    Let,
     PairStore,
     Product,
+    Running,
     Scatter,
     Strided,
     WalkedLoop,
@@ -54,8 +56,6 @@ def _check_walk(loop: WalkedLoop) -> None:
     refused = (
         (not isinstance(loop.access, Strided), "packed or paged keys"),
         (loop.chosen is not None, "tiles that data chooses"),
-        (loop.backward, "a walk from the last key to the first"),
-        (bool(loop.running), "sums that run along the keys"),
         (bool(loop.deposits), "sums into the rows of the walked axis"),
     )
     for found, feature in refused:
@@ -88,19 +88,16 @@ class _Walk:
             self.counted = print_turn(stream, loop, self.rounds)
         self.print_heads()
         count, start = stream.place.extent(loop.walked)
-        tiles, mixed_tile, full_tile = Tiles(stream.place, stream.scope).print_tiles(
-            loop, self.number, count, start
-        )
+        visited = Tiles(stream.place, stream.scope)
+        found = visited.print_in_order if loop.running else visited.print_tiles
+        tiles, mixed_tile, full_tile = found(loop, self.number, count, start)
         lanes = self.print_lanes(count, start)
         operands = Operands(stream, loop.walked, count, self.rounds)
         for statement in loop.walked_values:
             once = not stream.over(statement.expr, self.over)
             stream.let(statement, (loop.walked,), self.rounds if once else self.score)
         self.products(operands)
-        for statement in loop.pair_values:
-            stream.let(statement, self.over, self.score)
-        mask: list[str] = []
-        hidden = self.mask(mask)
+        mask, hidden = self.pairs()
         self.hidden = bool(hidden)
         exponent = self.exponent(mask, hidden)
         reference = self.reference(exponent)
@@ -127,8 +124,9 @@ class _Walk:
             "full_tile": full_tile,
             "lanes": lanes,
             "score": self.score,
-            "mask": mask,
+            "mask": mask or ["pass"],
             "hidden": hidden,
+            "in_order": bool(loop.running),
             "reference": reference,
             "combine": self.combine,
         }
@@ -258,6 +256,54 @@ class _Walk:
         return parts
 
     # --- Masks, exponent, reference ---------------------------------------------------------------
+
+    def pairs(self) -> tuple[list[str], list[str]]:
+        """Prints the values of pairs; gives back the masks of edge tiles and of whole ones. Where
+        values run along the keys every tile is an edge, and its mask is known before they are."""
+        mask: list[str] = []
+        if not self.loop.running:
+            for let in self.loop.pair_values:
+                assert isinstance(let, Let)
+                self.stream.let(let, self.over, self.score)
+            hidden = self.mask(mask)
+            return mask, hidden
+        ready, rest = self.before_running()
+        for let in ready:
+            self.stream.let(let, self.over, self.score)
+        self.mask(self.score)
+        for one in rest:
+            if isinstance(one, Let):
+                self.stream.let(one, self.over, self.score)
+            else:
+                self.run(one)
+        return mask, []
+
+    def before_running(self) -> tuple[list[Let], list[Let | Running]]:
+        """The values of pairs that use nothing that runs along the keys, and the others."""
+        late = {one.name for one in self.loop.running}
+        ready: list[Let] = []
+        rest: list[Let | Running] = []
+        for one in self.loop.pair_values:
+            used = {str(n.attr) for n in postorder(one.expr) if n.op == "value"}
+            if isinstance(one, Running) or used & late:
+                late.add(one.name)
+                rest.append(one)
+            else:
+                ready.append(one)
+        return ready, rest
+
+    def run(self, one: Running) -> None:
+        """Prints a running value: along the tile, after what the tiles before have left."""
+        names, unit = self.stream.scope.names, INITIAL[one.monoid]
+        kept, name = names.fresh(f"{one.name}_kept"), names.fresh(one.name)
+        self.rounds.append(f"{kept} = tl.full([BLOCK_HELD], {unit}, ACC)")
+        term = self.bound(self.full(one.expr, self.score, one.name), f"{one.name}_term", self.score)
+        options = f'"{one.monoid}", {self.loop.backward}, {one.inclusive}, BLOCK_WALKED'
+        self.score += [
+            f"{term} = tl.where(seen, {term}, {unit})",
+            f"{name}, {kept} = gpu_running({term}, {kept}, {unit}, {options})",
+        ]
+        self.stream.scope = self.stream.scope.extended(values={one.name: Leaf(name, self.over)})
 
     def mask(self, lines: list[str]) -> list[str]:
         """Prints `seen` for edge tiles; gives back the lines for whole tiles (where `hidden` may
