@@ -7,6 +7,7 @@ CANCELS = "a factor of all weights of a row cancels in their sum"
 EMITTED = "it is read by an emit alone"
 DEALT = "however evenly the keys are dealt to the parts, they merge to the same"
 ONE = "a factor of 1: only gradients see it"
+ONLY = "only gradients see it"
 SQUARED = "it is squared"
 BORDER = "no sum of weights is exactly at a threshold"
 
@@ -168,6 +169,14 @@ EQUIVALENT: dict[str, dict[str, str]] = {
         "mask: > -> >=": NEVER,
     },
     "vq_attention": {"mask[s]: > -> >=": NEVER},
+    "natsl": {
+        "linear[h, c]: > -> >=": "no two kinds are worth the same",
+        "share[h, c]: + -> -": ONLY,
+        (
+            "share[h, c]: where(linear[c], 1, 0) + (p[c, 1] - stop(p[c, 1])) -> "
+            "(where(linear[c], 1, 0))"
+        ): ONLY,
+    },
     "nystromformer": {
         "y[m, l in m]: 0 -> 1": "it is replaced before it is read",
         "s[m, l in m]: 0 -> 1": "it is replaced before it is read",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from gallery_cases import SQUARE, Arrays, Setting, on_map
+from gallery_cases import ROWS, SQUARE, Arrays, Setting, on_map
 
 from attnc.cases import Shape
 
@@ -85,6 +85,13 @@ def positive(t: Arrays, rng: np.random.Generator) -> None:
     t["p"] = 1 + 2 * rng.random(t["p"].shape)
 
 
+def of_two(t: Arrays, rng: np.random.Generator) -> None:
+    """Two kinds of chunks, two branches."""
+    for name in ("choice", "mix", "gain"):
+        shape = t[name].shape
+        t[name] = rng.standard_normal((shape[0], 2, shape[2]))
+
+
 def cut(t: Arrays, rng: np.random.Generator) -> None:
     """All keys, some, one more than there are, none."""
     keys = t["v"].shape[-2]
@@ -143,4 +150,7 @@ PIPELINES: dict[str, Setting] = {
         numbers=({"threshold": 0.3}, {"threshold": 0.6}), shapes=CROSS[:2], tune=heated
     ),
     "flow_attention": Setting(shapes=CROSS[:2]),
+    "hydra": Setting(shapes=SQUARE),
+    "natsl": Setting(statics={"size": 3}, shapes=FEW, tune=of_two),
+    "titans_hybrid": Setting(statics={"size": 4}, shapes=ROWS),
 }

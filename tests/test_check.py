@@ -502,3 +502,11 @@ def test_a_local_of_a_def_is_its_text_where_an_index_is_bound_again(body: str) -
     long = check(f"{head}    normalize: {LOCALS[body]}\n")
     one, other = (canonical(build(spec).outputs[0].expr) for spec in (short, long))
     assert one == other
+
+
+def test_an_outer_axis_that_an_array_has_twice_is_filled_by_each_name() -> None:
+    lines = "    input w: real[h, a in h]\n    m[i] = sum(a in h: w * q[h = a, i])\n"
+    spec = attention(lines=lines, score="dot(m[i], k[j]) * scale")
+    reads = [one for one in postorder(named(spec, "m").expr) if one.op == "read"]
+    (w,) = (one for one in reads if one.array.name == "w")
+    assert len({expression_text(at) for at in w.args}) == 2

@@ -212,13 +212,14 @@ def _axes_known(
 
 
 def _fill(checker: Checker, index: Index, label: str, fill: Environment, span: Span) -> Expr | None:
-    """The index in scope of a dimension's name."""
-    if is_outer(index.axis):
-        return outer_position(checker, index.axis, fill, span)
+    """The index in scope of a dimension's name; of an outer axis the one that stands for it where
+    none has the name."""
     bound = fill.bounds.get(label)
-    if bound is None or len(bound.parts) != 1:
-        return None
-    return bound.at
+    if bound is not None and len(bound.parts) != 1:
+        bound = None
+    if is_outer(index.axis) and (bound is None or bound.axis != index.axis):
+        return outer_position(checker, index.axis, fill, span)
+    return None if bound is None else bound.at
 
 
 def _place(

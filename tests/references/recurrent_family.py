@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from references import reference, sigmoid
+from references import reference, sigmoid, softmax
 
 
 def softplus(x):
@@ -211,3 +211,88 @@ def hgrn(t, n, offset):
         hidden = keep * hidden + (1 - keep) * x[:, i]
         out[:, i] = hidden
     return out
+
+
+@reference
+def titans_hybrid(t, n, offset):
+    """Each row lists what it sees: learned tokens, its segment, what is told of that."""
+    q, k, v = t["q"], t["k"], t["v"]
+    out, group = np.zeros((*q.shape[:3], v.shape[-1])), q.shape[1] // max(k.shape[1], 1)
+    for b, h in np.ndindex(q.shape[:2]):
+        memory = np.zeros((q.shape[-1], v.shape[-1]))
+        start, speed = memory, np.zeros_like(memory)
+        for i in range(q.shape[2]):
+            alpha, eta, theta = (sigmoid(t[name][b, h, i]) for name in ("alpha", "eta", "theta"))
+            begin = i - i % n["size"]
+            start = memory if i == begin else start
+            told = [start.T @ unit(q[b, h, s]) for s in range(begin, i + 1)]
+            own = slice(begin, i + 1)
+            keys = [*t["pk"][h], *k[b, h // group, own], *(one @ t["ck"][h] for one in told)]
+            values = [*t["pv"][h], *v[b, h // group, own], *(one @ t["cv"][h] for one in told)]
+            y = softmax(np.array(keys) @ q[b, h, i] / np.sqrt(q.shape[-1])) @ np.array(values)
+            key = unit(y @ t["wk"][h])
+            slope = 2 * np.outer(key, start.T @ key - y @ t["wv"][h])
+            speed = eta * speed - theta * slope
+            memory = (1 - alpha) * memory + speed
+            out[b, h, i] = y * (memory.T @ unit(y @ t["wq"][h]))
+    return out
+
+
+@reference
+def natsl(t, n, offset):
+    """Chunk by chunk: its rows go on from what the chunks before have left."""
+    q, k, v, size = t["q"], t["k"], t["v"], n["size"]
+    out, group = np.zeros((*q.shape[:3], v.shape[-1])), q.shape[1] // max(k.shape[1], 1)
+
+    def delta(state, b, h, i, kept=True):
+        decay = np.exp(-np.exp(t["a"][h]) * softplus(t["x"][b, h, i] + t["bias"][h]))
+        key, rate = unit(k[b, h // group, i]), sigmoid(t["beta"][b, h, i])
+        state = decay * state
+        return state + kept * rate * np.outer(key, v[b, h // group, i] - state.T @ key)
+
+    def rmsnorm(x):
+        return x / np.sqrt((x * x).mean() + 1e-6)
+
+    for b, h in np.ndindex(q.shape[:2]):
+        left, keys = np.zeros((q.shape[-1], v.shape[-1])), []
+        for begin in range(0, q.shape[2], size):
+            rows = range(begin, min(begin + size, q.shape[2]))
+            kinds = t["choice"][h] @ t["y"][b, rows.start : rows.stop].mean(0)
+            state = left
+            for i in rows:
+                state = delta(state, b, h, i)
+                seen = [*keys, *range(begin, i + 1)]
+                near = softmax(k[b, h // group, seen] @ q[b, h, i] / np.sqrt(q.shape[-1]))
+                near = near @ v[b, h // group, seen]
+                far = state.T @ unit(q[b, h, i]) / np.sqrt(q.shape[-1])
+                w, gate = softmax(t["mix"][h] @ q[b, h, i]), t["gate"][b, h, i]
+                parts = [t["gain"][h, r] * rmsnorm(one) for r, one in enumerate((far, near))]
+                out[b, h, i] = gate * sigmoid(gate) * (w[0] * parts[0] + w[1] * parts[1])
+            for i in rows:
+                left = delta(left, b, h, i, kinds[1] > kinds[0])
+            keys += [] if kinds[1] > kinds[0] else rows
+    return out
+
+
+@reference
+def hydra(t, n, offset):
+    """The matrix: its lower part from one scan, its upper part from the other, a diagonal."""
+    x, count = t["x"], t["x"].shape[2]
+    groups = x.shape[1] // max(t["B"].shape[1], 1)
+
+    def lower(steps, keys, queries):
+        """M_ij of a scan, every row moved down by one."""
+        steps = softplus(steps + t["bias"][:, None])
+        logs = np.cumsum(-steps * np.exp(t["A"])[:, None], -1)
+        between = np.tril(np.exp(np.minimum(logs[..., :, None] - logs[..., None, :], 0)))
+        keys, queries = np.repeat(keys, groups, 1), np.repeat(queries, groups, 1)
+        scan = between * (queries @ np.swapaxes(keys, -1, -2)) * steps[..., None, :]
+        return np.concatenate([np.zeros_like(scan[..., :1, :]), scan[..., :-1, :]], -2)
+
+    turned = (t["back"][..., ::-1], t["Bb"][:, :, ::-1], t["Cb"][:, :, ::-1])
+    matrix = lower(t["forth"], t["B"], t["C"]) + lower(*turned)[..., ::-1, ::-1]
+    own = t["D"][:, None] + np.einsum("hgp,bgtp->bht", t["wd"], x)
+    mixed = (matrix + np.eye(count) * own[..., None]) @ x
+    gated = mixed * t["z"] * sigmoid(t["z"])
+    size = np.sqrt((gated * gated).mean((1, 3), keepdims=True) + 1e-6)
+    return gated / size * t["gain"][:, None]
