@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from attnc.backends.composed import Equation, steps_of
+from torch.utils.checkpoint import checkpoint
 
 from attnc.cases import Shape, draw_case
 from attnc.compiler import lower
@@ -213,3 +217,83 @@ def test_offsets_of_each_batch_entry() -> None:
     found = op(**tensors, **shifts)
     truth = op.reference(**tensors, **shifts)
     np.testing.assert_allclose(found.numpy(), truth, rtol=1e-10, atol=1e-10)
+
+
+FULL = (
+    "input taps: real[h, u], bias: real[h, i, j]",
+    "axis c < (len(j) + 3) // 4",
+    "kc[c] = mean(j if j // 4 == c: k[j])",
+    "past[j] = sum(l in j if l <= j and l % 3 != 1: exp(0.1 * dot(k[l], k[j])) * v[l])",
+    "mixed[j] = sum(u: taps[u] * (v[j - u] else 0))",
+    "near[i] = sum(j if bias[i, j] > 0: bias[i, j] * v[j])",
+    "pick[i] = topk(c: exp(30 * dot(q[i], kc[c])), min(2, len(c)))",
+    "attention fine for i over j:",
+    "    mask: j <= i and pick[i, j // 4]",
+    "    score: dot(q[i], k[j]) * scale",
+    "    normalize: softmax(j: score)",
+    "    read: sum(j: weight * (mixed[j] + past[j]))",
+    "read: fine[i] + near[i]",
+)
+
+
+def full_call(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """q, k, v, taps, bias; what is infinite in the bias is hidden from the sum over it."""
+    torch.manual_seed(0)
+    sizes = ((2, 2, 13, 4), (2, 2, 13, 4), (2, 2, 13, 4), (2, 3), (2, 13, 13))
+    tensors = [torch.randn(size) for size in sizes]
+    tensors[4][0, 3, 4] = -torch.inf
+    return tuple(x.to(dtype) if place < 3 else x for place, x in enumerate(tensors))
+
+
+def result_and_gradients(run: Any, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    given = [x.detach().requires_grad_() for x in tensors]
+    out = run(*given)
+    out.float().sin().sum().backward()
+    return [out.detach(), *(x.grad for x in given if x.grad is not None)]
+
+
+@pytest.mark.usefixtures("quick_build")
+def test_torch_compiles_exports_and_maps_a_pipeline() -> None:
+    """No step of it asks what the data is while somebody traces."""
+    op = Operator(spec_of(*FULL), "cpu")
+
+    def call(q: Any, k: Any, v: Any, taps: Any, bias: Any) -> Any:
+        return op(q, k, v, taps=taps, bias=bias)
+
+    class Model(torch.nn.Module):
+        def forward(self, *tensors: Any) -> Any:
+            return call(*tensors)
+
+    given = full_call()
+    expected = result_and_gradients(call, given)
+    assert expected[0].isfinite().all() and len(expected) == 6
+    traced = torch.compile(call, fullgraph=True, backend="aot_eager")
+    again = partial(checkpoint, call, use_reentrant=False)
+    strided = [x.mT.contiguous().mT for x in given]
+    for run, tensors in ((traced, given), (again, given), (call, strided)):
+        torch.testing.assert_close(result_and_gradients(run, tensors), expected)
+    torch.testing.assert_close(torch.export.export(Model(), given).module()(*given), expected[0])
+    mapped = torch.func.vmap(call, (0, None, None, None, 0))
+    pairs = torch.stack([given[0], given[0].flip(2)]), torch.stack([given[4], given[4].mT])
+    each = [call(pairs[0][n], *given[1:4], pairs[1][n]) for n in range(2)]
+    torch.testing.assert_close(mapped(pairs[0], *given[1:4], pairs[1]), torch.stack(each))
+
+    spoilt = (*given[:4], given[4].abs())  # seen now, and a sum over something infinite
+    assert torch.equal(traced(*spoilt).isfinite(), call(*spoilt).isfinite())
+
+
+@pytest.mark.torture
+@pytest.mark.usefixtures("quick_build")
+def test_a_pipeline_in_sixteen_bits_and_under_autocast() -> None:
+    spec = spec_of(*FULL)
+    op, eager = Operator(spec, "cpu"), Operator(spec, "eager")
+    names = ("q", "k", "v", "taps", "bias")
+    given = full_call(torch.bfloat16)
+    runs = [lambda *x, one=one: one(**dict(zip(names, x, strict=True))) for one in (op, eager)]
+    found, usual = (result_and_gradients(run, given) for run in runs)
+    exact = result_and_gradients(runs[1], tuple(x.double() for x in given))
+    for one, other, truth in zip(found, usual, exact, strict=True):
+        error, own = ((x.double() - truth).norm() / truth.norm() for x in (one, other))
+        assert one.dtype == other.dtype and error <= 2 * max(own, 2e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(runs[0](*(x.float() for x in given)), found[0])

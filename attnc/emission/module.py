@@ -36,13 +36,12 @@ if TYPE_CHECKING:
     from attnc.stages import Member, Stages
 
 REFERENCE_SUPPORT = (
-    "failures", "slots", "reads", "call", "arguments", "stepping", "eager_operator",
+    "failures", "slots", "reads", "call", "arguments", "stepping", "forms", "eager_operator",
     "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
 SUPPORT = (
     *REFERENCE_SUPPORT,
     "family",
-    "forms",
     "batching",
     "training",
     "forward_mode",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnc.runtime.eager_numbers import Real, Value, as_real
-from attnc.runtime.eager_slopes import broadcast
+from attnc.runtime.eager_slopes import broadcast, is_traced
 
 vjp: Any = torch.func.vjp  # its types allow for a third result
 
@@ -17,8 +18,9 @@ vjp: Any = torch.func.vjp  # its types allow for a third result
 def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]]) -> Real:
     """The unknown between low and high at which the two sides meet.
 
-    Bisection to the last bit, then two steps of Newton's method: they move the value by rounding
-    only, and carry the implicit function's derivatives up to second order."""
+    Bisection to the last bit (where data may not decide, as often as that can take), then two steps
+    of Newton's method: they move the value by rounding only, and carry the implicit function's
+    derivatives up to second order."""
 
     def difference(at: Tensor) -> Tensor:
         left, right = sides(Real(at))
@@ -30,9 +32,9 @@ def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]])
         a, b, first, last = broadcast(a, b, first, last)
         falls = first >= last
         bit = torch.finfo(a.dtype).eps / 2 * torch.maximum(a.abs(), b.abs())
-        while bool((b - a > bit).any()):
+        for _ in range(2 - round(math.log2(torch.finfo(a.dtype).eps))):
             middle = a + (b - a) / 2
-            if bool(((middle == a) | (middle == b)).all()):
+            if not is_traced() and not bool(((b - a > bit) & (middle != a) & (middle != b)).any()):
                 break
             value = difference(middle).detach()
             above = torch.where(falls, value > 0, value < 0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnc.runtime.eager_numbers import Real, Value, as_real, plain, shifted
-from attnc.runtime.eager_slopes import broadcast
+from attnc.runtime.eager_slopes import broadcast, volume
 from attnc.runtime.eager_support import smallest, total
 
 joint_shape: Any = torch.broadcast_shapes  # without type annotations in torch
@@ -76,7 +76,7 @@ def _points(x: Tensor, sizes: Sequence[int], bound: int) -> Tensor:
     """The last `bound` dimensions, all there, as one."""
     inner = tuple(sizes[len(sizes) - bound :])
     outer = x.shape[: max(x.ndim - bound, 0)]
-    return x.expand(*outer, *inner).reshape(*outer, math.prod(inner))
+    return x.expand(*outer, *inner).reshape(*outer, volume(inner))
 
 
 def _scattered(how: str, x: Tensor, group: Tensor, count: int, none: float) -> Tensor:

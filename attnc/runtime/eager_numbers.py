@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnc.runtime.eager_slopes import broadcast, chained, divided, multiplied
+from attnc.runtime.eager_slopes import broadcast, chained, divided, joint_dtype, multiplied
 
 Value = Any  # a Real, a tensor, or a Python number
 
@@ -290,7 +290,7 @@ def maximum(a: Value, b: Value) -> Value:
         return _larger_integer(a, b)
     a, b = as_real(a, b if isinstance(b, Real) else None), as_real(b, a)
     if a.exponent is None and b.exponent is None:
-        dtype = torch.result_type(a.mantissa, b.mantissa)
+        dtype = joint_dtype(a.mantissa, b.mantissa)
         return Real(torch.maximum(a.mantissa.to(dtype), b.mantissa.to(dtype)))
     return where(a >= b, a, b)
 

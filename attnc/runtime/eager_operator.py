@@ -10,6 +10,7 @@ import numpy as np
 from attnc.runtime.arguments import checked_emits, torched
 from attnc.runtime.call import bind_arguments, check_call
 from attnc.runtime.failures import UnsupportedError, ValueRangeError
+from attnc.runtime.forms import autocast, exact_region
 from attnc.runtime.reads import check_reads
 from attnc.runtime.slots import Signature
 from attnc.runtime.stepping import call_step, call_with_states, going_on
@@ -55,12 +56,15 @@ class EagerOperator:
             run = self._from_state(kwargs.get("state"))
             return call_with_states(run, self.signature, args, kwargs)
         emit = checked_emits(self.signature, kwargs.pop("emit", ()))
+        args, kwargs = autocast(self.signature, args, kwargs)
         tensors, numbers, extras = bind_arguments(self.signature, args, kwargs)
         arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
         given, extras = torched(self.signature, tensors), torched(self.signature, extras)
-        check_reads(check_call(self.signature, given, numbers, extras))
+        call = check_call(self.signature, given, numbers, extras)
+        check_reads(call)
         renamed = {self.names.get(name, name): v for name, v in (given | numbers).items()}
-        results = self.function(**renamed, **extras, emit=emit)
+        with exact_region(call.device):
+            results = self.function(**renamed, **extras, emit=emit)
         for name in emit:
             if name not in results:
                 known = ", ".join(sorted(results.keys() - {"out"})) or "none"

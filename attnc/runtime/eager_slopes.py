@@ -2,19 +2,55 @@
 
 Where the incoming gradient is exactly zero and a local slope is not finite, their product is zero:
 so the branch of a `where` that is not taken, and a masked key, contribute nothing even where they
-are inf or NaN. Everywhere else derivatives are PyTorch's, to any order, forward and backward.
+are inf or NaN. Everywhere else derivatives are PyTorch's, to any order, forward and backward; under
+torch.compile, which takes no Function that has a jvp, backward.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 broadcast: Any = torch.broadcast_tensors  # without types in torch
+script: Any = torch.jit
+
+
+def is_traced() -> bool:
+    """Whether data may not decide what runs: the call is being compiled, exported or mapped."""
+    if torch.compiler.is_compiling() or script.is_tracing():
+        return True
+    stack = torch._C._functorch.get_interpreter_stack()
+    mapped = torch._C._functorch.TransformType.Vmap
+    return stack is not None and any(level.key() == mapped for level in stack)
+
+
+def joint_dtype(a: Tensor, b: Tensor) -> torch.dtype:
+    """The dtype of a result of both, as torch.result_type has it: a tensor without axes counts only
+    where it is of a higher kind."""
+    if a.dtype == b.dtype or (a.ndim == 0) == (b.ndim == 0):
+        return torch.promote_types(a.dtype, b.dtype)
+    whole, lone = (b, a) if a.ndim == 0 else (a, b)
+    higher = _dtype_kind(lone) > _dtype_kind(whole)
+    return torch.promote_types(a.dtype, b.dtype) if higher else whole.dtype
+
+
+def volume(sizes: Iterable[int]) -> int:
+    """The product of sizes, symbolic ones too."""
+    product = 1
+    for size in sizes:
+        product *= size
+    return product
+
+
+def _dtype_kind(x: Tensor) -> int:
+    """Truths, integers, reals, complex numbers in order."""
+    if x.is_complex():
+        return 3
+    return 2 if x.is_floating_point() else int(x.dtype != torch.bool)
 
 
 def absorbed(gradient: Tensor, slope: Tensor) -> Tensor:
@@ -23,8 +59,8 @@ def absorbed(gradient: Tensor, slope: Tensor) -> Tensor:
     return gradient * torch.where(lost, torch.zeros_like(slope), slope)
 
 
-class Product(torch.autograd.Function):
-    """a * b of one shape."""
+class BackwardProduct(torch.autograd.Function):
+    """a * b of one shape, without forward mode."""
 
     generate_vmap_rule = True
 
@@ -46,6 +82,10 @@ class Product(torch.autograd.Function):
             absorbed(gradient, a.conj()) if needs[1] else None,
         )
 
+
+class Product(BackwardProduct):
+    """a * b of one shape."""
+
     @staticmethod
     def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:
         a, b = ctx.saved_tensors
@@ -53,8 +93,8 @@ class Product(torch.autograd.Function):
         return left if db is None else left + absorbed(db, a)
 
 
-class Quotient(torch.autograd.Function):
-    """a / b of one shape."""
+class BackwardQuotient(torch.autograd.Function):
+    """a / b of one shape, without forward mode."""
 
     generate_vmap_rule = True
 
@@ -74,22 +114,27 @@ class Quotient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        left, right = Quotient.slopes(*ctx.saved_tensors)
+        left, right = BackwardQuotient.slopes(*ctx.saved_tensors)
         needs = ctx.needs_input_grad
         return (
             absorbed(gradient, left.conj()) if needs[0] else None,
             absorbed(gradient, right.conj()) if needs[1] else None,
         )
 
+
+class Quotient(BackwardQuotient):
+    """a / b of one shape."""
+
     @staticmethod
     def jvp(ctx: Any, da: Tensor | None, db: Tensor | None) -> Tensor:
-        left, right = Quotient.slopes(*ctx.saved_tensors)
+        left, right = BackwardQuotient.slopes(*ctx.saved_tensors)
         result = torch.zeros_like(left) if da is None else absorbed(da, left)
         return result if db is None else result + absorbed(db, right)
 
 
-class Chained(torch.autograd.Function):
-    """A function of one tensor by name; its slope is written with safe functions again."""
+class BackwardChained(torch.autograd.Function):
+    """A function of one tensor by name, without forward mode; its slope is written with safe
+    functions again."""
 
     generate_vmap_rule = True
 
@@ -108,31 +153,36 @@ class Chained(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         return absorbed(gradient, FUNCTIONS[ctx.name][1](x, ctx.by).conj()), None, None
 
+
+class Chained(BackwardChained):
+    """A function of one tensor by name."""
+
     @staticmethod
     def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
         (x,) = ctx.saved_tensors
         return absorbed(dx, FUNCTIONS[ctx.name][1](x, ctx.by))
 
 
-def _apply(function: Any, *args: Any) -> Tensor:
-    result: Tensor = function.apply(*args)
+def _apply(function: Any, backward: Any, *args: Any) -> Tensor:
+    compiling = torch.compiler.is_compiling()
+    result: Tensor = (backward if compiling else function).apply(*args)
     return result
 
 
 def chained(name: str, x: Tensor, by: float = 0.0) -> Tensor:
-    return _apply(Chained, x, name, by)
+    return _apply(Chained, BackwardChained, x, name, by)
 
 
 def multiplied(a: Tensor, b: Tensor) -> Tensor:
-    dtype = torch.result_type(a, b)
+    dtype = joint_dtype(a, b)
     a, b = broadcast(a.to(dtype), b.to(dtype))
-    return _apply(Product, a, b)
+    return _apply(Product, BackwardProduct, a, b)
 
 
 def divided(a: Tensor, b: Tensor) -> Tensor:
-    dtype = torch.result_type(a, b)
+    dtype = joint_dtype(a, b)
     a, b = broadcast(a.to(dtype), b.to(dtype))
-    return _apply(Quotient, a, b)
+    return _apply(Quotient, BackwardQuotient, a, b)
 
 
 def _power_slope(x: Tensor, by: float) -> Tensor:

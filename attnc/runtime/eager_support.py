@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnc.runtime.eager_numbers import Real, Value, as_real, live, plain, shifted
-from attnc.runtime.eager_slopes import broadcast
+from attnc.runtime.eager_slopes import broadcast, is_traced, volume
 
 
 def spread(x: Value, sizes: Sequence[int]) -> Value:
@@ -138,7 +138,7 @@ def _folded(x: Tensor, dim: tuple[int, ...]) -> Tensor:
     """The dimensions of a fold as one, the last."""
     inner = [place % x.ndim for place in dim]
     outer = [place for place in range(x.ndim) if place not in inner]
-    count = math.prod(x.shape[place] for place in inner)
+    count = volume(x.shape[place] for place in inner)
     return x.permute(*outer, *inner).reshape([x.shape[place] for place in outer] + [count])
 
 
@@ -185,15 +185,20 @@ def contract(
     where    the letters of a condition and the condition: other points are outside the sum.
     One factor may have an exponent: it is taken relative to the largest of its fold. Two would need
     a common shift for each pair, and what is not finite would leak from masked points through
-    0 * inf, so those cases are multiplied out and then summed.
+    0 * inf, so those cases are multiplied out and then summed. Where data may not decide (see
+    is_traced), a sum that meets something not finite is NaN.
     """
     inputs, output = equation.split("->")
     letters = inputs.split(",")
     reals = [as_real(factor) for factor in factors]
     carriers = [place for place, each in enumerate(reals) if each.exponent is not None]
-    finite = all(bool(torch.isfinite(each.mantissa).all()) for each in reals)
-    if len(carriers) > 1 or not finite:
+    lost: Tensor | None = None
+    if len(carriers) > 1 or not (is_traced() or _are_finite(reals)):
         return _multiplied_out(letters, output, reals, where)
+    if where is not None and is_traced():
+        flags = [~torch.isfinite(each.mantissa) for each in reals]
+        lost = _flags_met(letters, output, flags, where)
+        reals = [Real(finite_part(each.mantissa), each.exponent) for each in reals]
     top = None
     if carriers:
         place = carriers[0]
@@ -212,19 +217,40 @@ def contract(
             torch.where(condition, x.mantissa, torch.zeros_like(x.mantissa)),
             torch.where(condition, x.exponent, top),
         )
-        reals[place] = Real(shifted(kept, top))
-        letters[place] = names
+        reals = [*reals[:place], Real(shifted(kept, top)), *reals[place + 1 :]]
+        letters = [*letters[:place], names, *letters[place + 1 :]]
         shown = "".join(letter for letter in names if letter in output)
         ordered = "".join(letter for letter in output if letter in shown)
         top = _onto(_dropped(top, dim) if dim else top, shown, ordered)
         top = top[tuple(slice(None) if letter in shown else None for letter in output)]
     elif where is not None:
-        letters.append(where[0])
-        reals.append(Real(where[1].to(dtype)))
-    whole = torch.result_type(torch.zeros((), dtype=dtype), torch.zeros((), dtype=torch.complex64))
+        letters, reals = [*letters, where[0]], [*reals, Real(where[1].to(dtype))]
+    whole = torch.promote_types(dtype, torch.complex64)
     complex_ones = any(each.mantissa.is_complex() for each in reals)
     cast = [each.mantissa.to(whole if complex_ones else dtype) for each in reals]
-    return Real(torch.einsum(f"{','.join(letters)}->{output}", *cast), top)
+    found = torch.einsum(f"{','.join(letters)}->{output}", *cast)
+    return Real(found if lost is None else torch.where(lost, math.nan, found), top)
+
+
+def finite_part(x: Tensor) -> Tensor:
+    """x with 0 for what is not finite."""
+    return torch.where(torch.isfinite(x), x, torch.zeros_like(x))
+
+
+def _are_finite(reals: Sequence[Real]) -> bool:
+    return all(bool(torch.isfinite(each.mantissa).all()) for each in reals)
+
+
+def _flags_met(
+    letters: Sequence[str], output: str, flags: Sequence[Tensor], where: tuple[str, Tensor]
+) -> Tensor:
+    """Whether one of the flags is met in a fold where the condition holds."""
+    found = torch.zeros((), dtype=torch.bool, device=flags[0].device)
+    for own, each in zip(letters, flags, strict=True):
+        shown = "".join(letter for letter in output if letter in own + where[0])
+        counted = torch.einsum(f"{own},{where[0]}->{shown}", each.float(), where[1].float())
+        found = found | (_onto(counted, shown, output) > 0)
+    return found
 
 
 def _onto(x: Tensor, letters: str, onto: str) -> Tensor:
@@ -272,10 +298,14 @@ def _keys(key: Value) -> list[Tensor]:
         return [key.to(torch.int64)]
     if key.exponent is None:
         return [key.mantissa]
-    if key.exponent.numel() == 0 or key.exponent.abs().max() < 80:
-        return [key.plain()]
     sign = torch.sign(key.mantissa)
     size = torch.log(torch.where(sign == 0, 1.0, key.mantissa.abs())) + key.exponent
+    if is_traced():  # what is far below the largest is told apart by its logarithm
+        top = torch.where(live(key), key.exponent, -math.inf)
+        top = top.amax(-1, keepdim=True) if top.shape[-1] else top
+        return [shifted(key, torch.where(torch.isfinite(top), top, 0.0)), sign * size]
+    if key.exponent.numel() == 0 or key.exponent.abs().max() < 80:
+        return [key.plain()]
     return [sign, sign * size]
 
 
@@ -344,4 +374,14 @@ def at(x: Value, *rows: Value) -> Value:
     if isinstance(x, Real) and x.exponent is not None:
         tensor = broadcast(x.mantissa, x.exponent)[0]
     clipped = tuple(p.clamp(0, n - 1) for p, n in zip(places, tensor.shape, strict=True))
-    return x[clipped]
+    if not torch.compiler.is_compiling():
+        return x[clipped]
+    # torch's tracer does not always lay out a read by several indices as the read itself does.
+    flat = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for place, size in zip(clipped, tensor.shape, strict=True):
+        flat = flat * size + place
+
+    def pick(part: Tensor) -> Tensor:
+        return part.reshape(-1).index_select(0, flat.reshape(-1)).reshape(flat.shape)
+
+    return x.each(pick) if isinstance(x, Real) else pick(x)

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from attnc.runtime.eager_forms import OVER_NOTHING
 from attnc.runtime.eager_numbers import Real, Value, as_real, plain
-from attnc.runtime.eager_slopes import broadcast
-from attnc.runtime.eager_support import largest, smallest, total
+from attnc.runtime.eager_slopes import broadcast, is_traced, volume
+from attnc.runtime.eager_support import finite_part, largest, smallest, total
+from attnc.runtime.forms import levels_live
 
 Step = tuple[int, int, int, int, int, int]
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -37,26 +38,34 @@ def correlated(
     x        [*batch, *groups, *summed, points]; taps [*groups, *outer, *summed, *window]
     kinds    how many dimensions are batch, groups, outer and summed
     flat     whether the results of a map are one dimension
-    held     where the points of a map begin that x has, and the first results and their number"""
+    held     where the points of a map begin that x has, and the first results and their number
+
+    Where data may not decide (see is_traced), a window that meets NaN or an infinity gives NaN."""
     left, right = _settled(as_real(x)), _settled(as_real(taps))
     of_batch, of_groups, of_outer, _ = kinds
     lead = left.mantissa.shape[:-1]
     batch, groups = lead[:of_batch], lead[of_batch : of_batch + of_groups]
     summed = lead[of_batch + of_groups :]
     outer = right.mantissa.shape[of_groups : of_groups + of_outer]
-    b, g, o, c = (math.prod(each) for each in (batch, groups, outer, summed))
+    b, g, o, c = (volume(each) for each in (batch, groups, outer, summed))
     window = tuple(step[2] for step in steps)
     results = tuple(step[1] for step in steps)
-    shape = (*batch, *groups, *outer, *((math.prod(results),) if flat else results))
-    if not math.prod(shape) or not left.mantissa.numel() or not right.mantissa.numel():
+    shape = (*batch, *groups, *outer, *((volume(results),) if flat else results))
+    if not volume(shape) or not left.mantissa.numel() or not right.mantissa.numel():
         return Real(left.mantissa.new_zeros(_cut(shape, held)))
     left = _on_map(left, (b, g * c), steps, held)
     right = _whole(right)
     right = right.each(lambda part: part.expand(*part.shape[: -len(window)], *window))
     right = right.each(lambda part: part.reshape(g * o, c, *window))
     strange = any(step[3] < 1 or step[4] == 0 for step in steps) or len(steps) not in CONVOLUTIONS
-    if strange or not (_is_finite(left) and _is_finite(right)):
+    carried = left.exponent is not None or right.exponent is not None
+    if strange or carried or not (is_traced() or (_is_finite(left) and _is_finite(right))):
         found = _tap_by_tap(left, right, (b, g, o, c), steps)
+    elif is_traced():
+        own, other = left.mantissa.to(dtype), right.mantissa.to(dtype)
+        lost = _windows_met(own, other, g, steps)
+        found = Real(_convolved(finite_part(own), finite_part(other), g, steps))
+        found = found.each(lambda part: torch.where(lost, math.nan, part))
     else:
         found = Real(_convolved(left.mantissa.to(dtype), right.mantissa.to(dtype), g, steps))
     found = found.each(lambda part: part.expand(b, *part.shape[1:]).reshape(shape))
@@ -75,10 +84,10 @@ def pooled(
     lead = value.mantissa.shape[:-1]
     value = _on_map(value, lead, steps, held, OVER_NOTHING[how])
     results = tuple(step[1] for step in steps)
-    shape = (*lead, *((math.prod(results),) if flat else results))
+    shape = (*lead, *((volume(results),) if flat else results))
     dims = tuple(range(len(lead) + len(steps), len(lead) + 2 * len(steps)))
     fold = {"sum": total, "max": largest, "min": smallest}[how]
-    if not math.prod(shape):
+    if not volume(shape):
         return Real(value.mantissa.new_zeros(_cut(shape, held)))
     if value.exponent is None and all(step[3] > 0 and step[4] for step in steps):
         padded = functional.pad(value.mantissa, _padding(steps), value=OVER_NOTHING[how])
@@ -127,6 +136,16 @@ def _convolved(x: Tensor, taps: Tensor, groups: int, steps: Sequence[Step]) -> T
     return CONVOLUTIONS[len(steps)](padded, taps, None, strides, 0, gaps, groups)
 
 
+def _windows_met(x: Tensor, taps: Tensor, groups: int, steps: Sequence[Step]) -> Tensor:
+    """Whether the points or the taps of a result hold something that is not finite."""
+    points = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    flags = (~torch.isfinite(points)).any(2).to(x.dtype)
+    own = (~torch.isfinite(taps)).any(1, keepdim=True).to(x.dtype)
+    by_points = _convolved(flags, torch.ones_like(own), groups, steps)
+    by_taps = _convolved(torch.ones_like(flags[:1]), own, groups, steps)
+    return (by_points + by_taps) > 0
+
+
 def _padding(steps: Sequence[Step]) -> list[int]:
     """How many points lie outside before and after each coordinate, the last one first; below 0
     those that no window has."""
@@ -163,7 +182,7 @@ def _tap_by_tap(
 
 def _settled(x: Real) -> Real:
     """Without an exponent, where no number is too large or too small for that."""
-    if x.exponent is None:
+    if x.exponent is None or is_traced():
         return x
     value = plain(x)
     with torch.no_grad():
@@ -187,7 +206,7 @@ def _on_map(
     """Points of a line as those of a map, `nothing` where x has none."""
     x = _whole(x)
     sizes = tuple(step[0] for step in steps)
-    missing = 0 if held is None else math.prod(sizes) - held[0] - x.mantissa.shape[-1]
+    missing = 0 if held is None else volume(sizes) - held[0] - x.mantissa.shape[-1]
     if held is not None and (held[0] or missing):
         ends = (held[0], missing)
         mantissa = functional.pad(x.mantissa, ends, value=nothing)
@@ -206,7 +225,7 @@ def _cut(shape: tuple[int, ...], held: tuple[int, int, int] | None) -> tuple[int
 
 
 def _is_finite(x: Real) -> bool:
-    return x.exponent is None and bool(torch.isfinite(x.mantissa).all())
+    return bool(torch.isfinite(x.mantissa).all())
 
 
 def bagged(
@@ -222,14 +241,14 @@ def bagged(
     x        its first `lead` dimensions are the rows, in order
     sizes    of the results, and of a bag: at, weight and where broadcast over both"""
     rows = plain(x)
-    rows = rows.reshape(math.prod(rows.shape[:lead]), *rows.shape[lead:])
+    rows = rows.reshape(volume(rows.shape[:lead]), *rows.shape[lead:])
     kept, bag = (tuple(each) for each in sizes)
     count, width = len(rows), rows.shape[1:]
     wide = torch.promote_types(rows.dtype, torch.float32)
 
     def flat(part: Value) -> Tensor:
         tensor = torch.as_tensor(part, device=rows.device)
-        return tensor.expand(*kept, *bag).reshape(math.prod(kept), math.prod(bag))
+        return tensor.expand(*kept, *bag).reshape(volume(kept), volume(bag))
 
     places = flat(at)
     inside = (places >= 0) & (places < count)
@@ -237,7 +256,7 @@ def bagged(
         inside = inside & flat(where)
     places = torch.where(inside, places, count)
     weights = as_real(weight)
-    table = functional.pad(rows.reshape(count, math.prod(width)).to(wide), (0, 0, 0, 1))
+    table = functional.pad(rows.reshape(count, volume(width)).to(wide), (0, 0, 0, 1))
     top = None
     mantissa = torch.where(inside, flat(weights.mantissa).to(wide), 0.0)
     if weights.exponent is not None:
@@ -248,8 +267,18 @@ def bagged(
             top = torch.where(torch.isfinite(top), top, 0.0)
         mantissa = mantissa * torch.exp(torch.where(inside, exponent - top[:, None], 0.0))
         top = top.reshape(*kept, *(1,) * len(width))
-    found = Bag.apply(table, places, mantissa)  # type: ignore[no-untyped-call]
+    found = _gathered(table, places, mantissa)
     return Real(found.reshape(*kept, *width), top)
+
+
+def _gathered(table: Tensor, places: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sums; where somebody traces or transforms, of plain operations."""
+    if torch.compiler.is_compiling():
+        return _bag(table, places, weights)
+    if levels_live():
+        return (table[places] * weights[..., None]).sum(1)
+    found: Tensor = Bag.apply(table, places, weights)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _bag(table: Tensor, places: Tensor, weights: Tensor) -> Tensor:

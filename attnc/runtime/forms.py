@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -96,6 +97,13 @@ def autocast(
         for place, value in enumerate(args)
     )
     return args, {n: _lowered(v) if n in queries else v for n, v in kwargs.items()}
+
+
+def exact_region(device: torch.device) -> Any:
+    """Where torch's operations run in the dtypes of their tensors, whatever autocast would do."""
+    if not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _lowered(value: Any) -> Any:
