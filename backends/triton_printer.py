@@ -336,8 +336,8 @@ class Printer:
         text, start = self.text(position), self.start(axis)
         if position.op == "number":
             text = f"tl.full([], {text}, tl.int64)"
-        row = f"{text}.to(tl.int64)" if start == "0" else f"({text} - {start}).to(tl.int64)"
-        row = self.bind(f"{self.stem}_at", row)
+        row = text if start == "0" else f"{text} - {start}"  # a step of a loop is no tensor
+        row = self.bind(f"{self.stem}_at", f"tl.cast({row}, tl.int64)")
         guards = [f"({row} >= 0)", f"({row} < {self.length(axis)})"]
         return row, guards, not self.over(position)
 

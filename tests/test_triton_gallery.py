@@ -52,23 +52,26 @@ def small(setting: Setting) -> Setting:
 
 
 def forced(operator: Any, constants: dict[str, Any]) -> Any:
-    """The operator with tiles that the planner would not choose, its derivatives too; a pipeline
-    with those that it chooses for each block."""
-    family = getattr(operator._run, "family", None)
-    if family is None:
-        return operator
-    build = family.build
+    """The operator with tiles that the planner would not choose: its kernels, those of every block
+    of a pipeline, and their derivatives."""
+    for one in getattr(operator._run, "stages", {"": operator._run}).values():
+        force(one, constants)
+    return operator
 
-    def made(kernels: Any) -> dict[str, Any]:
-        backends: dict[str, Any] = build(kernels)
+
+def force(kernels: Any, constants: dict[str, Any]) -> None:
+    """These constants in every kernel set of one block, also in those that are built later."""
+    build = kernels.family.build
+
+    def made(entries: Any) -> dict[str, Any]:
+        backends: dict[str, Any] = build(entries)
         for backend in backends.values():
             backend.forced = constants
         return backends
 
-    family.build = made
-    for backend in operator._run.backends.values():
+    kernels.family.build = made
+    for backend in kernels.backends.values():
         backend.forced = constants
-    return operator
 
 
 def passes(one: Comparison, dtype: torch.dtype) -> bool:
