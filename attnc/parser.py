@@ -8,13 +8,19 @@ Does not: resolve names; nothing in a text is ever evaluated.
 
 from __future__ import annotations
 
+import hashlib
+import sys
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, cast
 
 from attnc import syntax
-from attnc.errors import Diagnostic, SpecError
+from attnc.cache import cache_folder, write_once
+from attnc.errors import AttncError, Diagnostic, SpecError
 from attnc.layout import (
     MAX_MISTAKES,
     TOKEN,
@@ -25,6 +31,7 @@ from attnc.layout import (
     read_layout,
 )
 from attnc.mistakes import name_mistake, syntax_diagnostic
+from attnc.resources import read_grammar
 from attnc.source import Source
 from attnc.trouble import Trouble
 
@@ -147,12 +154,31 @@ def _diagnose(source: Source, line: Line, offset: int, accepts: frozenset[str]) 
 
 @cache
 def _lark() -> Lark:
-    """The parser of the grammar, made once in a process (60 ms)."""
+    """The parser of the grammar, once in a process. Its tables take 60 ms to make and 8 to read, so
+    they are kept in the cache folder; without one they are made."""
+    import lark
+
+    grammar = read_grammar("attention.lark")
+    version = f"{lark.__version__} {sys.version}"
+    digest = hashlib.sha256(f"{version} {grammar}".encode()).hexdigest()[:20]
+    try:
+        path = cache_folder("grammar") / digest
+        if path.exists():
+            return lark.Lark.load(BytesIO(b64decode(path.read_bytes())))
+        tables = BytesIO()
+        made = _made_from(grammar)
+        made.save(tables)
+        write_once(path, b64encode(tables.getvalue()).decode())
+    except (AttncError, OSError, ValueError, LookupError, EOFError, UnpicklingError):
+        return _made_from(grammar)
+    return made
+
+
+def _made_from(grammar: str) -> Lark:
     from lark import Lark
 
-    return Lark.open_from_package(
-        "attnc.grammar",
-        "attention.lark",
+    return Lark(
+        grammar,
         parser="lalr",
         start="file",
         postlex=_Blocks(),

@@ -15,8 +15,6 @@ from attnc.check import messages as m
 from attnc.check.checker import Checker
 from attnc.check.facts import axis_bounds
 from attnc.check.values import Environment
-from attnc.expressions.evaluate import Environment as Numbers
-from attnc.expressions.evaluate import evaluate
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import Expr, call, number, postorder
@@ -42,6 +40,9 @@ def settle_count(
         return
     axes = ", ".join(index.name for index in bound)
     if not ops & {"param", "length", "start"}:
+        from attnc.expressions.evaluate import Environment as Numbers  # NumPy takes a while
+        from attnc.expressions.evaluate import evaluate
+
         taken, there = (int(evaluate(part, Numbers()).item()) for part in (count, size))
         if there and not 0 <= taken <= there:
             checker.report(m.count_beyond_row(node.span, axes, env.place, taken, there))
