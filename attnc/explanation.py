@@ -19,7 +19,7 @@ from attnc.schedule import (
     WalkedLoop,
 )
 from attnc.spec import Definition, Spec
-from attnc.stages import Member, Pipeline, Stages
+from attnc.stages import Carry, Member, Pipeline, Stages
 
 PATHS = {
     "auto": "C++ kernels for tensors on the CPU, Triton kernels for tensors on a GPU",
@@ -71,9 +71,23 @@ def _pipeline(spec: Spec, pipeline: Pipeline, backend: str) -> list[str]:
         made = ", ".join(name for name, _ in step.provides)
         given = ", ".join(array.name for _, array in step.arguments)
         lines.append(f"  stage {step.block}: makes {made} of {given}")
+        lines += [f"    {line}" for line in _carry(step.carry)] if step.carry else []
         own = explain(step.stages.spec, step.stages, backend).splitlines()[1:]
         lines += [f"  {line}" for line in own]
     return lines
+
+
+def _carry(carry: Carry) -> list[str]:
+    """How the rows of a stage hand on what they carry."""
+    row, arrays = carry.row.name, []
+    for state in carry.states:
+        arrays.append(f"{state.name}[{', '.join(axis.name for axis in state.axes)}]")
+    return [
+        f"row by row: a call for each {row} in turn, updates in torch after it; "
+        f"carries {', '.join(arrays)}",
+        f"gradients: what is carried is kept once in about sqrt(len({row})) rows; "
+        "the rows between run again",
+    ]
 
 
 def _equation(definition: Definition) -> str:

@@ -37,11 +37,13 @@ class Lags:
 
 
 def lags_of(graph: Graph) -> Lags:
-    """What the rows of a recurrence read of other rows, its first states aside."""
+    """What the rows of a recurrence read of other rows, its first states aside, and outputs that
+    are not over time: of the rows of the call."""
     found: dict[str, Range] = {}
     for recurrence in graph.recurrences:
         time = recurrence.time
-        roots = (*recurrence.next, *(output.expr for output in graph.outputs))
+        outputs = [output for output in graph.outputs if time in output.array.indices]
+        roots = (*recurrence.next, *(output.expr for output in outputs))
         for node in postorder(*roots):
             for at in _positions(node, time.axis):
                 if at == position(time):

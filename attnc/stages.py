@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnc.errors import UnsupportedError
-from attnc.expressions.index import Axis
+from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array
 from attnc.graph import Graph
 from attnc.schedule import Schedule
@@ -26,6 +26,22 @@ class Stages:
 
 
 @dataclass(frozen=True, slots=True)
+class Carry:
+    """What goes from one row of a stage to the next: the stage is the operator of one row, called
+    for each in turn, and updates run between the calls.
+
+    row       the index whose rows are run in order
+    states    what is carried
+    clauses   scores and weights that the updates read: the arrays of the pipeline that stand for
+              them, made by the stage
+    """
+
+    row: Index
+    states: tuple[Array, ...]
+    clauses: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class KernelStage:
     """A block of a body as an operator of its own.
 
@@ -34,6 +50,7 @@ class KernelStage:
     arguments   its inputs by name: the arrays of the pipeline that they are given
     lengths     its params that are lengths of the pipeline's axes
     provides    the arrays of the pipeline that it makes: the names of its outputs
+    carry       what its rows hand on, where it is the operator of one row
     """
 
     block: str
@@ -41,6 +58,7 @@ class KernelStage:
     arguments: tuple[tuple[str, Array], ...]
     lengths: tuple[tuple[str, Axis], ...]
     provides: tuple[tuple[str, str], ...]
+    carry: Carry | None = None
 
     @property
     def signature(self) -> Signature:

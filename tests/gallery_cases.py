@@ -218,7 +218,10 @@ ROWS = (Shape(9, 9, 4, 3, 2, 2, 2), Shape(1, 1, 4, 3, 1, 1, 3), Shape(0, 0, 4, 3
 SETTINGS: dict[str, Setting] = {
     # softmax
     "additive": Setting(tune=lengths),
-    "additive_feedback": Setting(tune=lengths),
+    "additive_feedback": Setting(
+        shapes=(Shape(4, 7, 4, 3, 2, 2, 2), Shape(3, 2, 2, 5, 1, 1, 3), Shape(0, 3, 4, 3, 1, 1, 1)),
+        tune=lengths,
+    ),
     "decoupled_target": Setting(tune=lengths),
     "tensor_attention": Setting(shapes=(Shape(6, 8, 4, 3, 1, 1, 2, offset=2), Shape(5, 5))),
     "aaren": Setting(shapes=SQUARE),

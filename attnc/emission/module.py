@@ -60,7 +60,7 @@ SUPPORT = (
     "assembly",
     "selfcheck",
 )
-PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "eager_windows", "pipeline")
+PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "eager_windows", "carried", "pipeline")
 SCRIPT_LINES = (
     'if __name__ == "__main__":',
     "    raise SystemExit(check_module(operator, reference))",

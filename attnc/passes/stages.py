@@ -13,15 +13,17 @@ equation that has no pair of row and key is made before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from attnc.build import blocks
 from attnc.errors import UnsupportedError
 from attnc.expressions.tree import SELECTS, Array, Expr, postorder
+from attnc.passes.carried import carries, check_row, given_for, of_one_row, read_by_updates
 from attnc.passes.pipeline import lower, prepare
 from attnc.passes.stage_specs import operator_of, short
 from attnc.schedule import Schedule
 from attnc.spec import Block, Definition, Repeat, Spec
-from attnc.stages import KernelStage, Pipeline, Stages
+from attnc.stages import Carry, KernelStage, Pipeline, Stages
 
 EASY = "lse"  # what every softmax kernel knows anyway
 
@@ -34,7 +36,10 @@ def stages(spec: Spec, accept: Accept) -> Pipeline:
 
     accept    raises UnsupportedError for a schedule that no backend has text for"""
     body = Body(spec)
-    found = [_kernel_stage(body, block, accept) for block in body.kernel_blocks]
+    found = [
+        (_row_stage if carries(block) else _kernel_stage)(body, block, accept)
+        for block in body.kernel_blocks
+    ]
     return Pipeline(tuple(_ordered(body, found)))
 
 
@@ -43,7 +48,7 @@ def has_stages(spec: Spec) -> bool:
     another stage can make."""
     body = Body(spec)
     if spec.root.states:
-        return False
+        return carries(spec.root)
     if len(body.kernel_blocks) != 1 or not has_kernel(spec.root):
         return True
     return bool(_cuts(body, spec.root, (), False))
@@ -129,14 +134,38 @@ def arrays_in(exprs: Iterable[Expr]) -> list[Array]:
 # ------------------------------------------------------------------------------------- one block
 
 
-def _kernel_stage(body: Body, block: Block, accept: Accept) -> KernelStage:
-    """The stage of a block: pointwise equations within its kernels, else all of them before."""
-    emits = _emits(body, block)
+def _row_stage(body: Body, block: Block, accept: Accept) -> KernelStage:
+    """The stage of a block that carries values from row to row: the operator of one row, to which
+    they are inputs. It gives the clauses that the updates read."""
+    row = of_one_row(body.spec, block)
+    inner = Body(row)
+    still = next(one for one in inner.blocks if one.name == block.name)
+    given, read = given_for(block), read_by_updates(block)
+    clauses = tuple((name, given[name].array.name) for name in read if name in given)
+    needed = tuple(output for _, output in clauses)
+    stage = _kernel_stage(inner, still, accept, needed, check_row)
+    made = {name for name, _ in stage.provides}
+    kept = tuple((name, output) for name, output in clauses if output in made)
+    states = tuple(state.array for state in block.states)
+    return replace(stage, carry=Carry(block.rows[-1], states, kept))
+
+
+def _kernel_stage(
+    body: Body,
+    block: Block,
+    accept: Accept,
+    needed: tuple[str, ...] = (),
+    check: Callable[[Spec], None] = lambda spec: None,
+) -> KernelStage:
+    """The stage of a block: pointwise equations within its kernels, else all of them before.
+    `needed`: emits that it had better give; `check` raises UnsupportedError for its Spec."""
+    emits = tuple(dict.fromkeys((*needed, *_emits(body, block))))
+    easy = tuple(one for one in emits if short(one) == EASY)
     refusals: list[UnsupportedError] = []
-    for wanted in dict.fromkeys((emits, tuple(one for one in emits if short(one) == EASY), ())):
+    for wanted in dict.fromkeys((emits, needed, easy, ())):
         for before in (False, True):
             try:
-                return _lowered(body, block, wanted, before, accept)
+                return _lowered(body, block, wanted, before, accept, check)
             except UnsupportedError as refusal:
                 refusals.append(refusal)
     first = refusals[-2] if len(refusals) > 1 else refusals[-1]
@@ -156,9 +185,15 @@ def _emits(body: Body, block: Block) -> tuple[str, ...]:
 
 
 def _lowered(
-    body: Body, block: Block, emits: tuple[str, ...], before: bool, accept: Accept
+    body: Body,
+    block: Block,
+    emits: tuple[str, ...],
+    before: bool,
+    accept: Accept,
+    check: Callable[[Spec], None],
 ) -> KernelStage:
     made = operator_of(body, block, emits, _cuts(body, block, emits, before))
+    check(made.spec)
     names = tuple(output for _, output in made.provides[1:])
     names += tuple(state.array.name for state in made.spec.root.states)
     schedule = lower(made.spec, names)
@@ -251,7 +286,7 @@ def _ordered(body: Body, found: list[KernelStage]) -> Iterator[KernelStage]:
         stage = waiting.pop()
         if stage.block in done:
             continue
-        below = body.below(array.name for _, array in stage.arguments)
+        below = body.below([*(array.name for _, array in stage.arguments), *_between(body, stage)])
         needed = [makers[name] for name in below if name in makers]
         missing = [one for one in needed if one.block not in done and one is not stage]
         if missing:
@@ -259,3 +294,11 @@ def _ordered(body: Body, found: list[KernelStage]) -> Iterator[KernelStage]:
             continue
         done.add(stage.block)
         yield stage
+
+
+def _between(body: Body, stage: KernelStage) -> list[str]:
+    """What updates between the rows of a stage read."""
+    if stage.carry is None:
+        return []
+    block = next(one for one in body.blocks if one.name == stage.block)
+    return [array.name for array in arrays_in(_stateful(block))]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnc.backends.composed.printer import StagePrinter
-from attnc.backends.eager.function import FunctionPrinter
+from attnc.backends.composed.rows import RowsPrinter, reading_what_is_given
 from attnc.backends.eager.head import quoted
 
 from attnc.expressions.tree import Array, Expr
@@ -29,7 +29,7 @@ class Equation:
 Step = Equation | KernelStage
 
 
-class ComposedPrinter(FunctionPrinter):
+class ComposedPrinter(RowsPrinter):
     """Prints one pipeline."""
 
     function = "composed"
@@ -38,12 +38,13 @@ class ComposedPrinter(FunctionPrinter):
     printer: StagePrinter
 
     def __init__(self, spec: Spec, pipeline: Pipeline) -> None:
-        super().__init__(spec)
+        super().__init__(reading_what_is_given(spec, pipeline))
         self.steps: list[Step] = []
-        self.quiet = False  # in what an emit alone needs
         kept = {state.array.name for state in spec.root.states}
         self.states = {name: state for name, state in self.states.items() if name in kept}
-        self.makers = {name: one for one in pipeline.kernels for name, _ in one.provides}
+        whole = [one for one in pipeline.kernels if one.carry is None]
+        self.makers = {name: one for one in whole for name, _ in one.provides}
+        self.carried = {one.block: one for one in pipeline.kernels if one.carry is not None}
         self.found: dict[str, str] = {}
 
     def _below(self, name: str) -> list[str]:
@@ -65,19 +66,26 @@ class ComposedPrinter(FunctionPrinter):
         if stage.block in self.found:
             return
         p = self.printer
-        self.steps.append(stage)
-        self.found[stage.block] = found = self.names.fresh(f"{stage.block}_stage")
-        tensors = (f"{quoted(n)}: {p.arrays[array.name]}" for n, array in stage.arguments)
-        others = [*self._numbers(stage), *self._shifts(stage.signature)]
-        operator = f"stages[{quoted(stage.block)}]"
+        tensors = [f"{quoted(n)}: {p.arrays[array.name]}" for n, array in stage.arguments]
+        shifts = self._shifts(stage.signature)
+        self.found[stage.block] = self.print_call(stage, tensors, shifts, self._emits(stage))
+
+    def print_call(
+        self, stage: KernelStage, tensors: Iterable[str], shifts: Iterable[str], emits: str
+    ) -> str:
+        p = self.printer
+        if not self.quiet:
+            self.steps.append(stage)
+        found = self.names.fresh(f"{stage.block}_stage")
         p.line(f"{found} = staged(")
         p.depth += 1
-        p.line(f"{operator},")
+        p.line(f"stages[{quoted(stage.block)}],")
         p.line(f"{{{', '.join(tensors)}}},")
-        p.line(f"{{{', '.join(others)}}},")
-        p.line(f"narrow, ({self._emits(stage)}),")
+        p.line(f"{{{', '.join([*self._numbers(stage), *shifts])}}},")
+        p.line(f"narrow, ({emits}),")
         p.depth -= 1
         p.line(")")
+        return found
 
     def _numbers(self, stage: KernelStage) -> Iterable[str]:
         lengths = {name: self.printer.lengths[axis.name] for name, axis in stage.lengths}
@@ -85,11 +93,13 @@ class ComposedPrinter(FunctionPrinter):
             value = lengths.get(number.name) or self.arguments[number.name]
             yield f"{quoted(number.name)}: {value}"
 
-    def _shifts(self, signature: Signature) -> Iterable[str]:
+    def _shifts(self, signature: Signature, row: str = "") -> Iterable[str]:
+        """The first positions of a stage; `row`: that of its rows, where it is the loop's."""
         for shift, which in SHIFTED.items():
             axis = getattr(signature, which)
             if axis is not None and axis.shifted:
-                yield f"{quoted(shift)}: {axis.shifted}"
+                own = row if row and shift == "offset" else axis.shifted
+                yield f"{quoted(shift)}: {own}"
         if signature.random:
             yield '"seed": seed'
 
@@ -127,11 +137,6 @@ class ComposedPrinter(FunctionPrinter):
         if not self.quiet:
             self.steps.append(Equation(definition, tuple(self.printer.said)))
         return name
-
-    def _emit(self, definition: Definition) -> None:
-        self.quiet = True
-        super()._emit(definition)
-        self.quiet = False
 
     def _array(self, stage: KernelStage, name: str) -> Array:
         return self.equations.first[name].array
