@@ -213,11 +213,12 @@ def _axes_known(
 
 def _fill(checker: Checker, index: Index, label: str, fill: Environment, span: Span) -> Expr | None:
     """The index in scope of a dimension's name; of an outer axis the one that stands for it where
-    none has the name."""
+    the name is the axis' own, or nobody has it."""
     bound = fill.bounds.get(label)
     if bound is not None and len(bound.parts) != 1:
         bound = None
-    if is_outer(index.axis) and (bound is None or bound.axis != index.axis):
+    renamed = label != index.axis.name and bound is not None and bound.axis == index.axis
+    if is_outer(index.axis) and not renamed:
         return outer_position(checker, index.axis, fill, span)
     return None if bound is None else bound.at
 

@@ -69,6 +69,8 @@ class Frame:
     parameters: dict[str, Closure] = field(default_factory=dict)
     local: dict[str, Value | ArrayEntity | None] = field(default_factory=dict)
     texts: dict[str, Local] = field(default_factory=dict)
+    vectors: dict[str, Value] = field(default_factory=dict)  # arguments with something left over
+    reached: set[str] = field(default_factory=set)  # arguments that depend on an index of the def
 
 
 def expand(
@@ -108,7 +110,24 @@ def expand(
     checker.sites.pop()
     if value is None:
         return None
+    if env.frame is None and frame.vectors and not frame.reached and _is_whole(node):
+        _warn_untouched(checker, frame, node)
     return _leave(checker, frame, node, value, opened, env, raw)
+
+
+def _is_whole(node: syntax.Call | syntax.Fold) -> bool:
+    """Whether a fold goes over all of its axis."""
+    return isinstance(node, syntax.Fold) and node.condition is None
+
+
+def _warn_untouched(checker: Checker, frame: Frame, node: syntax.Call | syntax.Fold) -> None:
+    """A def that folds over an axis which its arguments, vectors over others, do not have."""
+    binders = [binder.name.name for source in _sources(node) for binder in source]
+    name, value = next(iter(frame.vectors.items()))
+    closure = frame.parameters[name]
+    axes = [index.name for index in value.over]
+    title = frame.definition.name.name
+    checker.report(m.fold_beside(node.span, title, binders, closure.node.span.text, axes))
 
 
 def _leave(
@@ -293,13 +312,28 @@ def read_parameter(
     assert frame is not None
     key = (closure, _standing_key(frame, env), tuple(fact.digest for fact in env.facts))
     if key in checker.memo:
-        return checker.memo[key]  # type: ignore[return-value]
+        return _noted(frame, name, checker.memo[key], env)  # type: ignore[arg-type]
     if closure.is_default:
         inner = replace(env, bounds={n: b for n, b in env.bounds.items() if n in frame.formals})
     else:
         inner = caller_view(env)
     value = checker.evaluate(closure.node, inner)
     checker.memo[key] = value
+    return value if closure.is_default else _noted(frame, name, value, env)
+
+
+def _noted(frame: Frame, name: str, value: Value | None, env: Environment) -> Value | None:
+    """Remembers of an argument whether it depends on an index of the def, or leaves others over."""
+    if value is None or name not in frame.parameters:
+        return value
+    own = [env.bounds[one] for one in frame.formals if one in env.bounds]
+    indices = {index for bound in own for part in bound.parts for index in part.at.free}
+    if value.expr.free & indices or {one.axis for one in value.over} & {
+        one.axis for one in indices
+    }:
+        frame.reached.add(name)
+    elif value.over:
+        frame.vectors[name] = value
     return value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attnc.errors import Wording, message
 
 # ---------------------------------------------------------------------------------------- kinds
@@ -268,6 +270,17 @@ def read_hidden(text: str) -> Wording:
     return Wording(
         f"{text} is asked for at keys that the row does not see.",
         f"Say what stands there: `{text} else 0`; or fold over the keys.",
+    )
+
+
+@message("legality", "warning")
+def fold_beside(
+    function: str, binders: Sequence[str], argument: str, axes: Sequence[str]
+) -> Wording:
+    return Wording(
+        f"`{function}` goes over {', '.join(binders)}, but {argument} is a vector over "
+        f"{', '.join(axes)}: it is the same for every {binders[0]}.",
+        f"Write {function}({axes[-1]}: ...) to go over what the vector has.",
     )
 
 
