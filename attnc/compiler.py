@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,12 +67,30 @@ def lower(spec: Spec, asked: Sequence[str] | None = None) -> Stages:
     """Spec -> Graph -> Schedule: the result with the emits asked for; if that is not said, with
     what costs nothing beside it (`lse` where there is a score). What no single schedule runs may be
     a pipeline of several."""
+    from attnc.passes.pairs import pairs_of_reals
+
+    try:
+        found = pairs_of_reals(spec)
+    except UnsupportedError as refusal:
+        return replace(lower_reference(spec), refusal=refusal)
+    if found is None:
+        return _lower(spec, asked)
+    parts, pairs = found
+    names = None if asked is None else [p for n in asked for p in pairs.names.get(n, (n,))]
+    result = spec.root.result.array.name
+    return replace(_lower(parts, names, pairs.names.get(result, ("",))[1:]), pairs=pairs)
+
+
+def _lower(spec: Spec, asked: Sequence[str] | None, more: tuple[str, ...] = ()) -> Stages:
+    """The stages of an operator without complex numbers. `more`: emits that it gives in any
+    case."""
     from attnc.passes import lower as lower_spec
     from attnc.passes import prepare
 
     offered = (one.array.name for one in spec.root.offered)
     emits = tuple(n for n in offered if short_name(n) == "lse") if asked is None else tuple(asked)
     emits += tuple(state.array.name for state in spec.root.states)
+    emits = (*more, *(name for name in emits if name not in more))
     graph = prepare(spec, emits)
     try:
         return Stages(spec, graph, lower_spec(spec, emits), None)

@@ -3,6 +3,8 @@ what its derivatives read, compute again and run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from attnc.emission.kernel_set import emit_kernels
 from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
@@ -47,7 +49,7 @@ def explain(spec: Spec, stages: Stages, backend: str) -> str:
         axes = ", ".join(axis.name for axis in workspace.array.axes)
         kind = "the dtype of the query" if workspace.dtype == "query" else "the accumulation type"
         lines.append(f"  workspace {workspace.array.name}[{axes}] in {kind}")
-    lines += [f"  {note}" for note in stages.schedule.notes]
+    lines += [f"  {note}" for note in (*stages.schedule.notes, *_surface(stages))]
     lines += [f"  the call tests: {one.message}" for one in stages.schedule.signature.requirements]
     if backend in ("auto", *DEVICES):
         devices = tuple(DEVICES) if backend == "auto" else (backend,)
@@ -55,6 +57,27 @@ def explain(spec: Spec, stages: Stages, backend: str) -> str:
             f"  {line}" for name in DERIVATIVES for line in _derivative(stages, name, devices)
         ]
     return "\n".join(lines)
+
+
+def _surface(stages: Stages) -> Iterable[str]:
+    """What stands between the text and its kernels: parts of complex numbers, rows in the state."""
+    assert stages.schedule is not None
+    if stages.pairs is not None:
+        given = (one.name for one in stages.pairs.spec.inputs)
+        states = (one.array.name for one in stages.pairs.spec.root.states)
+        names = stages.pairs.names
+        shown = (
+            f"{name} ({', '.join(names[name])})" for name in (*given, *states) if name in names
+        )
+        yield f"complex numbers are pairs of reals: {', '.join(shown)}"
+    signature = stages.schedule.signature
+    if signature.unbounded:
+        yield f"no steps: {signature.unbounded} reads rows without a bound"
+    elif signature.lags:
+        held = (
+            f"the last {expression_text(one.most)} rows of {one.name}" for one in signature.lags
+        )
+        yield f"a state holds, beside {', '.join(signature.states)}, {', '.join(held)}"
 
 
 def _pipeline(spec: Spec, pipeline: Pipeline, backend: str) -> list[str]:

@@ -103,7 +103,8 @@ class Operator:
     def step(self, state: Any, /, *args: Any, **kwargs: Any) -> Any:
         """One row of a recurrence: (result, states after it). Called as the operator, with tensors
         that lack the axis of time; `state` None is the first ones."""
-        found = getattr(self._run, "step", None)
+        run = self._giving(kwargs["emit"])._run if "emit" in kwargs else self._run
+        found = getattr(run, "step", None)
         if found is None:
             raise UnsupportedError("a step", self.backend, ("cpu", "eager"))
         return found(state, *args, **kwargs)
@@ -163,6 +164,8 @@ class Operator:
             why = " ".join(dict.fromkeys(chosen.refusals.values()))
             raise UnsupportedError(why or "this operator", self.backend, ("eager", "numpy"))
         self._load_further(self.module, chosen)
+        if self.stages.pairs is not None:
+            return self.module.PairedOperator(chosen, self.module.COMPLEX)
         return chosen
 
 

@@ -14,15 +14,29 @@ from attnc.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs:
+    """What stands for the complex numbers of a text: pairs of reals.
+
+    spec     the Spec as written
+    names    by the name of a complex array those of its real and its imaginary part
+    """
+
+    spec: Spec
+    names: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Stages:
     """What the compiler made of a Spec: a schedule, or a pipeline of several with equations
-    between them. Without either no kernel runs it, and `refusal` says why."""
+    between them. Without either no kernel runs it, and `refusal` says why. `pairs`: where the text
+    has complex numbers, whose parts `spec` has instead."""
 
     spec: Spec
     graph: Graph
     schedule: Schedule | None
     refusal: UnsupportedError | None
     pipeline: Pipeline | None = None
+    pairs: Pairs | None = None
 
 
 @dataclass(frozen=True, slots=True)

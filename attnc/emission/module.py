@@ -9,11 +9,12 @@ printed when it is first asked for (`print_chapter`), the same text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import attnc
+from attnc.build import build
 from attnc.emission.bundle import BANNER, bundle_runtime
 from attnc.emission.kernel_set import (
     SetText,
@@ -31,9 +32,10 @@ from attnc.emission.separate import keeps_batch_apart
 from attnc.errors import InternalError, UnsupportedError
 from attnc.resources import template_environment
 from attnc.signature import Signature
+from attnc.signature_of import signature_of
 
 if TYPE_CHECKING:
-    from attnc.stages import Member, Stages
+    from attnc.stages import Member, Pairs, Stages
 
 REFERENCE_SUPPORT = (
     "failures", "slots", "reads", "call", "arguments", "stepping", "forms", "eager_operator",
@@ -64,6 +66,10 @@ PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "eager_windows", "carried", "pipeli
 SCRIPT_LINES = (
     'if __name__ == "__main__":',
     "    raise SystemExit(check_module(operator, reference))",
+)
+SCRIPT_OF_PARTS = (
+    'if __name__ == "__main__":',
+    "    raise SystemExit(check_module(operator.parts, reference.parts))",
 )
 
 
@@ -96,14 +102,15 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
     members    by stage (`""` is the operator itself) the further kernel sets, or why there is none
     Raises AttncError for names that Python cannot carry."""
     from attnc.backends.eager import argument_names, emit_eager
-    from attnc.signature_of import signature_of
 
     spec, schedule, pipeline = stages.spec, stages.schedule, stages.pipeline
     kernels = schedule is not None or pipeline is not None
     signature = schedule.signature if schedule else signature_of(spec, stages.graph)
     own = PIPELINE_SUPPORT if pipeline else SUPPORT if kernels else REFERENCE_SUPPORT
+    public = signature if stages.pairs is None else _public(stages.pairs, signature)
+    own = own if stages.pairs is None else (*own, "paired")
     support = bundle_runtime(own)
-    check_names(signature, own)
+    check_names(public, own)
     chapters = [_render_chapter(first_set(stages))] if schedule else []
     for one in pipeline.kernels if pipeline else ():
         chapters.append(_render_chapter(first_set(one.stages, one.block)))
@@ -114,7 +121,7 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
         name=spec.name,
         version=attnc.__version__,
         spec_text=_quoted(spec.source.text),
-        call_example=_call_example(signature),
+        call_example=_call_example(public),
         support=support,
         banner=BANNER,
         signature="" if schedule else _plain_set(stages, signature).signature,
@@ -124,7 +131,9 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
         sets=sets_line(pipeline),
         chapters=tuple(chapters),
         composed=print_composed(stages) if pipeline else "",
-        assembly=_print_assembly(signature, _renamed(argument_names(spec)), _made(stages)),
+        assembly=_print_assembly(
+            public, _renamed(argument_names(spec)), _made(stages), stages.pairs
+        ),
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
 
@@ -196,7 +205,10 @@ def _renamed(names: dict[str, str]) -> dict[str, str]:
 
 
 def _print_assembly(
-    signature: Signature, eager_names: dict[str, str], made: tuple[str, ...]
+    signature: Signature,
+    eager_names: dict[str, str],
+    made: tuple[str, ...],
+    pairs: Pairs | None = None,
 ) -> str:
     inputs = [t.name for t in signature.inputs if t.positional]
     optional = [f"{t.name}=None" for t in signature.inputs if not t.positional and t.optional]
@@ -213,6 +225,7 @@ def _print_assembly(
     lines = [
         f"reference = EagerOperator(SIGNATURE, eager, {eager_names!r})",
         *made,
+        *(_paired(pairs) if pairs else ()),
         "",
         "",
         f"def {signature.name}({head}):",
@@ -222,8 +235,24 @@ def _print_assembly(
     if signature.states:
         lines += ["", "", "step = operator.step"]
     if len(made) > 1:
-        lines += ["", "", *SCRIPT_LINES]
+        script = SCRIPT_OF_PARTS if pairs else SCRIPT_LINES
+        lines += ["", "", *script]
     return "\n".join(lines)
+
+
+def _public(pairs: Pairs, signature: Signature) -> Signature:
+    """The signature of the text, whose numbers are complex."""
+    whole = {part: name for name, both in pairs.names.items() for part in both}
+    outputs = dict.fromkeys(whole.get(one.name, one.name) for one in signature.outputs)
+    names = [name for name in outputs if name != pairs.spec.root.result.array.name]
+    return signature_of(pairs.spec, build(pairs.spec, names))
+
+
+def _paired(pairs: Pairs) -> Iterable[str]:
+    """The lines that put the operators behind complex numbers."""
+    yield f"COMPLEX = {pairs.names!r}"
+    for name in ("operator", "reference"):
+        yield f"{name} = PairedOperator({name}, COMPLEX)"
 
 
 def _docstring(signature: Signature) -> list[str]:

@@ -53,6 +53,8 @@ def _print_node(node: Expr, args: list[str], mapping: str) -> str:
         return f"({'-' if node.op == 'neg' else 'not '}{args[0]})"
     if node.op == "where":
         return f"({args[1]} if {args[0]} else {args[2]})"
+    if node.op == "to_complex":
+        return args[0]
     if node.op in CALLS:
         return f"{CALLS[node.op]}({', '.join(args)})"
     raise InternalError(f"`{node.op}` in an expression of lengths")

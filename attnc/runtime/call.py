@@ -174,6 +174,7 @@ def _check_dtypes(
     """The dtype that all queries share (`asked` where no input has one) and the device."""
     shared: tuple[str, torch.dtype] | None = None
     exact: tuple[str, torch.dtype] | None = None
+    turned: tuple[str, torch.dtype] | None = None
     placed: tuple[str, torch.device] | None = None
     for tensor in signature.inputs:
         value = tensors.get(tensor.name)
@@ -186,10 +187,13 @@ def _check_dtypes(
         if tensor.dtype == "query":
             shared = shared or (tensor.name, value.dtype)
             _check_same(signature, tensor, value, shared)
+        if tensor.dtype == "complex":
+            real = torch.float64 if value.dtype is torch.complex128 else torch.float32
+            turned = turned or (tensor.name, real)
         if tensor.dtype == "accumulate":
             exact = exact or (tensor.name, value.dtype)
             _check_same(signature, tensor, value, exact)
-    dtype = shared[1] if shared else _asked_dtype(signature, asked, exact)
+    dtype = shared[1] if shared else _asked_dtype(signature, asked, exact or turned)
     wide = dtype is torch.float64
     if exact and (exact[1] is torch.float64) is not wide:
         expected = "torch.float64" if wide else "torch.float32"
@@ -230,6 +234,9 @@ def _check_kind(signature: Signature, tensor: TensorSlot, value: torch.Tensor) -
     elif tensor.dtype == "accumulate":
         if value.dtype not in (torch.float32, torch.float64):
             expected = "float32 or float64"
+    elif tensor.dtype == "complex":
+        if value.dtype not in (torch.complex64, torch.complex128):
+            expected = "complex64 or complex128"
     elif tensor.dtype == "int" and value.dtype not in INTEGERS:
         expected = "an integer tensor"
     elif tensor.dtype == "bool" and value.dtype is not torch.bool:
@@ -304,9 +311,8 @@ def _fill_defaults(call: Call) -> None:
     if not missing:
         return
     values = call.signature.defaults(call.known)
-    dtypes = {"query": call.dtype, "int": torch.int64, "bool": torch.bool}
     for tensor in missing:
-        dtype = dtypes.get(tensor.dtype, call.accumulate)
+        dtype = call.new_output_dtype(tensor)
         one = torch.full((), values[tensor.name], dtype=dtype, device=call.device)
         call.tensors[tensor.name] = one.expand(call.shape(tensor))
 

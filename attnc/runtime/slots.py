@@ -24,7 +24,7 @@ class TensorSlot:
 
     dtype: query (the one that all of these share; the result has it), real (any floating dtype),
     accumulate (float32, or
-    float64 for float64 calls; outputs only), int, bool."""
+    float64 for float64 calls; outputs only), int, bool, complex (complex64 or complex128)."""
 
     name: str
     axes: tuple[str, ...]
@@ -102,7 +102,7 @@ class Signature:
     def chooses_dtype(self) -> bool:
         """Whether the call says the dtype of the result, since no input has it."""
         made = any(output.dtype == "query" for output in self.outputs)
-        return made and all(tensor.dtype != "query" for tensor in self.inputs)
+        return made and all(tensor.dtype not in ("query", "complex") for tensor in self.inputs)
 
 
 @dataclass
@@ -134,7 +134,8 @@ class Call:
 
     def new_output_dtype(self, tensor: TensorSlot) -> torch.dtype:
         """The dtype of an output of this call."""
-        dtypes = {"query": self.dtype, "int": torch.int64, "bool": torch.bool}
+        turned = torch.complex128 if self.accumulate is torch.float64 else torch.complex64
+        dtypes = {"query": self.dtype, "int": torch.int64, "bool": torch.bool, "complex": turned}
         return dtypes.get(tensor.dtype, self.accumulate)
 
     def new_output(self, tensor: TensorSlot) -> torch.Tensor:
