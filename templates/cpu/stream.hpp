@@ -140,18 +140,18 @@ struct Stream : Carried<K>, Summaries<K> {
             if constexpr (PAIRS) {
                 int r = run.at;
                 for (; r < end; r += 2) {
-                    Real a[Loop::TERMS + 1], b[Loop::TERMS + 1];
+                    Real a[Loop::LAYERS + 1], b[Loop::LAYERS + 1];
                     one(r, a);
                     if (r + 1 < end) one(r + 1, b);
-                    else ATTNC_UNROLL for (int t = 0; t < Loop::TERMS; t++) b[t] = Real(0);
-                    ATTNC_UNROLL for (int t = 0; t < Loop::TERMS; t++)
+                    else ATTNC_UNROLL for (int t = 0; t < Loop::LAYERS; t++) b[t] = Real(0);
+                    ATTNC_UNROLL for (int t = 0; t < Loop::LAYERS; t++)
                         store(desk.score[t] + r / 2 * TILE + lane, paired(a[t], b[t]));
                 }
             } else {
                 for (int r = run.at; r < end; r++) {
-                    Real weight[Loop::TERMS + 1];
+                    Real weight[Loop::LAYERS + 1];
                     one(r, weight);
-                    ATTNC_UNROLL for (int t = 0; t < Loop::TERMS; t++)
+                    ATTNC_UNROLL for (int t = 0; t < Loop::LAYERS; t++)
                         store(desk.score[t] + r * TILE + lane, weight[t]);
                 }
             }
