@@ -42,7 +42,7 @@ from attnc.schedule import (
 
 HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "amx_emulated", "amx",
-    "products", "walks", "carried", "stream", "few", "scattered",
+    "products", "walks", "carried", "stream", "few", "scattered", "either",
 )  # fmt: skip
 
 

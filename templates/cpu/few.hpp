@@ -91,7 +91,8 @@ struct Few {
     struct Desk {
         Held* held;
         Grid* grids;  // of each slot
-        Acc *reference, *limit, *top;
+        Acc *reference, *limit;
+        Acc* top;                           // [SLOTS][LANES]
         Acc* statistic[Whole::STATISTICS];  // [SLOTS][LANES]
         Acc* tile[Whole::TILES];            // [SLOTS][padded width]
         Acc* query[K::PRODUCTS_MOST];       // [SLOTS][padded width]
@@ -106,7 +107,8 @@ struct Few {
         Desk desk;
         desk.held = arena.template take<Held>(1);
         desk.grids = arena.template take<Grid>(SLOTS);
-        for (Acc** row : {&desk.reference, &desk.limit, &desk.top}) *row = arena.template take<Acc>(SLOTS);
+        for (Acc** row : {&desk.reference, &desk.limit}) *row = arena.template take<Acc>(SLOTS);
+        desk.top = arena.template take<Acc>(SLOTS * LANES);
         for (int s = 0; s < K::STATISTICS; s++) desk.statistic[s] = arena.template take<Acc>(SLOTS * LANES);
         for (int t = 0; t < K::TILES; t++) desk.tile[t] = arena.template take<Acc>(SLOTS * padded(K::tile_width[t]));
         for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.query[p] = arena.template take<Acc>(SLOTS * padded_widest());
@@ -142,27 +144,39 @@ struct Few {
                 body(k, product, iota(k) < Integer(count));
             }
         };
-        if constexpr (Loop::EXPONENT) {
-            Real peak(-INFINITE);
+        // As in stream.hpp: against the reference that is found, and again in the rare case that it was
+        // too small for these exponents.
+        Real peak(-INFINITE), total[Whole::STATISTICS];
+        if (Loop::EXPONENT && desk.limit[slot] == -INFINITE) {
             each([&](int k, const Real* product, Truth inside) __attribute__((always_inline)) {
                 peak = raise(peak, select(inside, Loop::template exponent<MASKED>(grid, *desk.held, walked, WalkedLanes{slot, k}, product), Real(-INFINITE)));
             });
-            Acc most = -INFINITE;
-            for (int l = 0; l < LANES; l++) most = peak.v[l] > most ? peak.v[l] : most;
-            desk.top[slot] = most > desk.top[slot] ? most : desk.top[slot];
-            if (most > desk.limit[slot]) move_reference(desk, slot, most);
+            if (const Acc most = largest(peak); most > -INFINITE) move_reference(desk, slot, most);
         }
-        const Real reference(desk.reference[slot]);
-        each([&](int k, const Real* product, Truth inside) __attribute__((always_inline)) {
-            Real peak(-INFINITE), weight[Loop::LAYERS + 1], sums[Whole::STATISTICS];
-            ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) sums[s] = Real(K::statistic_unit[s]);
-            Loop::template lift<MASKED>(grid, *desk.held, walked, WalkedLanes{slot, k}, reference, product, peak, weight, sums);
-            ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) {
-                Acc* at = desk.statistic[s] + slot * LANES;
-                store(at, K::combine(s, load(at), select(inside, sums[s], Real(K::statistic_unit[s]))));
-            }
-            ATTNC_UNROLL for (int t = 0; t < Loop::LAYERS; t++) store(desk.weight[t] + k, select(inside, weight[t], Real(0)));
-        });
+        for (;;) {
+            const Real reference(desk.reference[slot]);
+            ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) total[s] = Real(K::statistic_unit[s]);
+            each([&](int k, const Real* product, Truth inside) __attribute__((always_inline)) {
+                Real own(-INFINITE), weight[Loop::LAYERS + 1], sums[Whole::STATISTICS];
+                ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) sums[s] = Real(K::statistic_unit[s]);
+                Loop::template lift<MASKED>(grid, *desk.held, walked, WalkedLanes{slot, k}, reference, product, own, weight, sums);
+                peak = raise(peak, select(inside, own, Real(-INFINITE)));
+                ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) total[s] = K::combine(s, total[s], select(inside, sums[s], Real(K::statistic_unit[s])));
+                ATTNC_UNROLL for (int t = 0; t < Loop::LAYERS; t++) store(desk.weight[t] + k, select(inside, weight[t], Real(0)));
+            });
+            if (!Loop::EXPONENT || __builtin_expect(!(peak > Real(desk.limit[slot])).any(), 1)) break;
+            move_reference(desk, slot, largest(peak));
+        }
+        if constexpr (Loop::EXPONENT) store(desk.top + slot * LANES, raise(load(desk.top + slot * LANES), peak));
+        ATTNC_UNROLL for (int s = 0; s < K::STATISTICS; s++) {
+            Acc* at = desk.statistic[s] + slot * LANES;
+            store(at, K::combine(s, load(at), total[s]));
+        }
+    }
+    static Acc largest(Real x) {
+        Acc most = x.v[0];
+        for (int l = 1; l < LANES; l++) most = x.v[l] > most ? x.v[l] : most;
+        return most;
     }
 
     static void move_reference(Desk& desk, int slot, Acc next) {
@@ -205,7 +219,8 @@ struct Few {
         desk.row[slot] = row;
         K::fill(desk.grids[slot], *desk.held, slot, row);
         desk.reference[slot] = 0;
-        desk.limit[slot] = desk.top[slot] = -INFINITE;
+        desk.limit[slot] = -INFINITE;
+        for (int l = 0; l < LANES; l++) desk.top[slot * LANES + l] = -INFINITE;
         for (int s = 0; s < K::STATISTICS; s++)
             for (int l = 0; l < LANES; l++) desk.statistic[s][slot * LANES + l] = K::statistic_unit[s];
         for (int t = 0; t < K::TILES; t++)
@@ -246,7 +261,7 @@ struct Few {
     }
     static void keep(const Desk& desk, int slot, Acc* to) {
         *to++ = desk.limit[slot] == -INFINITE ? -INFINITE : desk.reference[slot];
-        *to++ = desk.top[slot];
+        *to++ = largest(load(desk.top + slot * LANES));
         for (int s = 0; s < K::STATISTICS; s++) {
             Real total(K::statistic_unit[s]);
             for (int l = 0; l < LANES; l++) total = K::combine(s, total, Real(desk.statistic[s][slot * LANES + l]));

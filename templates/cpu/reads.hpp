@@ -213,6 +213,22 @@ ATTNC_INLINE bool found(const bool* data, bool wanted, Span span) {
     const int64_t count = span.high - span.low + 1;
     data += span.low * span.stride;
     if (span.stride == 1 && count > 16) return std::memchr(data, wanted, size_t(count));
+    if (span.stride == 1) {  // words of bytes that are 0 or 1: no branch for each
+        const char* at = (const char*)data;
+        bool other = false;
+        const auto take = [&](auto word) {
+            using Word = decltype(word);
+            std::memcpy(&word, at, sizeof word);
+            other |= word != (wanted ? Word(0) : Word(0x0101010101010101));
+            at += sizeof word;
+        };
+        if (count & 16) take(uint64_t()), take(uint64_t());
+        if (count & 8) take(uint64_t());
+        if (count & 4) take(uint32_t());
+        if (count & 2) take(uint16_t());
+        if (count & 1) take(uint8_t());
+        return other;
+    }
     for (int64_t k = 0; k < count; k++)
         if (data[k * span.stride] == wanted) return true;
     return false;

@@ -7,8 +7,10 @@
 
 namespace attnc {
 
-constexpr int WINDOW = 512;  // walked positions whose stretches are gathered at a time
-constexpr int MANY = 4;      // slots for which a stretch is worth to be turned
+constexpr int WINDOW = 2048;  // walked positions whose stretches are gathered at a time
+constexpr int GLANCE = 512;   // positions that a slot is asked about before their blocks
+constexpr int MANY = 4;       // slots for which a stretch is worth to be turned
+constexpr int AHEAD = 2;      // blocks that are brought nearer while another is multiplied
 
 constexpr int CROWD = 8 * TILE;  // slots: the more, the more of them see a stretch while it is in cache
 
@@ -20,9 +22,10 @@ struct Scattered : Few<K, CROWD> {
     using Slots::begin, Slots::join, Slots::keep, Slots::padded, Slots::record;
 
     static constexpr int STRIPS = WINDOW / STRIP;
-    struct Seen {  // stretches of a window by the strip that they begin at, of each bunch; 0: none
-        int16_t count[STRIPS][CROWD];  // positions; negative where some are masked
+    struct Seen {  // stretches of a window by the strip that they begin at
         int bunches[STRIPS];           // that have one
+        int16_t bunch[STRIPS][CROWD];  // which
+        int16_t count[STRIPS][CROWD];  // its positions; negative where some are masked
     };
     struct Desk : Slots::Desk {
         Seen* seen;
@@ -33,6 +36,7 @@ struct Scattered : Few<K, CROWD> {
         Acc* sum;                        // [slots][padded width]
         int bunch[CROWD + 1];            // the first slot of each bunch: slots of a row that see alike
         int bunches;
+        bool together;                   // all slots read the operands that were turned, from one start
     };
     static Desk lay_out(Arena& arena) {
         Desk desk;
@@ -70,14 +74,21 @@ struct Scattered : Few<K, CROWD> {
         const auto note = [&](int64_t x, int64_t y, int sign) {
             for (int64_t next; x < y; x = next) {  // ends where others' stretches may begin
                 next = (x / TILE + 1) * TILE < y ? (x / TILE + 1) * TILE : y;
-                seen.count[(x - from) / STRIP][bunch] = int16_t(sign * (next - x));
-                seen.bunches[(x - from) / STRIP]++;
+                const int64_t strip = (x - from) / STRIP;
+                const int place = seen.bunches[strip]++;
+                seen.bunch[strip][place] = int16_t(bunch);
+                seen.count[strip][place] = int16_t(sign * (next - x));
             }
         };
         const int slot = desk.bunch[bunch];
         const int64_t held = K::start(desk.grids[slot]) + desk.row[slot];
         const typename Whole::template Ask<Loop> all{desk.grids[slot], held, held, Loop::start(desk.grids[slot])};
-        bisect(all, from, to, [&](int64_t x, int64_t y) { note(x, y, 1); }, [&](int64_t x, int64_t y) { note(x, y, -1); });
+        for (int64_t part = from; part < to; part += GLANCE) {
+            const int64_t end = part + GLANCE < to ? part + GLANCE : to;
+            if (!all.possible(part, end - 1)) continue;
+            for (int64_t x = part; x < end; x += TILE)  // few blocks are seen: no bisection down to them
+                bisect(all, x, x + TILE < end ? x + TILE : end, [&](int64_t a, int64_t b) { note(a, b, 1); }, [&](int64_t a, int64_t b) { note(a, b, -1); });
+        }
     }
 
     // ---- walked operands, transposed once for all rows, in blocks of TILE positions
@@ -110,21 +121,19 @@ struct Scattered : Few<K, CROWD> {
 
     // ---- a stretch for several slots
 
-    // Whether the slots read the walked operands that were turned.
+    // Whether a slot reads the walked operands that were turned, from the same start.
     template <class Loop>
-    static bool together_on(const Desk& desk, const int* slot, int slots) {
-        bool same = true;
-        for (int m = 0; m < slots; m++) {
-            const Grid &a = desk.grids[0], &b = desk.grids[slot[m]];
-            for_each<Loop::PRODUCTS>([&](auto place) {
-                constexpr int p = decltype(place)::value;
-                same = same && Loop::template right<p>(a).data == Loop::template right<p>(b).data;
-            });
-            for_each<Loop::TERMS>([&](auto place) {
-                constexpr int t = decltype(place)::value;
-                same = same && Loop::template operand<t>(a).data == Loop::template operand<t>(b).data;
-            });
-        }
+    static bool joins(const Desk& desk, int slot) {
+        const Grid &a = desk.grids[0], &b = desk.grids[slot];
+        bool same = Loop::start(a) == Loop::start(b);
+        for_each<Loop::PRODUCTS>([&](auto place) {
+            constexpr int p = decltype(place)::value;
+            same = same && Loop::template right<p>(a).data == Loop::template right<p>(b).data;
+        });
+        for_each<Loop::TERMS>([&](auto place) {
+            constexpr int t = decltype(place)::value;
+            same = same && Loop::template operand<t>(a).data == Loop::template operand<t>(b).data;
+        });
         return same;
     }
 
@@ -188,7 +197,7 @@ struct Scattered : Few<K, CROWD> {
         for (int m = 0; m < slots; m++) {
             for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.score[p] = desk.found[p] + m * TILE;
             for (int t = 0; t < K::LAYERS_MOST; t++) desk.weight[t] = desk.weights[t] + m * TILE;
-            if (!m || !Loop::WALKED_ALIKE || Loop::start(desk.grids[slot[m]]) != Loop::start(desk.grids[slot[0]]))
+            if (!m || !Loop::WALKED_ALIKE)
                 for (int64_t k = 0; k < round_up(count, LANES); k++)
                     Loop::fill(desk.grids[slot[m]], walked, int(k), first + (k < count ? k : count - 1));
             Slots::template lift<Loop, false>(desk, slot[m], first, count);
@@ -215,22 +224,29 @@ struct Scattered : Few<K, CROWD> {
     template <class Loop>
     static void meet(Desk& desk, int64_t from, int64_t to) {
         Seen& seen = *desk.seen;
-        for (int strip = 0; strip < STRIPS; strip++)
-            if (const int64_t first = from + strip / 4 * 4 * STRIP; seen.bunches[strip] && strip % 4 == 0)
-                fetch_ahead<Loop>(desk, first, first + 4 * STRIP < to ? first + 4 * STRIP : to);
-        for (int strip = STRIPS - 1; strip >= 0; strip--)  // the largest exponents tend to be the last
-            for (int bunch = 0; seen.bunches[strip] && bunch < desk.bunches; bunch++) {
-                const int16_t count = seen.count[strip][bunch];
-                if (!count) continue;
-                int members[CROWD], slots = 0;
-                for (int other = bunch; other < desk.bunches; other++)
-                    if (seen.count[strip][other] == count) {
-                        for (int slot = desk.bunch[other]; slot < desk.bunch[other + 1]; slot++) members[slots++] = slot;
-                        seen.count[strip][other] = 0;
-                        if (!--seen.bunches[strip]) break;
+        constexpr int BLOCKS = TILE / STRIP;  // strips of a block
+        const auto bring = [&](int strip) {
+            const int64_t first = from + strip * STRIP;
+            if (strip >= 0 && seen.bunches[strip]) fetch_ahead<Loop>(desk, first, first + TILE < to ? first + TILE : to);
+        };
+        for (int strip = STRIPS - BLOCKS; strip > STRIPS - BLOCKS * (AHEAD + 1); strip -= BLOCKS) bring(strip);
+        for (int strip = STRIPS - 1; strip >= 0; strip--) {  // the largest exponents tend to be the last
+            if (strip % BLOCKS == BLOCKS - 1) bring(strip + 1 - BLOCKS * (AHEAD + 1));
+            while (const int bunches = seen.bunches[strip]) {
+                const int16_t count = seen.count[strip][0];  // of those that go together
+                int members[CROWD], slots = 0, others = 0;
+                for (int n = 0; n < bunches; n++) {
+                    const int16_t bunch = seen.bunch[strip][n], own = seen.count[strip][n];
+                    if (own == count) {
+                        for (int slot = desk.bunch[bunch]; slot < desk.bunch[bunch + 1]; slot++) members[slots++] = slot;
+                        continue;
                     }
+                    seen.bunch[strip][others] = bunch;
+                    seen.count[strip][others++] = own;
+                }
+                seen.bunches[strip] = others;
                 const int64_t first = from + strip * STRIP;
-                if (count > 0 && slots >= MANY && together_on<Loop>(desk, members, slots)) {
+                if (count > 0 && slots >= MANY && desk.together) {
                     stretch<Loop>(desk, members, slots, first, count);
                     continue;
                 }
@@ -239,16 +255,19 @@ struct Scattered : Few<K, CROWD> {
                     else Slots::template span<Loop, true>(desk, members[m], first, -count);
                 }
             }
+        }
     }
 
     template <class Loop>
     static void walk(Desk& desk) {
         Slots::template stage_queries<Loop>(desk);
         find_bunches<Loop>(desk);
+        desk.together = true;
+        for (int slot = 1; slot < desk.slots && desk.together; slot++) desk.together = joins<Loop>(desk, slot);
         const int64_t count = Loop::count(desk.grids[0]);
         for (int64_t from = (count - 1) / WINDOW * WINDOW; from >= 0; from -= WINDOW) {
             const int64_t to = from + WINDOW < count ? from + WINDOW : count;
-            std::memset(desk.seen, 0, sizeof(Seen));
+            std::memset(desk.seen->bunches, 0, sizeof desk.seen->bunches);
             for (int bunch = 0; bunch < desk.bunches; bunch++) look<Loop>(desk, bunch, from, to);
             meet<Loop>(desk, from, to);
         }
@@ -357,48 +376,6 @@ struct Scattered : Few<K, CROWD> {
             for (int64_t n = 0; n < group; n++)
                 for (int64_t from = 0; from < now; from += TILE) finish(desk, int(n), int(group), records, whole, first, from, now - from < TILE ? int(now - from) : TILE);
         });
-    }
-};
-
-// A kernel of the form that a call wants. What runs along the walk has tiles of rows alone.
-template <class K>
-struct Either {
-    static int64_t bytes(const Call& call) {
-        if (!K::grid_count(call)) return 0;
-        if constexpr (K::RUNNING_MOST > 0) {
-            return Stream<K>::bytes(call);
-        } else {
-            typename K::Grid probe;
-            K::enter(call, 0, probe);
-            int64_t more = Few<K>::fits(probe) ? Few<K>::bytes(call, probe) : 0;
-            if constexpr (K::BY_ROW) more = more > Scattered<K>::bytes(call) ? more : Scattered<K>::bytes(call);
-            return Stream<K>::bytes(call) + more;
-        }
-    }
-    static bool run(const Call& call, char* scratch) {
-        if (!K::grid_count(call)) return false;
-        if constexpr (K::RUNNING_MOST > 0) return Stream<K>::run(call, scratch);
-        else return run_either(call, scratch);
-    }
-    static bool run_either(const Call& call, char* scratch) {
-        typename K::Grid probe;
-        K::enter(call, 0, probe);
-        const bool few = Few<K>::fits(probe);
-        if (K::IDLES || !(few || K::BY_ROW)) return Stream<K>::run(call, scratch);
-        Arena common{scratch};
-        typename K::Shared shared;
-        Stream<K>::make_summaries(call, shared, common, false);
-        char* rest = scratch + Stream<K>::bytes(call);
-        if (few) {
-            Few<K>::run(call, shared, rest, scratch + round_up(common.used, 64));
-            return true;
-        }
-        if constexpr (K::BY_ROW)
-            if (Scattered<K>::fits(call, shared)) {
-                Scattered<K>::run(call, shared, rest);
-                return true;
-            }
-        return Stream<K>::run(call, scratch);
     }
 };
 
