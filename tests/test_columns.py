@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,22 +104,47 @@ def dense(name: str, score: torch.Tensor) -> torch.Tensor:
     return columns * score.softmax(-1) if name == "both" else columns
 
 
+Arrays = dict[str, np.ndarray]
+
+
+def drawn(names: Iterable[str]) -> Arrays:
+    rng = np.random.default_rng(4)
+    return {one: rng.standard_normal((2, 1, 9, 4)) for one in names}
+
+
+def gradients(name: str, sweep: Sweep, arrays: Arrays) -> dict[str, Any]:
+    """What the schedules of a forward and its backward store."""
+    derivative = lower_derivative(spec_of(name), (), sweep)
+    kept = Interpreter(derivative.forward, {one: arrays[one] for one in "qkv"}).run()
+    given = {one: kept[one] for one in derivative.reads}
+    given |= {array.name: kept[array.name] for array in derivative.saved}
+    return Interpreter(derivative.backward, arrays | given).run()
+
+
+def by_autograd(name: str, arrays: Arrays) -> dict[str, Any]:
+    q, k, v = leaves = [torch.tensor(arrays[one], requires_grad=True) for one in "qkv"]
+    score = (q @ k.mT / 2).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+    found = torch.autograd.grad(dense(name, score) @ v, leaves, torch.tensor(arrays["out_grad"]))
+    return {one: grad.numpy() for one, grad in zip("qkv", found, strict=True)}
+
+
 @pytest.mark.parametrize("name", LINES)
 @pytest.mark.parametrize("sweep", ["one", "two"])
 def test_gradients_of_normalizers_over_the_rows(name: str, sweep: Sweep) -> None:
     """Against autograd of the dense formula: values of keys that depend on cotangents."""
-    derivative = lower_derivative(spec_of(name), (), sweep)
-    rng = np.random.default_rng(4)
-    arrays = {one: rng.standard_normal((2, 1, 9, 4)) for one in (*"qkv", "out_grad")}
-    kept = Interpreter(derivative.forward, {one: arrays[one] for one in "qkv"}).run()
-    given = {one: kept[one] for one in derivative.reads}
-    given |= {array.name: kept[array.name] for array in derivative.saved}
-    found = Interpreter(derivative.backward, arrays | given).run()
-    q, k, v = (torch.tensor(arrays[one], requires_grad=True) for one in "qkv")
-    score = (q @ k.mT / 2).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
-    (dense(name, score) @ v).backward(torch.tensor(arrays["out_grad"]))
-    for one, tensor in (("q", q), ("k", k), ("v", v)):
-        np.testing.assert_allclose(found[f"{one}_grad"], tensor.grad, atol=1e-12)
+    arrays = drawn([*"qkv", "out_grad"])
+    found = gradients(name, sweep, arrays)
+    for one, grad in by_autograd(name, arrays).items():
+        np.testing.assert_allclose(found[f"{one}_grad"], grad, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["columns", "both"])
+def test_gradients_of_scores_whose_powers_overflow(name: str) -> None:
+    """2^score is beyond float64: a power is only formed relative to a row's or a key's."""
+    arrays = {one: 60 * array for one, array in drawn("qkv").items()} | drawn(["out_grad"])
+    found, wanted = gradients(name, "two", arrays), by_autograd(name, arrays)
+    for one, grad in wanted.items():
+        assert np.abs(found[f"{one}_grad"] - grad).max() < 1e-11 * (1 + np.abs(grad).max()), one
 
 
 def test_gradients_of_many_turns_are_refused_by_name() -> None:

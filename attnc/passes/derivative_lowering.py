@@ -78,9 +78,7 @@ class Backward:
         self.preparations = Preparations(names=self.names)
         self.roles = Roles(frame, self.names.fresh("head_group"))
         cotangent = frozenset(array.name for array in later.values())
-        self.values = RowValues(
-            self.roles, forward, {}, cotangent, self.names, sweep == "one", keeping
-        )
+        self.values = RowValues(self.roles, forward, {}, cotangent, self.names, keeping=keeping)
         self.values.passing = Reductions(frame, names=self.names, relative=self.values.exponents)
         self.gradients = Gradients(self.roles, self.values, self.names)
         self.made = Kernels(self.roles, self.preparations)

@@ -102,7 +102,7 @@ def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) ->
     for node in postorder(root):
         if node.op == "value" or any(arg.digest in uses for arg in node.args):
             uses.add(node.digest)
-        opaque = node.op == "fold" and node.digest not in uses  # a product, an inner loop
+        opaque = node.op == "fold" and node.digest not in uses and not _powers_leave(node)
         given = Scaled(node) if opaque else leaf(node)
         if given is None:
             args = tuple(known[arg.digest] for arg in node.args)
@@ -110,6 +110,14 @@ def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) ->
             given = _plain(node, args) if formed else _step(node, args)
         known[node.digest] = given
     return known[root.digest]
+
+
+def _powers_leave(node: Expr) -> bool:
+    """Whether a fold (a product, an inner loop) has a power beside it in every entry."""
+    factors = factors_of(node.args[1])
+    bound = frozenset(node.bound)
+    powers = (f for f in (*factors.above, *factors.below) if f.op in ("exp", "exp2"))
+    return node.monoid == "sum" and any(not power.free & bound for power in powers)
 
 
 def _differ(node: Expr, args: tuple[Scaled, ...]) -> bool:

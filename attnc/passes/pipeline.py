@@ -19,6 +19,7 @@ from attnc.passes.inner_gradients import slope_by
 from attnc.passes.partial import Form, Pieces, uses
 from attnc.passes.reductions import refuse
 from attnc.passes.shifts import shifted
+from attnc.passes.shown import conditions_shown
 from attnc.passes.simplify import simplify
 from attnc.passes.unroll import unroll
 from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel, leaves
@@ -28,7 +29,13 @@ from attnc.spec import Spec
 from attnc.verify import verify_graph, verify_schedule
 
 T = TypeVar("T")
-GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (unroll, simplify, shifted, rows_apart)
+GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    unroll,
+    simplify,
+    conditions_shown,
+    shifted,
+    rows_apart,
+)
 SCHEDULE_PASSES: tuple[Callable[[Schedule], Schedule], ...] = (fuse,)
 
 

@@ -8,7 +8,6 @@ and stored by a kernel that runs before (two passes over the keys, or more).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
@@ -254,24 +253,12 @@ class Reductions:
             terms = (Term(ONE, separation.store(body) if finished(body) else body),)
         found: Expr | None = None
         for part in terms:
-            seen, shown = self._shown(monoid, keys, part)
-            term = self._together(shown, separation)
-            single = self._reduction(monoid, seen, term.pair)
+            term = self._together(part, separation)
+            single = self._reduction(monoid, keys, term.pair)
             result = self._times_row(single, term.row, keys.domain)
             found = result if found is None else make("add", found, result)
         assert found is not None
         return found
-
-    def _shown(self, monoid: str, keys: Keys, term: Term) -> tuple[Keys, Term]:
-        """The term without tests within its powers (`powers_shown`), which are conditions now."""
-        if monoid != "sum" or term.pair.kind != "real":
-            return keys, term
-        tests, pair = powers_shown(term.pair)
-        walked = [test for test in tests if self.frame.walks(test)]
-        if len(walked) < len(tests) or any(map(finished, tests)):
-            return keys, term
-        conditions = tuple(dict.fromkeys((*keys.conditions, *walked)))
-        return replace(keys, conditions=conditions), Term(term.row, pair)
 
     def _together(self, term: Term, separation: Separation) -> Term:
         """Where a pair is relative to a value of its key, what the row is relative to is another
@@ -530,30 +517,6 @@ class Reductions:
             self.entries[name] = replace(first, name=name, parts=parts, level=level)
             self.known[key] = name
         return self.entries[self.known[key]]
-
-
-def powers_shown(body: Expr) -> tuple[list[Expr], Expr]:
-    """exp(where(c, s, -inf)) * x as x exp(s) under the condition c: what a sum over rows or keys of
-    the scores of a masked pair is. That s is not -inf need not be tested: its power is 0."""
-    factors = factors_of(body)
-    conditions: list[Expr] = []
-    above: list[Expr] = []
-    for factor in factors.above:
-        inner = factor.args[0] if factor.op == "exp" else factor
-        if inner is factor or inner.op != "where" or not is_number(inner.args[2], -math.inf):
-            above.append(factor)
-            continue
-        tests, score = conjuncts(inner.args[0]), inner.args[1]
-        conditions += [test for test in tests if not _is_shown(test, score)]
-        above.append(make("exp", score))
-    return conditions, replace(factors, above=tuple(above)).expr
-
-
-def _is_shown(test: Expr, score: Expr) -> bool:
-    """Whether a test is that the score is not -inf."""
-    if test.op != "ne" or score not in test.args:
-        return False
-    return any(is_number(arg, -math.inf) for arg in test.args)
 
 
 def _spread(body: Expr) -> list[Expr]:

@@ -7,9 +7,10 @@ computed again for a pair.
     saved        depends on the operator's inputs alone: an output of the forward itself where it is
                  equal to one, else a further output
     passed       depends on cotangents too and folds over keys: a loop over keys before the others
-    summed       a sum over a width of cotangents and a saved row vector, as <g_i, out_i>: where one
-                 sweep makes the gradients, the sum over the keys of what pairs compute again,
-                 sum_j p_ij <g_i, v_j>, in a loop before the others
+    summed       a sum over a width of cotangents and a saved row vector, as <g_i, out_i>: the sum
+                 over the keys of what pairs compute again, sum_j p_ij <g_i, v_j>, in a loop before
+                 the others (`out` is rounded to the dtype of the call; and where one key has all
+                 of a row's weight the difference from it is 0, not the rounding of two sums)
     prepared     depends on cotangents, folds over widths only: a map
 
 Values of keys that fold over rows are finished before, by loops that hold keys (see column_values).
@@ -317,7 +318,6 @@ class RowValues:
         rest, keyed = self._apart(node)
         if keyed is None:
             return None
-        self._folded(node)  # two sweeps read it: both take the same of the forward
         if keyed.digest not in self.summed:
             rows = (*self.roles.frame.grid, self.roles.frame.held)
             array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")
