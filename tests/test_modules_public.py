@@ -1,0 +1,209 @@
+"""Gallery operators against modules of x-transformers, agent-attention-pytorch and transformers,
+whose weights are random; where a module has a projection after the operator, it is applied to ours.
+
+A difference that is none of ours: transformers' Nystromformer starts the inverse from a number of
+all heads and batches together, unless it is told otherwise; the paper has one for each matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from agent_attention_pytorch import AgentSelfAttention
+from attnc.backends.numpy_oracle import evaluate
+from gallery_cases import load
+from test_gallery_public import PATHS, SHAPE, Tensors, drawn
+from torch import Tensor, nn
+from transformers import LongformerConfig, NystromformerConfig, SwinConfig
+from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+from transformers.models.nystromformer.modeling_nystromformer import NystromformerSelfAttention
+from transformers.models.swin.modeling_swin import SwinLayer
+from x_transformers.attend import Attend
+from x_transformers.x_transformers import AlibiPositionalBias, RelativePositionBias
+
+from attnc.front import load_source, read_spec
+
+HEADS = SHAPE.key_heads * SHAPE.group
+Options = dict[str, Any]
+
+
+def oracle(name: str, tensors: Tensors, numbers: Options, **statics: float) -> Tensor:
+    spec = read_spec(load_source(PATHS[name]), statics=statics) if statics else load(PATHS[name])
+    arrays = {each: x.detach().numpy() for each, x in tensors.items()}
+    return torch.from_numpy(evaluate(spec, arrays, numbers)["out"])
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[batch, length, heads * width] -> [batch, heads, length, width]"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def joined(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(5)
+
+
+# x-transformers ---------------------------------------------------------------------------------
+
+
+def window(size: int) -> Tensor:
+    i = torch.arange(SHAPE.rows)
+    return (i[:, None] - i < size)[None, None]
+
+
+def buckets(t: Tensors) -> Tensor:
+    made = RelativePositionBias(1.0, False, 8, 9, HEADS)
+    made.relative_attention_bias.weight.data = t["bias"].T
+    return made(SHAPE.rows, SHAPE.rows)
+
+
+CAUSAL = {"causal": True}
+EXACT = {"qk_norm": True}  # this alone leaves its softmax in the type of the inputs
+# name: numbers, options of the module, what a call of it is given further
+ATTEND: dict[str, tuple[Options, Options, Callable[[Tensors], Options]]] = {
+    "softmax": ({}, EXACT, lambda t: {}),
+    "causal_softmax": ({}, CAUSAL | EXACT, lambda t: {}),
+    "off_by_one": ({}, CAUSAL | EXACT | {"add_zero_kv": True}, lambda t: {}),
+    "soft_cap": (
+        {"cap": 2.0},
+        CAUSAL | EXACT | {"softclamp_logits": True, "logit_softclamp_value": 2.0},
+        lambda t: {},
+    ),
+    "sigmoid_bias": (
+        {},
+        CAUSAL | {"sigmoid": True},
+        lambda t: {"attn_bias": t["bias"][:, None, None]},
+    ),
+    "relu_squared": ({}, CAUSAL | {"custom_attn_fn": lambda s: F.relu(s) ** 2}, lambda t: {}),
+    "distance": ({}, EXACT | {"l2_distance": True}, lambda t: {}),
+    "learned_sinks": (
+        {"window": 9},
+        CAUSAL | EXACT | {"heads": HEADS, "head_learned_sink": True},
+        lambda t: {"mask": window(9)},
+    ),
+    "alibi": (
+        {},
+        CAUSAL | EXACT,
+        lambda t: {"attn_bias": AlibiPositionalBias(HEADS)(SHAPE.rows, SHAPE.rows).double()},
+    ),
+    "bucketed_bias": ({}, EXACT | {"scale": 1.0}, lambda t: {"attn_bias": buckets(t)}),
+}
+
+
+@pytest.mark.parametrize("name", ATTEND)
+def test_x_transformers(name: str) -> None:
+    numbers, options, more = ATTEND[name]
+    t, out = drawn(name, numbers)
+    module = Attend(**options).double()
+    if "sink" in t:
+        module.head_attn_sink.data = t["sink"]
+    k, v = (t[each].repeat_interleave(SHAPE.group, 1) for each in "kv")
+    expected, _ = module(t["q"], k, v, **more(t))
+    np.testing.assert_allclose(out, expected.detach().numpy(), rtol=1e-9, atol=1e-9)
+
+
+# modules with projections -----------------------------------------------------------------------
+
+
+def test_agent_attention() -> None:
+    """Its agents are pooled queries here."""
+    agents, rows, width = 3, 13, 8
+    options = {"dim_head": 4, "heads": 2, "talking_heads": False, "gate": False}
+    module = AgentSelfAttention(width, num_agent_tokens=agents, **options).double()
+    x = draw(2, rows, width)
+    q, k, v = module.to_qkv(x)
+    part = torch.arange(rows) * agents // rows
+    pooled = torch.stack([q[:, :, part == a].mean(2) for a in range(agents)], 2)
+    none = {"b1": torch.zeros(2, agents, rows), "b2": torch.zeros(2, rows, agents)}
+    ours = oracle("agent", {"q": q, "k": k, "v": v, **none}, {"agents": agents})
+    torch.testing.assert_close(module.to_out(ours), module(x, agent_tokens=pooled))
+
+
+def test_nystromformer() -> None:
+    rows, marks = 24, 4
+    config = NystromformerConfig(
+        hidden_size=8,
+        num_attention_heads=2,
+        num_landmarks=marks,
+        segment_means_seq_len=rows,
+        conv_kernel_size=5,
+    )
+    module = NystromformerSelfAttention(config).double().eval()
+    module.init_option = "exact"
+    x = draw(2, rows, 8)
+    ours = oracle(
+        "nystromformer",
+        {
+            **{
+                n: split(one(x), 2)
+                for n, one in zip("qkv", (module.query, module.key, module.value), strict=True)
+            },
+            "taps": module.conv.weight[:, 0, :, 0],
+            "length": torch.full((2,), rows),
+        },
+        {"marks": marks},
+        rounds=6,
+    )
+    torch.testing.assert_close(joined(ours), module(x)[0])
+
+
+def test_swin() -> None:
+    """A block of shifted windows, without its norm and its network."""
+    height, width, size, shift = 6, 9, 3, 1
+    config = SwinConfig(window_size=size, attn_implementation="eager")
+    layer = SwinLayer(config, 8, (height, width), 2, shift_size=shift).double().eval()
+    layer.layernorm_before = nn.Identity()
+    layer.mlp.forward = torch.zeros_like
+    own = layer.attention
+    table = own.relative_position_bias.relative_position_bias_table
+    table.data = draw(*table.shape)
+    x = draw(2, height * width, 8)
+    tensors = {
+        n: split(one(x), 2)
+        for n, one in zip("qkv", (own.q_proj, own.k_proj, own.v_proj), strict=True)
+    }
+    tensors["bias"] = table.view(2 * size - 1, 2 * size - 1, 2).permute(2, 0, 1)
+    numbers = {"height": height, "width": width}
+    ours = oracle("shifted_window", tensors, numbers, size=size, shift=shift)
+    found = layer(x, (height, width))[0] - x
+    torch.testing.assert_close(own.o_proj(joined(ours)), found)
+
+
+def test_longformer() -> None:
+    """Windows, global tokens with projections of their own, padding; its softmax is in float32."""
+    rows, reach = 24, 4
+    config = LongformerConfig(hidden_size=8, num_attention_heads=2, attention_window=[2 * reach])
+    module = LongformerSelfAttention(config, 0).double().eval()
+    x = draw(2, rows, 8)
+    length = torch.tensor([rows, rows - 5])
+    special = torch.zeros(2, rows, dtype=torch.bool)
+    special[0, [0, 11]] = special[1, 3] = True
+    padded = torch.arange(rows) >= length[:, None]
+    mask = torch.where(padded, -10000.0, torch.where(special, 10000.0, 0.0)).double()
+    theirs = module(x, mask, padded, special, True)[0]
+    local = {
+        n: split(getattr(module, word)(x), 2)
+        for n, word in (("q", "query"), ("k", "key"), ("v", "value"))
+    }
+    wide = {
+        f"{n}g": split(getattr(module, f"{word}_global")(x), 2)
+        for n, word in (("q", "query"), ("k", "key"), ("v", "value"))
+    }
+    blocks = {"listed": torch.zeros(2, 12, 12, dtype=torch.bool)}
+    more = {"special": special, "length": length}
+    ours = joined(
+        oracle("global_window", {**local, **wide, **blocks, **more}, {"reach": reach}, size=2)
+    )
+    torch.testing.assert_close(ours[~padded], theirs[~padded], rtol=1e-5, atol=1e-6)
