@@ -3,7 +3,8 @@
 A kernel stores NaN where both ends of a bracket lie on one side of the equation, and goes on: what
 went wrong is looked for only in a result that holds NaN. The oracle runs the call of one such row
 and says what it lacks; a NaN that came with the inputs is none of this. Results on a GPU are not
-waited for: there the row stays NaN.
+waited for: there the row stays NaN. A written module asks its own dense formula instead
+(attnc/runtime/unsolved).
 """
 
 from __future__ import annotations
@@ -13,22 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from attnc.emission.separate import rows_apart
 from attnc.errors import CallError, ValueRangeError
-from attnc.expressions.tree import postorder
-from attnc.spec import Definition, Repeat, Spec
+from attnc.spec import Spec
 
 MOST = 4  # rows that are looked at
-
-
-def solves(spec: Spec) -> bool:
-    """Whether an equation of the body has an unknown."""
-    lines: list[Definition] = [spec.root.result, *spec.root.emits]
-    for statement in spec.root.statements:
-        if isinstance(statement, Definition):
-            lines.append(statement)
-        elif isinstance(statement, Repeat):
-            lines.extend(statement.statements)
-    return any(node.op == "solve" for node in postorder(*(line.expr for line in lines)))
 
 
 def check_solved(spec: Spec, result: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
@@ -66,8 +56,7 @@ def _check_row(spec: Spec, given: Mapping[str, Any], at: Mapping[str, int]) -> N
     from attnc.reference import run_reference
 
     row = spec.root.rows[-1].axis if spec.root.rows else None
-    keys = {key.axis for source in spec.root.sources for key in source.keys}
-    cut = {"b"} | ({row.name} if row is not None and row not in keys else set())
+    cut = {"b"} | ({row.name} if row is not None and rows_apart(spec) else set())
     call = dict(given)
     for one in spec.inputs:
         if one.name not in call:
@@ -91,4 +80,4 @@ def _check_row(spec: Spec, given: Mapping[str, Any], at: Mapping[str, int]) -> N
         return
 
 
-__all__ = ["check_solved", "solves"]
+__all__ = ["check_solved"]

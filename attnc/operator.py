@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from attnc.emission.separate import solves
 from attnc.errors import UnsupportedError
-from attnc.infeasible import check_solved, solves
+from attnc.infeasible import check_solved
 from attnc.spec import Spec
 
 if TYPE_CHECKING:

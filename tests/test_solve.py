@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from schedule_interpreter import Interpreter
 
 import attnc
+from attnc.compiler import emit_kernels
+from attnc.compiler import lower as lower_stages
 from attnc.front import load_source, read_spec
 from attnc.passes import lower
 from attnc.schedule import Kernel, RepeatKernels, Schedule, StreamKernel
@@ -118,6 +122,24 @@ def test_a_call_without_a_root_is_told_with_its_row() -> None:
         op(q, k, v, low=8.0, high=9.0)
     q[1, 0, 4] = float("nan")  # a NaN that is given is no such row
     assert op(q, k, v, low=-9.0, high=9.0).isnan().any(-1).nonzero().tolist() == [[1, 0, 4]]
+
+
+def test_a_written_module_tells_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own dense formula; a trace asks nothing, and its row is NaN."""
+    (tmp_path / "thresholds.py").write_text(
+        emit_kernels(lower_stages(read_spec(load_source(THRESHOLD))))
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("thresholds")
+    run = getattr(module, module.SIGNATURE.name)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 1, 9, 4) for _ in range(3))
+    assert not run(q, k, v, low=-9.0, high=9.0).isnan().any()
+    with pytest.raises(attnc.AttncError, match=r"`edge`.*the same sign at both.*b = 0, h = 0, i ="):
+        run(q, k, v, low=8.0, high=9.0)
+    assert module.reference(q, k, v, low=8.0, high=9.0).isnan().all()
+    q[1, 0, 4] = float("nan")  # a NaN that is given is no such row
+    assert run(q, k, v, low=-9.0, high=9.0).isnan().any(-1).nonzero().tolist() == [[1, 0, 4]]
 
 
 def rounds_of(schedule: Schedule) -> RepeatKernels:

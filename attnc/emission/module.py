@@ -28,7 +28,7 @@ from attnc.emission.kernel_set import (
 from attnc.emission.names import check_names
 from attnc.emission.pipeline import composed_names, first_set, print_composed, sets_line, stage_of
 from attnc.emission.python_numbers import print_python
-from attnc.emission.separate import keeps_batch_apart
+from attnc.emission.separate import keeps_batch_apart, rows_apart, solves
 from attnc.errors import InternalError, UnsupportedError
 from attnc.resources import template_environment
 from attnc.signature import Signature
@@ -60,6 +60,7 @@ SUPPORT = (
     "triton_launch",
     "triton_tune",
     "assembly",
+    "unsolved",
     "selfcheck",
 )
 PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "eager_windows", "carried", "pipeline")
@@ -132,7 +133,11 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
         chapters=tuple(chapters),
         composed=print_composed(stages) if pipeline else "",
         assembly=_print_assembly(
-            public, _renamed(argument_names(spec)), _made(stages), stages.pairs
+            public,
+            _renamed(argument_names(spec)),
+            _made(stages),
+            stages.pairs,
+            rows_apart(spec) if kernels and solves(spec) else None,
         ),
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
@@ -209,7 +214,9 @@ def _print_assembly(
     eager_names: dict[str, str],
     made: tuple[str, ...],
     pairs: Pairs | None = None,
+    solved: bool | None = None,
 ) -> str:
+    """`solved`: where equations are solved, whether a row is computed without the others."""
     inputs = [t.name for t in signature.inputs if t.positional]
     optional = [f"{t.name}=None" for t in signature.inputs if not t.positional and t.optional]
     needed = [t.name for t in signature.inputs if not t.positional and not t.optional]
@@ -230,7 +237,7 @@ def _print_assembly(
         "",
         f"def {signature.name}({head}):",
         *(f"    {line}".rstrip() for line in _docstring(signature)),
-        f"    return operator({passed})",
+        *_returned(f"operator({passed})", [*inputs, *names[:-1]], solved),
     ]
     if signature.states:
         lines += ["", "", "step = operator.step"]
@@ -238,6 +245,17 @@ def _print_assembly(
         script = SCRIPT_OF_PARTS if pairs else SCRIPT_LINES
         lines += ["", "", *script]
     return "\n".join(lines)
+
+
+def _returned(call: str, names: Iterable[str], solved: bool | None) -> Iterable[str]:
+    """The last lines of the module's function."""
+    if solved is None:
+        return (f"    return {call}",)
+    given = ", ".join(f"{name!r}: {name}" for name in names if name != "return_state")
+    return (
+        f"    result = {call}",
+        f"    return check_roots(reference, result, {{{given}}}, {solved})",
+    )
 
 
 def _public(pairs: Pairs, signature: Signature) -> Signature:

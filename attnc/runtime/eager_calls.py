@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,8 +17,26 @@ from attnc.runtime.eager_slopes import broadcast, is_traced
 vjp: Any = torch.func.vjp  # its types allow for a third result
 
 
-def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]]) -> Real:
-    """The unknown between low and high at which the two sides meet.
+# Who asks which roots are missing: the unknown, and where both ends are on one side.
+ASKED: ContextVar[list[tuple[str, Tensor]] | None] = ContextVar("ASKED", default=None)
+
+
+@contextmanager
+def asked_roots() -> Iterator[list[tuple[str, Tensor]]]:
+    """Collects the unknowns that are solved for inside, each with where it has no root."""
+    found: list[tuple[str, Tensor]] = []
+    token = ASKED.set(found)
+    try:
+        yield found
+    finally:
+        ASKED.reset(token)
+
+
+def root(
+    low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]], name: str = ""
+) -> Real:
+    """The unknown between low and high at which the two sides meet; NaN where both ends of a finite
+    bracket are on one side by more than a thousandth.
 
     Bisection to the last bit (where data may not decide, as often as that can take), then two steps
     of Newton's method: they move the value by rounding only, and carry the implicit function's
@@ -40,6 +60,13 @@ def root(low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]])
             above = torch.where(falls, value > 0, value < 0)
             a, b = torch.where(above, middle, a), torch.where(above, b, middle)
         unknown = a + (b - a) / 2
+        ends = torch.minimum(first, last), torch.maximum(first, last)
+        beyond = torch.maximum(ends[0], -ends[1]) / torch.clamp(unknown.abs(), min=1.0)
+        asked = None if is_traced() else ASKED.get()
+        if asked is not None:
+            asked.append((name, beyond > 1e-9))
+        lost = (beyond > 1 / 1024) & torch.isfinite(unknown) & torch.isfinite(beyond)
+        unknown = torch.where(lost, math.nan, unknown)
     for _ in range(2):
         value, pull = vjp(difference, unknown)
         (slope,) = pull(torch.ones_like(value))

@@ -119,7 +119,7 @@ class FoldPrinter(Printer):
         self.scopes.pop()
         self.depth -= 1
         ends = [f"as_real({self.spread(end, dims)})" if dims else end.code for end in (low, high)]
-        return Text(f"root({ends[0]}, {ends[1]}, {function})", dims)
+        return Text(f"root({ends[0]}, {ends[1]}, {function}, {name!r})", dims)
 
     def _print_random(self, node: Expr, args: list[Text]) -> Text:
         dims = self.union(*args)
