@@ -132,12 +132,17 @@ def is_pairwise(operand: Expr, along: Index, other: Index) -> bool:
 class Running:
     """`name` = the fold of `expr`, a term of the pair, over the pairs of the row that the walk met
     before this one (`inclusive`: and this one): a scan inside the loop. Masked pairs count nothing.
-    A loop with one walks all its tiles in order."""
+    A loop with one walks all its tiles in order.
+
+    ahead   over the pairs that the walk has yet to meet. Of sums only: a walk before finds what all
+            pairs come to, and what is left of that is kept in two numbers, for it may be far
+            smaller. `expr` uses nothing that is ahead."""
 
     name: str
     expr: Expr
     monoid: Monoid
     inclusive: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,7 +120,8 @@ def _loop(loop: WalkedLoop) -> Iterator[str]:
 
 def _running(one: Running) -> Iterator[str]:
     own = " and here" if one.inclusive else ""
-    yield f"  {one.name} = {one.monoid} before{own}: {_text(one.expr)}"
+    where = "ahead" if one.ahead else "before"
+    yield f"  {one.name} = {one.monoid} {where}{own}: {_text(one.expr)}"
 
 
 def _term(added: Deposit | Scatter) -> str:

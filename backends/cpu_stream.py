@@ -415,7 +415,8 @@ class StreamPrinter:
             text = f"{test}select({shown}, {text}, Real({unit}))"
         joined = combined(one.monoid, "a", "b")
         lines = (*printer.lines, f"return {text};")
-        return RunningText(unit, joined, _truth(one.inclusive), lines)
+        own, summed, ahead = map(_truth, (one.inclusive, one.monoid == "sum", one.ahead))
+        return RunningText(unit, joined, own, summed, ahead, lines)
 
     def _pair_values(
         self, loop: WalkedLoop, printer: Printer, known: set[str] | None = None

@@ -106,6 +106,8 @@ class RunningText:
     unit: str
     combined: str
     inclusive: str
+    summed: str
+    ahead: str
     lines: tuple[str, ...]
 
 

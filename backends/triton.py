@@ -49,8 +49,8 @@ from attnc.schedule import (
 HOLES = (
     "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",
     "candidates", "predicate", "value", "stores", "held_operands", "tiles", "mixed_tile",
-    "full_tile", "score", "mask", "hidden", "reference", "rounds", "begin", "load", "replay",
-    "rows", "end",
+    "full_tile", "score", "mask", "hidden", "reference", "rounds", "restart", "begin", "load",
+    "replay", "rows", "end",
 )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def _reads(loop: WalkedLoop) -> list[Expr]:
     roots = [let.expr for let in (*loop.walked_values, *loop.pair_values, *loop.lifted)]
     roots += [side for product in loop.products for side in (product.left, product.right)]
     terms = [(c.term, c.operand) for c in loop.contributions]
-    terms += [(s.term, s.operand) for s in loop.scatters]
+    terms += [(s.term, s.operand) for s in (*loop.deposits, *loop.scatters)]
     roots += [expr for pair in terms for expr in pair if expr is not None]
     roots += [store.term for store in loop.pair_stores]
     roots += [expr for expr in (loop.visible, loop.hidden, loop.exponent) if expr is not None]

@@ -39,7 +39,9 @@ def print_scatter(
     difference = difference_form(scatter.at, stream.kernel.held, loop.walked)
     body: list[str] = []
     printer = _Scatter(stream, loop, scatter, operands, held, body)
-    if difference is not None:
+    if scatter.at == position(loop.walked):
+        printer.add_columns(term)
+    elif difference is not None:
         printer.add_diagonals(term, *difference)
     else:
         printer.add_pairs(term)
@@ -63,6 +65,20 @@ class _Scatter:
         name = self.fresh(wanted)
         self.lines.append(f"{name} = {text}")
         return name
+
+    # --- Walked rows ------------------------------------------------------------------------------
+
+    def add_columns(self, term: str) -> None:
+        """What each walked row gets: the column sums of the tile, or its product with the rows of
+        the operand."""
+        walked = self.loop.walked
+        if self.scatter.width is None:
+            sums = self.bound("sums", f"tl.sum({term}, 0)")
+        else:
+            operand, block = self.rows()
+            dot = f"tl.trans({term}).to(QUERY), {operand}, tl.zeros([BLOCK_WALKED, {block}], ACC)"
+            sums = self.bound("sums", f"tl.dot({dot}, input_precision=PRECISION, out_dtype=ACC)")
+        self.add(sums, self.stream.scope.positions[walked].text, walked, self.lines)
 
     # --- Differences ------------------------------------------------------------------------------
 

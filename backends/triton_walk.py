@@ -27,6 +27,7 @@ from attnc.expressions.tree import Expr, position, postorder
 from attnc.schedule import (
     Carried,
     Contribution,
+    Deposit,
     Let,
     PairStore,
     Product,
@@ -56,11 +57,15 @@ def _check_walk(loop: WalkedLoop) -> None:
     refused = (
         (not isinstance(loop.access, Strided), "packed or paged keys"),
         (loop.chosen is not None, "tiles that data chooses"),
-        (bool(loop.deposits), "sums into the rows of the walked axis"),
+        (any(_is_vector(loop, one) for one in loop.deposits), "vectors of pairs, added to keys"),
     )
     for found, feature in refused:
         if found:
             raise UnsupportedError(feature, "triton", ("eager", "numpy"))
+
+
+def _is_vector(loop: WalkedLoop, one: Deposit) -> bool:
+    return one.operand is not None and loop.walked in one.operand.free
 
 
 @dataclass
@@ -70,6 +75,7 @@ class _Walk:
     number: int
     held: list[str] = field(default_factory=list)  # once: the held operands
     rounds: list[str] = field(default_factory=list)  # once a round of `around`
+    restart: list[str] = field(default_factory=list)  # once a walk
     score: list[str] = field(default_factory=list)  # in a step
     combine: list[str] = field(default_factory=list)
     inside: str = ""
@@ -107,6 +113,9 @@ class _Walk:
             self.contribute(contribution, operands)
         for carried in stream.kernel.carried:
             self.rescale_untouched(carried)
+        for deposit in loop.deposits:
+            at, (array, term) = position(loop.walked), (deposit.array, deposit.term)
+            self.scatter(Scatter(array, at, term, deposit.width, deposit.operand), operands)
         for scatter in loop.scatters:
             self.scatter(scatter, operands)
         for store in loop.pair_stores:
@@ -127,6 +136,8 @@ class _Walk:
             "mask": mask or ["pass"],
             "hidden": hidden,
             "in_order": bool(loop.running),
+            "rehearsed": any(one.ahead for one in loop.running),
+            "restart": self.restart,
             "reference": reference,
             "combine": self.combine,
         }
@@ -293,16 +304,33 @@ class _Walk:
         return ready, rest
 
     def run(self, one: Running) -> None:
-        """Prints a running value: along the tile, after what the tiles before have left."""
+        """Prints a running value: along the tile, after what the tiles before have left, or ahead
+        of what those after it come to. A sum over tiles is kept in two numbers."""
         names, unit = self.stream.scope.names, INITIAL[one.monoid]
-        kept, name = names.fresh(f"{one.name}_kept"), names.fresh(one.name)
-        self.rounds.append(f"{kept} = tl.full([BLOCK_HELD], {unit}, ACC)")
+        kept, low, name = (names.fresh(f"{one.name}{end}") for end in ("_kept", "_low", ""))
+        first = [f"{each} = tl.full([BLOCK_HELD], {unit}, ACC)" for each in (kept, low)]
+        (self.rounds if one.ahead else self.restart).extend(first)
         term = self.bound(self.full(one.expr, self.score, one.name), f"{one.name}_term", self.score)
-        options = f'"{one.monoid}", {self.loop.backward}, {one.inclusive}, BLOCK_WALKED'
-        self.score += [
-            f"{term} = tl.where(seen, {term}, {unit})",
-            f"{name}, {kept} = gpu_running({term}, {kept}, {unit}, {options})",
-        ]
+        self.score.append(f"{term} = tl.where(seen, {term}, {unit})")
+        options = f"{self.loop.backward}, {one.inclusive}, BLOCK_WALKED"
+        part = f"tl.sum({term}, 1)"
+        if one.ahead:
+            self.score += [
+                "if EDGE == 1:",
+                f"    {kept}, {low} = gpu_sum_of_two({kept}, {part}, {low})",
+                f"    {name} = {term}",
+                "else:",
+                f"    {kept}, {low} = gpu_sum_of_two({kept}, -{part}, {low})",
+                f"    {name} = gpu_ahead({term}, {kept} + {low}, {options})",
+            ]
+        elif one.monoid == "sum":
+            self.score += [
+                f'{name}, _ = gpu_running({term}, {kept} + {low}, {unit}, "sum", {options})',
+                f"{kept}, {low} = gpu_sum_of_two({kept}, {part}, {low})",
+            ]
+        else:
+            call = f'gpu_running({term}, {kept}, {unit}, "{one.monoid}", {options})'
+            self.score.append(f"{name}, {kept} = {call}")
         self.stream.scope = self.stream.scope.extended(values={one.name: Leaf(name, self.over)})
 
     def mask(self, lines: list[str]) -> list[str]:

@@ -259,9 +259,17 @@ def _parted(
     )
 
 
+BOUNDED = ("sigmoid", "tanh", "erf")
+
+
 def finite(expr: Expr) -> bool:
-    """Whether the expression is finite wherever its leaves are."""
+    """Whether the expression is finite wherever its leaves are; what is bounded is, whatever stands
+    in it."""
+    bounded = {n.digest for n in postorder(expr) if n.op in BOUNDED}
+    inside = {b.digest for n in postorder(expr) if n.digest in bounded for b in postorder(*n.args)}
     for node in postorder(expr):
+        if node.digest in inside:
+            continue
         if node.op == "div" and not is_positive(node.args[1]):
             return False
         if node.op in ("log", "log2", "log1p") and not is_positive(node.args[0]):

@@ -166,8 +166,15 @@ def _most(node: Expr, _: frozenset[Axis]) -> Edges:
 
 
 def _prod(node: Expr, _: frozenset[Axis]) -> Edges:
-    """The product of the others: a quotient where no factor can be 0."""
+    """The product of the others: a quotient where no factor can be 0. Of exponentials and sigmoids,
+    which may round to 0, the product times the slope of their logarithm."""
     inner = opened(node)
+    if inner.body.op in ("exp", "sigmoid"):
+        child = inner.body.args[0]
+        slope = Factors((node,))
+        if inner.body.op == "sigmoid":
+            slope = slope * factors_of(make("sigmoid", make("neg", child)))
+        return (Edge(child, slope, (), inner.bound, inner.conditions),)
     if is_positive(inner.body):
         slope = Factors((node,), (inner.body,))
     else:

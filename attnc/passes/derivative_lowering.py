@@ -38,6 +38,7 @@ from attnc.passes.reductions import Reductions, refuse
 from attnc.passes.references import REFERENCE
 from attnc.passes.roles import Roles, uncoarsened
 from attnc.passes.row_values import RowValues
+from attnc.passes.scans import compared
 from attnc.passes.stream import emit as emit_kernels
 from attnc.passes.stream import emit_passes, without_stop
 from attnc.schedule import (
@@ -86,6 +87,8 @@ class Backward:
 
     def run(self) -> None:
         """Every output as a formula of sums, and the kernels that make them."""
+        nodes = postorder(*(output.expr for output in self.graph.outputs))
+        self.gradients.in_order = any(compared(node, self.frame.walked) for node in nodes)
         for output in self.graph.outputs:
             whole = uncoarsened(rewrite(output.expr, without_stop), self.roles)
             expr = self.gradients.lower(whole, output.array.indices)
@@ -230,7 +233,7 @@ class Backward:
             keys = [h for h in holders.values() if h.frame.held == one.key]
             own = holders.get(name, rows)
             deposited = self.sweep == "one" and bool(keys)
-            if one.hold in ("scatter", "pair") or (one.hold == "row" and deposited):
+            if one.hold in ("deposit", "scatter", "pair") or (one.hold == "row" and deposited):
                 (keys[0] if deposited else rows).added.append(one)
                 continue
             own.formulas.append(Formula(one.array, one.width, sum_of(one, own)))

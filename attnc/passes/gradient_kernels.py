@@ -141,10 +141,10 @@ class Kernels:
 
     @staticmethod
     def _kind(one: PairSum, frame: Frame) -> Literal["deposit", "scatter", "pair"]:
-        if one.hold == "row":
+        if one.hold in ("row", "deposit"):
             return "deposit"
-        assert one.hold != "key"
-        return one.hold
+        assert one.hold in ("scatter", "pair")
+        return "scatter" if one.hold == "scatter" else "pair"
 
     def _added(
         self, one: PairSum, holder: Holder, share: Index | None, lowering: Lowering

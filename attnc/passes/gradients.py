@@ -48,7 +48,7 @@ from attnc.passes.separate import Separation
 from attnc.passes.simplify import make, simplify_node
 
 MakeSum = Callable[[Sum], Expr]
-Hold = Literal["row", "key", "scatter", "pair"]
+Hold = Literal["row", "key", "deposit", "scatter", "pair"]
 PART = 700  # numbers an index of rows or keys that an output's own index is told apart from
 
 
@@ -57,6 +57,7 @@ class PairSum:
     """One sum over pairs, in canonical indices.
 
     hold        row: sum over keys for each row; key: sum over rows (and `around`) for each key;
+                deposit: the same by a loop that holds rows and adds to the keys that it walks;
                 scatter: into `array` at `at`; pair: stored for each pair
     array       its result over the grid, the held index or the table's, and the width
     key         the key index of the pair
@@ -89,6 +90,7 @@ class Gradients:
     names: Names
     sums: dict[tuple[object, ...], PairSum] = field(default_factory=dict)
     dummies: frozenset[Index] = frozenset()
+    in_order: bool = False  # values run along the keys: loops hold rows
 
     def lower(self, expr: Expr, indices: tuple[Index, ...]) -> Expr:
         """The expression over its output's indices, as a formula of sums' arrays."""
@@ -320,7 +322,23 @@ class Gradients:
             tied = list(pinned)
         return coarse, tied, summed
 
+    def _deposited(self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]) -> Expr:
+        """A sum over rows for each key and query head, outside of which heads are summed."""
+        inside = tuple(c for c in whole.conditions if c not in pinned)
+
+        def make_sum(inner: Sum) -> Expr:
+            moves = self._canonical(inner.free | set(inner.bound))
+            grid = self.roles.frame.grid
+            if set(grid) - set(moves.values()):
+                raise refuse("map_stage: a derivative that is the same for all rows")
+            places = {new: old for old, new in moves.items()}
+            return self._kept("deposit", inner, moves, key, (*grid, moves[key]), places)
+
+        return self._split(whole, (row,), inside, make_sum)
+
     def _held_by_key(self, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]) -> Expr:
+        if self.in_order:
+            return self._deposited(whole, key, row, pinned)
         whole = self._of_query_heads(whole)
         coarse, tied, summed = self._heads(whole, pinned)
         inside = tuple(c for c in whole.conditions if c not in pinned)
@@ -547,7 +565,13 @@ class Gradients:
         known = (hold, moves[key], over, around, site, tests, body.digest, monoid, otherwise)
         if known not in self.sums:
             ends = (width,) if width else ()
-            words = {"row": "rows", "key": "keyed", "scatter": "cells", "pair": "pairs"}
+            words = {
+                "row": "rows",
+                "key": "keyed",
+                "deposit": "keyed",
+                "scatter": "cells",
+                "pair": "pairs",
+            }
             array = Array(
                 self.names.fresh(f"{words[hold]}_grad"), (*over, *ends), "real", "workspace"
             )

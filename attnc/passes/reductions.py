@@ -38,7 +38,7 @@ from attnc.passes.factors import ONE, ZERO, addends_of, factors_of, total
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.linear import Linear
-from attnc.passes.scans import scan_of
+from attnc.passes.scans import compared, scan_of
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
 from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
@@ -349,7 +349,8 @@ class Reductions:
     def formed(self, body: Expr) -> Expr:
         """The body with its powers put together and formed: exp(s) / 2^l is exp2(s log2 e - l). A
         power is multiplied into a sum whose terms have powers of their own, so that each is formed
-        at once: none of them may be within range alone."""
+        at once: none of them may be within range alone. So in what runs along the keys."""
+        body = rewrite(body, self._formed_scan)
         pair = (*self.frame.rows, *self.frame.around, *self.frame.walked)
         wide, rest = factors_of(body).split(lambda f: bool(widths_of(f, pair)))
         parts = _spread(replace(rest, negative=wide.negative).expr)
@@ -358,6 +359,12 @@ class Reductions:
         whole = total(scaled(part, aligning=False).collapsed() for part in parts)
         own = scaled(replace(wide, negative=False).expr, aligning=False).collapsed()
         return whole if own == ONE else make("mul", whole, own)
+
+    def _formed_scan(self, node: Expr) -> Expr:
+        if compared(node, self.frame.walked) is None:
+            return node
+        condition, body = node.args
+        return node.with_args((condition, self.formed(body))) if body.kind == "real" else node
 
     def _apart(self, body: Expr) -> Scaled:
         """The body with its exponent apart. An exponent relative to one of an earlier pass is no

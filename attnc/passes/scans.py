@@ -11,18 +11,19 @@ does not  scan what depends on both keys, or take a running maximum of vectors
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, position, postorder, substitute, value
 from attnc.graph import conjuncts
+from attnc.passes.bottom import implied
 from attnc.passes.constants import identity
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.separate import exchange
 from attnc.passes.simplify import make
-from attnc.schedule import Let, Running
+from attnc.schedule import Let, Monoid, Running
 
 MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 
@@ -60,10 +61,22 @@ def scan_of(node: Expr, walked: Index) -> Scan | None:
     elif places != (own, other):
         return None
     moves = {own: position(walked)}
-    rest = tuple(substitute(test, moves) for test in tests if other not in test.free)
+    rest = tuple(
+        substitute(test, moves)
+        for test in tests
+        if other not in test.free and not implied(test, node.monoid, body)
+    )
     return Scan(
         node.monoid, substitute(body, moves), rest, order in ("gt", "ge"), order in ("ge", "le")
     )
+
+
+def compared(node: Expr, walked: Iterable[Index]) -> Scan | None:
+    """The fold as a scan along the one of the walked indices that it is over, or None."""
+    if node.op != "fold":
+        return None
+    own = (index for index in walked if index.axis is node.bound[0].axis)
+    return next((scan_of(node, index) for index in own), None)
 
 
 def scans_in(roots: Iterable[Expr], walked: Index) -> list[Scan]:
@@ -95,8 +108,17 @@ class RunningValues:
 
     @property
     def backward(self) -> bool:
-        """Whether the keys are walked from the last to the first."""
-        return any(scan.later for scan in self.found)
+        """Whether the keys are walked from the last to the first: as what cannot be known ahead
+        asks, or the first value, which others may be made of."""
+        fixed = [scan for scan in self.found if scan.monoid != "sum"] or list(self._inmost())
+        return bool(fixed) and fixed[0].later
+
+    def _inmost(self) -> Iterable[Scan]:
+        """Those that no other running value is part of."""
+        names = {name for name, _ in self.found.values()}
+        for scan, (_, term) in self.found.items():
+            if not names & {str(n.attr) for n in postorder(term) if n.op == "value"}:
+                yield scan
 
     def taken_from(self, expr: Expr) -> Expr:
         """The expression with its scans as values."""
@@ -131,17 +153,41 @@ class RunningValues:
                 term = make("where", self.taken_from(condition), term, unit)
         return term
 
-    def check(self) -> None:
-        """Raises UnsupportedError where no one walk serves all of them."""
-        if len({scan.later for scan in self.found}) > 1:
-            raise refused("sums over the keys before and over the keys after")
+    def _is_ahead(self, scan: Scan) -> bool:
+        return scan.later != self.backward
 
-    def statements(self, terms: Iterable[Expr]) -> list[Running]:
-        """The running values; `terms` are theirs as the loop computes them."""
-        made: list[Running] = []
+    def check(self) -> None:
+        """Raises UnsupportedError for what no walk knows ahead: other folds than sums, sums of what
+        is ahead itself."""
+        ahead = {name for scan, (name, _) in self.found.items() if self._is_ahead(scan)}
+        lets = {name: term for name, term in self.found.values()}
+        for scan, (name, term) in self.found.items():
+            if name not in ahead:
+                continue
+            if scan.monoid != "sum":
+                raise refused("products or extrema over the keys before, and over those after")
+            stack, seen = [term], set[str]()
+            while stack:
+                used = {str(n.attr) for n in postorder(stack.pop()) if n.op == "value"}
+                if used & ahead:
+                    raise refused("sums both ways of sums both ways")
+                stack += [lets[one] for one in used - seen if one in lets]
+                seen |= used
+
+    def statements(self, terms: Iterable[Expr]) -> list[Let | Running]:
+        """The running values, each once; `terms` are theirs as the loop computes them."""
+        made: list[Let | Running] = []
+        known: dict[Running, str] = {}
         for (scan, (name, _)), term in zip(self.found.items(), terms, strict=True):
             assert scan.monoid in ("sum", "prod", "max", "min")
-            made.append(Running(name, term, scan.monoid, scan.inclusive))  # type: ignore[arg-type]
+            monoid: Monoid = scan.monoid  # type: ignore[assignment]
+            one = Running("", term, monoid, scan.inclusive, self._is_ahead(scan))
+            if one in known:
+                over = (*self.frame.outer, self.frame.held, self.walked)
+                made.append(Let(name, value(known[one], "real", over)))
+                continue
+            known[one] = name
+            made.append(replace(one, name=name))
         return made
 
 
@@ -149,7 +195,7 @@ def refused(feature: str) -> UnsupportedError:
     return UnsupportedError(f"key_scan: {feature}", "kernel", ("eager", "numpy"))
 
 
-def in_order(lets: Iterable[Let], running: list[Running]) -> tuple[Let | Running, ...]:
+def in_order(lets: Iterable[Let], running: list[Let | Running]) -> tuple[Let | Running, ...]:
     """Statements such that each stands after those whose values it uses."""
     rest: list[Let | Running] = [*running, *lets]
     waiting = {statement.name for statement in rest}

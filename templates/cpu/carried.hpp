@@ -35,7 +35,9 @@ struct Carried {
         Acc* query[K::PRODUCTS_MOST];  // held operands, transposed
         Acc* score[K::LAYERS_MOST];    // products, then weights in their place
         Acc* along[K::RUNNING_MOST + 1];    // values that run along the walk, for each pair of the block
-        Acc* running[K::RUNNING_MOST + 1];  // the same after the last pair met
+        Acc* running[K::RUNNING_MOST + 1];  // the same after the last pair met; what is left ahead
+        Acc* beneath[K::RUNNING_MOST + 1];  // what a sum is more than one number holds
+        Acc* portion[K::RUNNING_MOST + 1];  // of the block
         Acc* staged;                   // an operand of a block
         Acc* line;                     // rows on their way in and out
         void* walked;
@@ -69,7 +71,7 @@ struct Carried {
             desk.score[p] = arena.template take<Acc>(int64_t(BLOCK) * TILE);
         for (int n = 0; n < K::RUNNING_MOST; n++) {
             desk.along[n] = arena.template take<Acc>(int64_t(BLOCK) * TILE);
-            desk.running[n] = arena.template take<Acc>(TILE);
+            for (Acc** row : {&desk.running[n], &desk.beneath[n], &desk.portion[n]}) *row = arena.template take<Acc>(TILE);
         }
         desk.staged = arena.template take<Acc>(int64_t(BLOCK) * (widest() + 1));
         desk.line = arena.template take<Acc>(int64_t(TILE) * (round_up(widest(), LANES) + LANES));

@@ -358,7 +358,7 @@ struct Sweep {
             desk.seen = left < rows ? int(left) : rows;
             fill_held(desk, first, desk.seen);
             pack<Loop>(desk, first);
-            Base::template begin_running<Loop>(desk);
+            Base::template begin_running<Loop>(desk.grid, desk, first, desk.seen);
             Base::template visit<Loop>(desk.grid, desk, first, desk.seen, [&] { flush<Loop>(desk, first); });
         }
     }
