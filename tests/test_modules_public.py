@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from agent_attention_pytorch import AgentSelfAttention
 from attnc.backends.numpy_oracle import evaluate
+from einops.layers.torch import Reduce
 from gallery_cases import load
+from native_sparse_attention_pytorch import SparseAttention
 from test_gallery_public import PATHS, SHAPE, Tensors, drawn
 from torch import Tensor, nn
 from transformers import LongformerConfig, NystromformerConfig, SwinConfig
@@ -26,6 +28,7 @@ from x_transformers.attend import Attend
 from x_transformers.x_transformers import AlibiPositionalBias, RelativePositionBias
 
 from attnc.front import load_source, read_spec
+from attnc.source import Source
 
 HEADS = SHAPE.key_heads * SHAPE.group
 Options = dict[str, Any]
@@ -207,3 +210,61 @@ def test_longformer() -> None:
         oracle("global_window", {**local, **wide, **blocks, **more}, {"reach": reach}, size=2)
     )
     torch.testing.assert_close(ours[~padded], theirs[~padded], rtol=1e-5, atol=1e-6)
+
+
+# The paper's three branches as the package has them: blocks of one size, pooled by a mean, one more
+# compressed key, and blocks chosen by the mean of scores where the paper takes a sum of weights.
+SPARSE = """
+from positional import rotary_pairs
+pipeline sparse(q, k, v) for i:
+    static block: int = 4, keep: int = 2, recent: int = 5
+    input mk: real[hk, m, d], mv: real[hk, m, e], gate: real[b, h, i, three]
+    axis c < len(j) // block
+    kc[c] = mean(j if j // block == c: k[j])
+    vc[c] = mean(j if j // block == c: v[j])
+    qr[i] = rotary_pairs(d: q[i], i)
+    kr[j] = rotary_pairs(d: k[j], j)
+    attention coarse for i over m | c:
+        mask[c]: (c + 1) * block - 1 < i
+        score[m]: dot(q[i], mk[m]) * scale
+        score[c]: dot(q[i], kc[c]) * scale
+        normalize: softmax(m | c: score)
+        read: sum(m: weight * mv[m]) + sum(c: weight * vc[c])
+    chosen[hk, i] = topk(c if (c + 1) * block - 1 < i: mean(h of hk: dot(q[i], kc[c])), keep)
+    attention fine for i over j:
+        mask: j <= i and (j // block == i // block or (chosen[i, j // block] else false))
+        score: dot(qr[i], kr[j]) * scale
+        normalize: softmax(j: score)
+    attention near for i over j:
+        mask: 0 <= i - j <= recent
+        score: dot(qr[i], kr[j]) * scale
+        normalize: softmax(j: score)
+    read: gate[i, 0] * coarse[i] + gate[i, 1] * fine[i] + gate[i, 2] * near[i]
+"""
+
+
+def test_native_sparse_attention() -> None:
+    module = SparseAttention(
+        8,
+        dim_head=4,
+        heads=4,
+        kv_heads=2,
+        sliding_window_size=5,
+        compress_block_size=4,
+        compress_block_sliding_stride=4,
+        selection_block_size=4,
+        num_selected_blocks=2,
+        causal=True,
+        norm=False,
+        compress_mlp=Reduce("b h w n d -> b h w d", "mean"),
+    ).double()
+    mix = module.to_strategy_combine[0]
+    mix.weight.data, module.compress_mem_kv.data = draw(*mix.weight.shape), draw(2, 2, 1, 4)
+    x = draw(2, 26, 8)
+    parts = module.to_qkv(x).split(module.qkv_split, -1)
+    tensors = dict(zip("qkv", map(module.split_heads, parts), strict=True))
+    tensors |= dict(zip(("mk", "mv"), module.compress_mem_kv, strict=True))
+    tensors["gate"] = module.to_strategy_combine(x)
+    arrays = {name: one.detach().numpy() for name, one in tensors.items()}
+    ours = torch.from_numpy(evaluate(read_spec(Source(SPARSE, "sparse.attn")), arrays, {})["out"])
+    torch.testing.assert_close(module.combine_heads(joined(ours)), module(x))
