@@ -225,6 +225,6 @@ CHOICES: dict[str, Setting] = {
             {"budget": 5, "recent": 2, "alpha": 0.8},
             {"budget": 3, "recent": 1, "alpha": 1.0},
         ),
-        shapes=(Shape(9, 9, 4, 3, 2, 1, 2), Shape(7, 7, 2, 5, 1, 1, 3)),
+        shapes=(Shape(7, 7, 2, 5, 1, 1, 3), Shape(9, 9, 4, 3, 2, 1, 2)),
     ),
 }

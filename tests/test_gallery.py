@@ -320,6 +320,7 @@ SHOWN_BY = {
     "pipeline": "agent",
     "pooling_stage": "pooled_kv",
     "qk_norm": "qk_rmsnorm",
+    "query_carry": "additive_feedback",
     "query_subset": "attention_rollout",
     "rope": "rope",
     "row_sum": "softplus",

@@ -137,7 +137,8 @@ def sees_new_states(block: Block) -> bool:
     clauses = {one.name for one in clauses_of(block)}
     moving = {one.array.name for one in (*block.states, *block.updates)}
     equations = {s.array.name: s for s in block.statements if isinstance(s, Definition)}
-    todo, seen = [block.result.expr], set()
+    todo = [block.result.expr]
+    seen: set[str] = set()
     while todo:
         for node in postorder(todo.pop()):
             name = node.array.name if node.op in ("read", "grad") else ""
