@@ -102,13 +102,16 @@ def _lower_pipeline(spec: Spec, refused: Stages) -> Stages:
     """Spec -> Pipeline; what was refused, where there is nothing to take apart, with the reason of
     the stage that no kernel runs."""
     from attnc.emission.kernel_set import emit_kernels
-    from attnc.passes.stages import has_stages, stages
+    from attnc.passes.stages import has_stages, in_parts, stages
 
     def accept(schedule: Schedule) -> None:
         emit_kernels({"cpu": schedule, "triton": schedule})
 
     if not has_stages(spec):
         return refused
+    parts = in_parts(spec, accept)
+    if parts is not None:
+        return Stages(parts[0], lower_reference(parts[0]).graph, None, None, parts[1])
     whole = lower_reference(spec)
     try:
         return Stages(spec, whole.graph, None, None, stages(spec, accept))

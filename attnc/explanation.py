@@ -39,7 +39,7 @@ def explain(spec: Spec, stages: Stages, backend: str) -> str:
     """The explanation as text, one fact a line."""
     lines = [f"{spec.name}: {PATHS[backend]}"]
     if stages.pipeline is not None:
-        return "\n".join([*lines, *_pipeline(spec, stages.pipeline, backend)])
+        return "\n".join([*lines, *_pipeline(stages.spec, stages.pipeline, backend)])
     if stages.schedule is None:
         lines.append(f"  no kernel: {stages.refusal}")
         return "\n".join(lines)

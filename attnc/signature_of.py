@@ -123,8 +123,9 @@ def lengths_of(arrays: Iterable[Array]) -> tuple[LengthArgument, ...]:
 
 def _shifted(spec: Spec, which: str) -> Axis | None:
     """The axis whose first position the call moves: of rows, or of keys (of a pipeline those of its
-    blocks)."""
+    blocks), or of what rows read without keys of their own."""
     bodies = list(blocks(spec.root))
     rows = (index.axis for body in bodies for index in body.rows)
     keys = (key.axis for body in bodies for source in body.sources for key in source.keys)
-    return next((axis for axis in (*rows, *keys) if axis.shifted == which), None)
+    read = (axis for one in spec.inputs for axis in one.array.axes)
+    return next((axis for axis in (*rows, *keys, *read) if axis.shifted == which), None)

@@ -65,6 +65,7 @@ class KernelStage:
     lengths     its params that are lengths of the pipeline's axes
     provides    the arrays of the pipeline that it makes: the names of its outputs
     carry       what its rows hand on, where it is the operator of one row
+    states      states of the pipeline that it takes and gives back by their names
     """
 
     block: str
@@ -73,6 +74,7 @@ class KernelStage:
     lengths: tuple[tuple[str, Axis], ...]
     provides: tuple[tuple[str, str], ...]
     carry: Carry | None = None
+    states: tuple[Array, ...] = ()
 
     @property
     def signature(self) -> Signature:

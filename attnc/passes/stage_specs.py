@@ -183,6 +183,8 @@ class Axes:
         self.measured = {axis.name for array in given for axis in array.axes}
         self.shifted = {index.axis.name for index in block.rows}
         self.shifted |= {key.axis.name for source in block.sources for key in source.keys}
+        every = (axis for array in given for axis in array.axes)  # read by rows: `k[t]`
+        self.shifted |= {axis.name for axis in every if axis.shifted == "key_offset"}
         self.found: dict[Axis, Axis] = {}
 
     def of(self, axis: Axis, exchange: Exchange) -> Axis:

@@ -19,6 +19,7 @@ from attnc.build import blocks
 from attnc.errors import UnsupportedError
 from attnc.expressions.tree import SELECTS, Array, Expr, postorder
 from attnc.passes.carried import carries, check_row, given_for, of_one_row, read_by_updates
+from attnc.passes.parted import parted
 from attnc.passes.pipeline import lower, prepare
 from attnc.passes.stage_specs import operator_of, short
 from attnc.schedule import Schedule
@@ -41,6 +42,27 @@ def stages(spec: Spec, accept: Accept) -> Pipeline:
         for block in body.kernel_blocks
     ]
     return Pipeline(tuple(_ordered(body, found)))
+
+
+def in_parts(spec: Spec, accept: Accept) -> tuple[Spec, Pipeline] | None:
+    """A state beside keys as a scan and a pass over keys that is given what the scan reads; None
+    where they are one, or where a kernel cannot run a part of it."""
+    found = parted(spec)
+    if found is None:
+        return None
+    needed = tuple(one.array.name for one in found.reads[1:])
+    blocks = ((found.scanning, needed), (found.walking, ()))
+    try:
+        scan, walk = (
+            _kernel_stage(Body(replace(found.spec, root=block)), block, accept, names)
+            for block, names in blocks
+        )
+    except UnsupportedError:
+        return None
+    if {name for name, _ in scan.provides} != {one.array.name for one in found.reads}:
+        return None
+    states = tuple(state.array for state in spec.root.states)
+    return found.spec, Pipeline((replace(scan, states=states), walk))
 
 
 def has_stages(spec: Spec) -> bool:

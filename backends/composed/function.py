@@ -66,9 +66,20 @@ class ComposedPrinter(RowsPrinter):
         if stage.block in self.found:
             return
         p = self.printer
-        tensors = [f"{quoted(n)}: {p.arrays[array.name]}" for n, array in stage.arguments]
+        if stage.states:
+            self._first_values(self.spec.root)
+        given = (*stage.arguments, *((state.name, state) for state in stage.states))
+        tensors = [f"{quoted(n)}: {p.arrays[array.name]}" for n, array in given]
         shifts = self._shifts(stage.signature)
-        self.found[stage.block] = self.print_call(stage, tensors, shifts, self._emits(stage))
+        names = [f"{quoted(state.name)}, " for state in stage.states]
+        emits = " ".join(filter(None, ("".join(names).rstrip(), self._emits(stage))))
+        found = self.found[stage.block] = self.print_call(stage, tensors, shifts, emits)
+        for state in stage.states:
+            last = self.names.fresh(f"last_{state.name}")
+            code = f"{found}[{quoted(state.name)}]"
+            real = state.kind in ("real", "complex")
+            p.line(f"{last} = Real({code})" if real else f"{last} = {code}")
+            p.arrays[state.name] = last
 
     def print_call(
         self, stage: KernelStage, tensors: Iterable[str], shifts: Iterable[str], emits: str
