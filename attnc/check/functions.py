@@ -12,11 +12,12 @@ from attnc.check.binders import caller_view
 from attnc.check.bodies import ArrayEntity
 from attnc.check.checker import Checker
 from attnc.check.expansion import expand
-from attnc.check.library import Library
+from attnc.check.library import Library, parse_library
 from attnc.check.operators import cast, choose, join, outer, widen
 from attnc.check.values import Environment, Value, join_needs, negation
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, call, number
+from attnc.resources import library_names
 from attnc.source import Span
 
 REAL = ("exp", "log", "sqrt", "sin", "cos")  # of complex numbers too
@@ -58,9 +59,16 @@ def call_function(
         return checker.report(m.operator_in_expression(node.function.span, name))
     if name in library.broken:
         return None
-    return checker.report(
-        m.unknown_function(node.function.span, name, function_names(checker, env))
+    known = function_names(checker, env)
+    return checker.report(m.unknown_function(node.function.span, name, known, _home_of(name)))
+
+
+def _home_of(name: str) -> str:
+    """The file of the library that has a def of this name, else nothing."""
+    shipped = (
+        one for one in library_names() if name in {d.name.name for d in parse_library(one).defs}
     )
+    return next(shipped, "")
 
 
 def _builtin(checker: Checker, node: syntax.Call, env: Environment) -> Value | None:

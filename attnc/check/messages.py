@@ -27,9 +27,13 @@ def unknown_name(name: str, known: Sequence[str], places: Mapping[str, str]) -> 
 
 
 @message("name")
-def unknown_function(name: str, known: Sequence[str]) -> Wording:
+def unknown_function(name: str, known: Sequence[str], file: str = "") -> Wording:
+    """`file`: the library's that has it."""
+    told = f"there is no function `{name}`."
+    if file:
+        return Wording(told, f"The library has one: write `from {file} import {name}` on top.")
     otherwise = "Write it as a def, or import it: `from grid import near`."
-    return Wording(f"there is no function `{name}`.", hint_for(name, known, otherwise))
+    return Wording(told, hint_for(name, known, otherwise))
 
 
 @message("name")

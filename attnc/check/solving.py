@@ -9,7 +9,7 @@ from attnc.check import messages as m
 from attnc.check.checker import Checker
 from attnc.check.operators import axes_text, cast
 from attnc.check.values import Environment, Value, join_needs
-from attnc.expressions.tree import Expr
+from attnc.expressions.tree import Expr, call
 
 
 def solve_value(checker: Checker, node: syntax.Solve, env: Environment) -> Value | None:
@@ -25,6 +25,11 @@ def solve_value(checker: Checker, node: syntax.Solve, env: Environment) -> Value
     for value, part in zip(values, (node.low, node.high, node.left, node.right), strict=True):
         if value.kind not in ("int", "real") or value.over:
             return checker.report(m.solve_number(part.span, part.span.text, axes_text(value)))
+    low, high = (value.expr for value in values[:2])
+    if checker.prove(env.facts, call("lt", high, low)):
+        return checker.report(
+            m.solve_bracket(node.span, name, node.low.span.text, node.high.span.text)
+        )
     if not _mentions(values[2].expr, values[3].expr, unknown):
         return checker.report(m.solve_without_unknown(node.span, name))
     args = tuple(cast(value.expr, "real") for value in values)

@@ -248,6 +248,14 @@ def param_as_shape(name: str, what: str) -> Wording:
 
 
 @message("legality")
+def solve_bracket(name: str, low: str, high: str) -> Wording:
+    return Wording(
+        f"the bracket of `{name}` is empty: {high} is below {low}.",
+        f"The smaller end comes first: {high} .. {low}.",
+    )
+
+
+@message("legality")
 def solve_without_unknown(name: str) -> Wording:
     return Wording(f"neither side of the equation has `{name}`.", "solve x in a .. b: f(x) == c")
 
