@@ -152,5 +152,6 @@ PIPELINES: dict[str, Setting] = {
     "flow_attention": Setting(shapes=CROSS[:2]),
     "hydra": Setting(shapes=SQUARE),
     "natsl": Setting(statics={"size": 3}, shapes=FEW, tune=of_two),
+    "titans_mag": Setting(statics={"chunk": 4}, numbers=({"window": 3}, {"window": 2}), shapes=FEW),
     "titans_hybrid": Setting(statics={"size": 4}, shapes=ROWS),
 }

@@ -18,6 +18,10 @@ def unit(x):
     return x / norm if norm else np.zeros_like(x)
 
 
+def rmsnorm(x):
+    return x / np.sqrt((x * x).mean() + 1e-6)
+
+
 def feature(x):
     """elu + 1"""
     return np.where(x > 0, x + 1, np.exp(np.minimum(x, 0)))
@@ -239,6 +243,21 @@ def titans_hybrid(t, n, offset):
 
 
 @reference
+def titans_mag(t, n, offset):
+    q, k, v = t["q"], t["k"], t["v"]
+    out, group = np.zeros((*q.shape[:3], v.shape[-1])), q.shape[1] // max(k.shape[1], 1)
+    far = titans_linear(t, n, offset)
+    for b, h, i in np.ndindex(q.shape[:3]):
+        seen = slice(max(i - n["window"] + 1, 0), i + 1)
+        keys = np.concatenate([t["pk"][h], k[b, h // group, seen]])
+        values = np.concatenate([t["pv"][h], v[b, h // group, seen]])
+        near = softmax(keys @ q[b, h, i] / np.sqrt(q.shape[-1])) @ values
+        gate = sigmoid(t["told"][h] * rmsnorm(far[b, h, i]))
+        out[b, h, i] = t["own"][h] * rmsnorm(near) * gate
+    return out
+
+
+@reference
 def natsl(t, n, offset):
     """Chunk by chunk: its rows go on from what the chunks before have left."""
     q, k, v, size = t["q"], t["k"], t["v"], n["size"]
@@ -249,9 +268,6 @@ def natsl(t, n, offset):
         key, rate = unit(k[b, h // group, i]), sigmoid(t["beta"][b, h, i])
         state = decay * state
         return state + kept * rate * np.outer(key, v[b, h // group, i] - state.T @ key)
-
-    def rmsnorm(x):
-        return x / np.sqrt((x * x).mean() + 1e-6)
 
     for b, h in np.ndindex(q.shape[:2]):
         left, keys = np.zeros((q.shape[-1], v.shape[-1])), []
