@@ -23,7 +23,7 @@ ISAS = levels_here()
 F32, BF16, F16, F64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
 
 
-@pytest.mark.usefixtures("shipped_build")
+@pytest.mark.usefixtures("drawn_build")
 @pytest.mark.parametrize(
     ("name", "sweep", "dtype"),
     [
