@@ -169,7 +169,7 @@ def _line(checker: Checker, body: Body, node: syntax.Define) -> None:
         if entity.array is None:
             entity.state = "failed"
         return
-    later = _later_row(value.expr, body.rows[-1])
+    later = _later_row(value.expr, body.rows[-1]) or _every_row(value.expr, body)
     if later is not None:
         checker.report(
             m.update_of_later_row(later.span or node.span, _text(later), body.row_names[-1])
@@ -207,6 +207,20 @@ def _later_row(expr: Expr, row: Index) -> Expr | None:
             ahead = any(is_number(part) and number_of(part) > 0 for part in parts)
             if ahead and position(row) in parts:
                 return node
+    return None
+
+
+def _every_row(expr: Expr, body: Body) -> Expr | None:
+    """A mask, score or weight of the block itself in a fold over all of its rows."""
+    entities = (one for source in body.sources for one in source.arrays.values())
+    clauses = {one.array.name for one in entities if one.array is not None}
+    axis = body.rows[-1].axis
+    for node in postorder(expr):
+        bound = [position(index) for index in node.bound if index.axis is axis]
+        for inner in postorder(*node.args) if bound else ():
+            named = inner.op == "read" and inner.array.name in clauses and inner.span is not None
+            if named and any(at in bound for at in inner.args):
+                return inner
     return None
 
 

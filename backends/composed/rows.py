@@ -8,6 +8,7 @@ recorded row by row; an emit that the row's operator does not give runs the rows
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from attnc.backends.composed.printer import StagePrinter
@@ -36,7 +37,7 @@ def reading_what_is_given(spec: Spec, pipeline: Pipeline) -> Spec:
     return spec
 
 
-class RowsPrinter(FunctionPrinter):
+class RowsPrinter(FunctionPrinter, ABC):
     """Prints the blocks of a pipeline that carry values from row to row.
 
     carried   their stages by the block's name
@@ -52,14 +53,15 @@ class RowsPrinter(FunctionPrinter):
         self.quiet = False
         self.begun: set[str] = set()
 
+    @abstractmethod
     def print_call(
         self, stage: KernelStage, tensors: Iterable[str], shifts: Iterable[str], emits: str
     ) -> str:
         """The call of a stage; what its outputs by name are called."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _shifts(self, signature: Signature, row: str = "") -> Iterable[str]:
-        raise NotImplementedError
+        """The first positions of a stage; `row`: that of its rows, where it is the loop's."""
 
     # --- What is needed before ----------------------------------------------------------------
 
