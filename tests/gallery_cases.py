@@ -321,6 +321,7 @@ SETTINGS: dict[str, Setting] = {
     "softplus_reweighted": Setting(numbers=({"power": 3.0}, {"power": 1.5})),
     # variants
     "entmax": Setting(numbers=({"alpha": 1.3}, {"alpha": 2.0}, {"alpha": 1.7})),
+    "contextual_positions": Setting(statics={"reach": 4}),
     "soft_cap": Setting(numbers=({"cap": 1.5}, {"cap": 0.5})),
     "bucketed_bias": Setting(
         statics={"buckets": 8, "reach": 9},

@@ -64,6 +64,23 @@ weighed("relu_squared", lambda n, s: np.maximum(s, 0) ** 2)
 weighed("softplus", lambda n, s: by_sum(np.log1p(np.exp(s))))
 weighed("polynomial", lambda n, s: by_sum(s ** n["degree"]))
 weighed("plain_sum", lambda n, s: s)
+weighed(
+    "stick_breaking",
+    lambda n, s: sigmoid(s) * np.append(np.cumprod(1 - sigmoid(s[::-1]))[::-1], 1)[1:],
+)
+
+
+@reference
+def contextual_positions(t, n, offset):
+    p = Pairs(t, offset)
+    last = t["table"].shape[1] - 1
+
+    def score(b, h, i, j):
+        place = min(sum(sigmoid(p.dot(b, h, i, key)) for key in range(j, i + 1)), last)
+        taps = t["table"][h] @ p.query(b, h, i)
+        return p.logit(b, h, i, j) + np.interp(place, range(last + 1), taps)
+
+    return p.attend(score, causal)
 
 
 @reference
