@@ -147,6 +147,19 @@ def test_under_torch_compile() -> None:
     assert torch.equal(out, wanted) and torch.equal(state, last)
 
 
+def test_rows_before_under_torch_compile() -> None:
+    """The form that goes on is made by the first call outside of a graph."""
+    spec, tensors, op = lags("cpu")
+    rows = [row(spec, tensors, at) for at in range(2)]
+
+    def two(first: Tensors, second: Tensors) -> Any:
+        _, state = op.step(None, **first)
+        return op.step(state, **second, offset=1)[0]
+
+    wanted = two(*rows)
+    assert torch.equal(torch.compile(two, fullgraph=True, backend="aot_eager")(*rows), wanted)
+
+
 def test_a_written_module_steps(tmp_path: Path) -> None:
     spec, tensors = call_of("min_gru")
     module = load_module(emit_module(spec), "stepping_min_gru")

@@ -102,6 +102,10 @@ class Family:
             raise found.error()
         return found
 
+    def known(self, name: str) -> Any:
+        """The operator of a name, if it was made before; else None."""
+        return self._made.get(name)
+
     def operator(self, name: str = "") -> Any:
         """The operator of a name, made once. Raises UnsupportedError where it cannot be derived."""
         made = self._made.get(name)

@@ -119,7 +119,11 @@ class KernelOperator:
         return self._further("finish")(*part, **own)
 
     def _further(self, name: str) -> KernelOperator:
-        """Another operator of the family; torch.compile takes it as it is."""
+        """Another operator of the family; torch.compile takes it as it is, one that was made
+        before even in a whole graph."""
+        made = self.family.known(name)
+        if made is not None:
+            return made  # type: ignore[no-any-return]
         constant: Any = torch.compiler.assume_constant_result
         found: KernelOperator = constant(lambda: self.family.operator(name))()
         return found
