@@ -222,9 +222,9 @@ CHOICES: dict[str, Setting] = {
     "spec_transforms": Setting(shapes=FEW, tune=states),
     "accumulated_eviction": Setting(
         numbers=(
-            {"budget": 5, "recent": 2, "alpha": 0.8},
             {"budget": 3, "recent": 1, "alpha": 1.0},
+            {"budget": 5, "recent": 2, "alpha": 0.8},
         ),
-        shapes=(Shape(7, 7, 2, 5, 1, 1, 3), Shape(9, 9, 4, 3, 2, 1, 2)),
+        shapes=(Shape(7, 7, 2, 5, 1, 1, 3), Shape(12, 12, 4, 3, 2, 1, 2)),
     ),
 }
