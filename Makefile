@@ -71,9 +71,12 @@ $(VENV)/.attnc: $(VENV)/.torch pyproject.toml
 	@$(install) -e .
 	@touch $@
 
+# natten names torch as what it is built with, and would build for any GPU that it sees.
 $(VENV)/.test $(VENV)/.bench: $(VENV)/.%: $(VENV)/.attnc
 	@echo "setting up $(VENV): what $* needs"
 	@$(install) -e '.[$*]'
+	@test $* != test || $(install) setuptools
+	@test $* != test || CUDA_VISIBLE_DEVICES= $(install) --no-deps --no-build-isolation natten
 	@touch $@
 
 # The packages that hold the weights name programs that nobody here runs (a C++ build among them),

@@ -1,5 +1,7 @@
-"""Gallery operators against modules of x-transformers, agent-attention-pytorch and transformers,
-whose weights are random; where a module has a projection after the operator, it is applied to ours.
+"""Gallery operators against natten and modules of x-transformers, agent-attention-pytorch and
+transformers, whose weights are random; where a module has a projection after the operator, it is
+applied to ours. natten names torch as what it is built with, so `make` installs it alone:
+pip install --no-deps --no-build-isolation natten, with CUDA_VISIBLE_DEVICES empty.
 
 A difference that is none of ours: transformers' Nystromformer starts the inverse from a number of
 all heads and batches together, unless it is told otherwise; the paper has one for each matrix."""
@@ -210,6 +212,51 @@ def test_longformer() -> None:
         oracle("global_window", {**local, **wide, **blocks, **more}, {"reach": reach}, size=2)
     )
     torch.testing.assert_close(ours[~padded], theirs[~padded], rtol=1e-5, atol=1e-6)
+
+
+# name: the function of natten, the map, statics here, options there
+NEAR: dict[str, tuple[str, tuple[int, ...], Options, Options]] = {
+    "neighborhood_1d": (
+        "na1d",
+        (19,),
+        {"size": 3, "dilation": 2, "stride": 2},
+        {"kernel_size": 3, "dilation": 2, "stride": 2},
+    ),
+    "neighborhood_2d": (
+        "na2d",
+        (7, 9),
+        {"size": 3, "dilation": 2},
+        {"kernel_size": (3, 3), "dilation": (2, 2)},
+    ),
+    "neighborhood_3d": (
+        "na3d",
+        (4, 5, 6),
+        {"past": 2, "size": 3, "stride": 2},
+        {"kernel_size": (2, 3, 3), "stride": (1, 2, 2), "is_causal": (True, False, False)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+@pytest.mark.filterwarnings("ignore")
+def test_natten(name: str) -> None:
+    """On FlexAttention, as it runs without a GPU."""
+    module = pytest.importorskip("natten.functional", reason="see above how it is installed")
+    function, sizes, statics, options = NEAR[name]
+    q, k, v = (draw(2, 2, int(np.prod(sizes)), 8).float() for _ in range(3))
+    axes = ("frames", "height", "width")[-len(sizes) :]
+    numbers = dict(zip(axes, sizes, strict=True)) if len(sizes) > 1 else {}
+    tensors = {"q": q, "k": k, "v": v}
+    if name == "neighborhood_2d":
+        tensors["bias"] = torch.zeros(2, 11, 11)
+    ours = oracle(name, tensors, numbers, **statics)
+    placed = (x.transpose(1, 2).unflatten(1, sizes) for x in (q, k, v))
+    theirs = (
+        getattr(module, function)(*placed, backend="flex-fna", **options)
+        .flatten(1, -3)
+        .transpose(1, 2)
+    )
+    torch.testing.assert_close(ours.float(), theirs, rtol=1e-5, atol=1e-5)
 
 
 # The paper's three branches as the package has them: blocks of one size, pooled by a mean, one more
