@@ -16,6 +16,7 @@ from attnc.schedule import (
     Region,
     RepeatKernels,
     ReverseScanKernel,
+    Running,
     ScanKernel,
     StreamKernel,
     WalkedLoop,
@@ -211,8 +212,22 @@ def _loop(loop: WalkedLoop) -> list[str]:
         lines.append("  no reference: no exponential of a pair needs one")
     inner = [let for let in loop.pair_values if let.expr.op == "fold"]
     lines += [f"  {let.name} is no matrix product: an inner loop for each pair" for let in inner]
+    lines += [f"  {_running(one, loop)}" for one in loop.running]
     lines.append(f"  tiles: {_region(loop.region, loop.visible is not None)}")
     return lines
+
+
+def _running(one: Running, loop: WalkedLoop) -> str:
+    """Which keys a running value is over, and what that asks of the walk."""
+    side = "after" if loop.backward != one.ahead else "before"
+    own = " and at" if one.inclusive else ""
+    text = (
+        f"{one.name} runs along {loop.walked.name}: a {one.monoid} over the keys {side}{own} each"
+    )
+    if one.ahead:
+        return f"{text}, which a walk before finds the whole of"
+    way = "last key to the first" if loop.backward else "first key to the last"
+    return f"{text}, so tiles are walked in order, from the {way}"
 
 
 def _region(region: Region, masked: bool) -> str:

@@ -346,6 +346,7 @@ class _StreamRun:
         self, running: Running, loop: WalkedLoop, pair: Any, values: Any, visible: Tensor
     ) -> Tensor:
         """The value as each key of the tile finds it, in the order of the walk."""
+        assert not running.ahead, "what is ahead takes two walks"
         unit, joined = IDENTITY[running.monoid], JOINED[running.monoid]
         term = np.where(visible, self.interpreter._value(running.expr, pair, values), unit)
         place = self.order(loop.walked).index(loop.walked)
