@@ -8,8 +8,10 @@ Each arrow is one function; `attnc show FILE --emit STAGE` prints what stands be
 from __future__ import annotations
 
 import builtins
+import marshal
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,27 +158,46 @@ def emit_kernels(stages: Stages) -> str:
 
 
 def load_module(text: str, name: str) -> Any:
-    """Writes a module's text to the cache (once) and imports it."""
+    """Writes a module's text to the cache (once) and imports it. What all modules share is a file
+    of its own there, compiled once."""
     import importlib.util
     import sys
 
-    from attnc.emission.module import module_digest
+    from attnc.emission.module import module_digest, split_support
 
     digest = module_digest(text)
     qualified = f"attnc_{name}_{digest}"
     if qualified in sys.modules:
         return sys.modules[qualified]
-    path = _written(f"{name}_{digest}.py", text)
+    support, own = split_support(text)
+    path = _written(f"{name}_{digest}.py", own)
     found = importlib.util.spec_from_file_location(qualified, path)
     assert found is not None and found.loader is not None
     module = importlib.util.module_from_spec(found)
     sys.modules[qualified] = module
     try:
+        if support:
+            exec(marshal.loads(_compiled_support(support)), vars(module))
         found.loader.exec_module(module)
     except BaseException:
         del sys.modules[qualified]
         raise
     return module
+
+
+@cache
+def _compiled_support(text: str) -> bytes:
+    """The code of a support part, marshalled: every module gets code objects of its own, to which
+    torch.compile ties what it knows of a module's globals."""
+    from importlib.machinery import SourceFileLoader
+
+    from attnc.cache import cache_folder, write_once
+    from attnc.emission.module import module_digest
+
+    digest = module_digest(text)
+    path = write_once(cache_folder("support") / f"{digest}.py", text)
+    name = f"attnc_support_{digest}"
+    return marshal.dumps(SourceFileLoader(name, str(path)).get_code(name))
 
 
 def load_chapter(stages: Stages, module: Any, stage: str, name: str) -> None:

@@ -64,6 +64,7 @@ SUPPORT = (
     "selfcheck",
 )
 PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "eager_windows", "carried", "pipeline")
+DENSE_FORMULA = "# The dense formula in torch"  # what follows the support part
 SCRIPT_LINES = (
     'if __name__ == "__main__":',
     "    raise SystemExit(check_module(operator, reference))",
@@ -297,6 +298,14 @@ def _docstring(signature: Signature) -> list[str]:
 
 def _axes(axes: tuple[object, ...]) -> str:
     return "[" + ", ".join(getattr(axis, "name", "") for axis in axes) + "]"
+
+
+def split_support(text: str) -> tuple[str, str]:
+    """The support part of a module's text, and the text without it; ("", text) if it has none."""
+    start = "\nfrom __future__ import annotations\n\n"
+    head, first, rest = text.partition(start)
+    support, mark, own = rest.partition(f"\n\n{BANNER}\n{DENSE_FORMULA}")
+    return (start.lstrip() + support, head + first + mark + own) if mark else ("", text)
 
 
 def module_digest(text: str) -> str:
