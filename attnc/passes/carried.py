@@ -135,7 +135,8 @@ def sees_new_states(block: Block) -> bool:
     if block.reads_old:
         return False
     clauses = {one.name for one in clauses_of(block)}
-    moving = {one.array.name for one in (*block.states, *block.updates)}
+    moving = {state.array.name for state in block.states}
+    moving |= {line.array.name for line in block.updates}
     equations = {s.array.name: s for s in block.statements if isinstance(s, Definition)}
     todo = [block.result.expr]
     seen: set[str] = set()

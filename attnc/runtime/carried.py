@@ -27,8 +27,9 @@ def in_segments(
     for begin in range(first, first + max(count, 1), size):
         end = min(begin + size, first + count)
         if saves and end > begin:
-            options = {"use_reentrant": False, "preserve_rng_state": False}
-            rows, carried = checkpoint(walk, begin, end, *carried, **options)
+            rows, carried = checkpoint(
+                walk, begin, end, *carried, use_reentrant=False, preserve_rng_state=False
+            )
         else:
             rows, carried = walk(begin, end, *carried)
         for name, one in rows.items():
