@@ -84,7 +84,8 @@ def touches_pairs(kernel: StreamKernel, loop: WalkedLoop) -> bool:
     pair = {kernel.held, loop.walked}
     lets = (let.expr for let in loop.pair_values)
     looked_up = any(node.op == "read" and pair <= node.free for node in postorder(*lets))
-    return bool(loop.scatters) or (len(loop.products) > 1 and looked_up)
+    adds = bool(loop.scatters or loop.deposits)
+    return adds or (len(loop.products) > 1 and looked_up)
 
 
 def crowding(kernel: StreamKernel, loop: WalkedLoop) -> int:
