@@ -109,7 +109,8 @@ def _expressions(kernel: StreamKernel) -> list[Expr]:
     lets = [*kernel.grid_values, *kernel.held_values, *kernel.finish]
     found = [store.expr for store in kernel.stores]
     for loop in kernel.loops:
-        lets += [*loop.walked_values, *loop.pair_values, *loop.lifted]
+        lets += [*loop.walked_values, *loop.lifted]
+        found += [one.expr for one in loop.pair_values]
         found += [side for product in loop.products for side in (product.left, product.right)]
         found += [e for e in (loop.visible, loop.exponent, loop.hidden) if e is not None]
         for one in loop.sums:
