@@ -100,23 +100,37 @@ def _lower(spec: Spec, asked: Sequence[str] | None, more: tuple[str, ...] = ()) 
         return _lower_pipeline(spec, Stages(spec, graph, None, refusal))
 
 
-def _lower_pipeline(spec: Spec, refused: Stages) -> Stages:
+def lower_trained(spec: Spec, stages: Stages) -> Stages:
+    """The stages that calls with gradients run: these, if they have a derivative; else those of a
+    pipeline that makes every equation before its kernels, if that has one."""
+    from attnc.family import trains
+    from attnc.passes.stages import has_stages
+
+    runs = stages.schedule is not None or stages.pipeline is not None
+    if not runs or stages.pairs is not None or not has_stages(spec, before=True) or trains(stages):
+        return stages
+    refused = Stages(spec, stages.graph, None, stages.refusal)
+    found = _lower_pipeline(spec, refused, before=True)
+    return found if found.pipeline is not None and trains(found) else stages
+
+
+def _lower_pipeline(spec: Spec, refused: Stages, before: bool = False) -> Stages:
     """Spec -> Pipeline; what was refused, where there is nothing to take apart, with the reason of
-    the stage that no kernel runs."""
+    the stage that no kernel runs. `before`: see `stages`."""
     from attnc.emission.kernel_set import emit_kernels
     from attnc.passes.stages import has_stages, in_parts, stages
 
     def accept(schedule: Schedule) -> None:
         emit_kernels({"cpu": schedule, "triton": schedule})
 
-    if not has_stages(spec):
+    if not has_stages(spec, before):
         return refused
     parts = in_parts(spec, accept)
     if parts is not None:
         return Stages(parts[0], lower_reference(parts[0]).graph, None, None, parts[1])
     whole = lower_reference(spec)
     try:
-        return Stages(spec, whole.graph, None, None, stages(spec, accept))
+        return Stages(spec, whole.graph, None, None, stages(spec, accept, before))
     except UnsupportedError as refusal:
         return Stages(spec, refused.graph, None, refusal)
 
@@ -142,7 +156,7 @@ def emit_module(spec: Spec, stages: Stages | None = None) -> str:
     from attnc.emission.module import print_module
     from attnc.family import members
 
-    stages = stages or lower(spec)
+    stages = lower_trained(spec, stages or lower(spec))
     if stages.pipeline is not None:
         found = {one.block: members(one.stages) for one in stages.pipeline.kernels}
         return print_module(stages, found)

@@ -96,6 +96,12 @@ def member_or_refusal(stages: Stages, name: str) -> Member | UnsupportedError:
         return UnsupportedError(f"{what} ({refusal.feature})", refusal.backend, instead)
 
 
+def trains(stages: Stages) -> bool:
+    """Whether the operator, or every stage of a pipeline, has a backward."""
+    every = [one.stages for one in stages.pipeline.kernels] if stages.pipeline else [stages]
+    return not any(isinstance(member_or_refusal(o, "backward"), UnsupportedError) for o in every)
+
+
 def emits_of(stages: Stages) -> tuple[str, ...]:
     """The emits that the operator's kernels offer."""
     assert stages.schedule is not None

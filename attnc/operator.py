@@ -30,10 +30,17 @@ class Operator:
     """
 
     def __init__(
-        self, spec: Spec, backend: str = "auto", emits: tuple[str, ...] | None = None
+        self,
+        spec: Spec,
+        backend: str = "auto",
+        emits: tuple[str, ...] | None = None,
+        stages: Stages | None = None,
     ) -> None:
         """`emits`: those that its kernels give beside the result (see `attnc.compiler.lower`); a
-        call that asks for others has kernels of its own, compiled when it first comes."""
+        call that asks for others has kernels of its own, compiled when it first comes. `stages`: if
+        they are not those of `lower`."""
+        if stages is not None:
+            self.stages = stages
         self.spec = spec
         self.backend = backend
         self.emits = emits
@@ -43,8 +50,10 @@ class Operator:
         self._solves = solves(spec)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        run = self._giving(kwargs["emit"])._run if "emit" in kwargs else self._run
-        result = run(*args, **kwargs)
+        chosen = self._giving(kwargs["emit"]) if "emit" in kwargs else self
+        if chosen._may_train_apart and asks_gradient(args, kwargs):
+            chosen = chosen._trained
+        result = chosen._run(*args, **kwargs)
         if self._solves:
             check_solved(self.spec, result, args, kwargs)
         return result
@@ -78,6 +87,24 @@ class Operator:
         from attnc.compiler import lower
 
         return lower(self.spec, self.emits)
+
+    @cached_property
+    def _may_train_apart(self) -> bool:
+        """Whether equations stand beside clauses, so that they may be made before the kernels."""
+        from attnc.passes.stages import has_stages
+
+        return self.backend not in ("numpy", "eager") and has_stages(self.spec, before=True)
+
+    @cached_property
+    def _trained(self) -> Operator:
+        """The operator that calls with gradients run: this one, or one whose equations are made
+        before its kernels, where these have no derivative with the equations inside."""
+        from attnc.compiler import lower_trained
+
+        stages = lower_trained(self.spec, self.stages)
+        if stages is self.stages:
+            return self
+        return Operator(self.spec, self.backend, self.emits, stages)
 
     @cached_property
     def source(self) -> str:
@@ -144,7 +171,11 @@ class Operator:
         """What was derived, which kernel runs where, and what it costs."""
         from attnc.explanation import explain
 
-        return explain(self.spec, self.stages, self.backend)
+        said = explain(self.spec, self.stages, self.backend)
+        if not self._may_train_apart or self._trained is self:
+            return said
+        apart = explain(self.spec, self._trained.stages, self.backend).splitlines()[1:]
+        return "\n".join([said, "  calls with gradients run otherwise:", *apart])
 
     def _choose(self) -> Any:
         if self.backend == "numpy":
@@ -168,6 +199,11 @@ class Operator:
         if self.stages.pairs is not None:
             return self.module.PairedOperator(chosen, self.module.COMPLEX)
         return chosen
+
+
+def asks_gradient(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call has tensors of torch that want a gradient."""
+    return any(getattr(one, "requires_grad", False) for one in (*args, *kwargs.values()))
 
 
 def _restricted(module: Any, backend: str) -> Any:

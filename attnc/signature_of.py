@@ -57,7 +57,7 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         numbers,
         lengths_of(tensor.array for tensor in spec.inputs),
         _shifted(spec, "offset"),
-        _shifted(spec, "key_offset"),
+        None if _on_one_axis(spec, graph) else _shifted(spec, "key_offset"),
         (
             *(Requirement(check.condition, check.message) for check in spec.checks),
             *divisor_requirements(spec),
@@ -68,6 +68,13 @@ def signature_of(spec: Spec, graph: Graph) -> Signature:
         spec.root.rows[-1].axis if spec.root.states else None,
         *_lags(spec, graph),
     )
+
+
+def _on_one_axis(spec: Spec, graph: Graph) -> bool:
+    """Whether keys that are pairs are walked on an axis of their own, which no call moves."""
+    sources = (source for block in blocks(spec.root) for source in block.sources)
+    several = any(len(source.keys) > 1 for source in sources)
+    return several and all(len(source) == 1 for source in graph.keys)
 
 
 def _lags(spec: Spec, graph: Graph) -> tuple[tuple[Lag, ...], str]:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from attnc.backends.composed import Equation, steps_of
+from gallery_cases import EXAMPLES
 from torch.utils.checkpoint import checkpoint
 
 from attnc.cases import Shape, draw_case
-from attnc.compiler import lower
+from attnc.compiler import lower, lower_trained
 from attnc.errors import AttncError, UnsupportedError
+from attnc.family import trains
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.spec import Spec
@@ -163,12 +165,25 @@ def test_explain_says_what_each_stage_became() -> None:
         assert words in text
 
 
+def test_what_trains_in_stages_alone() -> None:
+    """A kernel with means of keys inside has no gradient: where one is asked for, they are made
+    before it."""
+    spec = read_spec(load_source(EXAMPLES / "head" / "razor_heads.attn"))
+    stages = lower(spec)
+    assert stages.schedule is not None and not trains(stages)
+    found = lower_trained(spec, stages)
+    assert found.pipeline is not None and trains(found)
+    assert lower_trained(spec, found) is found
+    said = Operator(spec, "cpu").explain()
+    assert "calls with gradients run otherwise" in said and said.count("backward: refused") == 1
+
+
 def test_a_refusal_names_its_stage() -> None:
     lines = (
         "attention near for i over j, l in j:",
         "    score: sum(d: q[i] * k[j] * k[l])",
         "    normalize: softmax(j, l: score)",
-        "    read: sum(j, l: weight * v[j] * v[l])",
+        "    read: sum(j, l: weight * v[j] * v[l]) + sum(j: v[j])",
         "read: near[i]",
     )
     with pytest.raises(UnsupportedError, match="in the stage `near`"):

@@ -284,7 +284,7 @@ def test_shows_one() -> None:
     shown = zoo("show", "sink_window")
     for part in ("Xiao et al. 2023", "verified", "mask: j <= i and", "tiles: 2 spans in closed"):
         assert part in shown
-    assert "kernels lack" in zoo("show", "tensor_attention")
+    assert "kernels lack" in zoo("show", "landmark")
 
 
 def test_mistakes() -> None:

@@ -16,6 +16,7 @@ from attnc.passes.chunk import scan
 from attnc.passes.finish import Lowering
 from attnc.passes.fuse import fuse
 from attnc.passes.inner_gradients import slope_by
+from attnc.passes.key_tuples import keys_on_one_axis
 from attnc.passes.partial import Form, Pieces, uses
 from attnc.passes.reductions import refuse
 from attnc.passes.shifts import shifted
@@ -35,6 +36,7 @@ GRAPH_PASSES: tuple[Callable[[Graph], Graph], ...] = (
     conditions_shown,
     shifted,
     rows_apart,
+    keys_on_one_axis,
 )
 SCHEDULE_PASSES: tuple[Callable[[Schedule], Schedule], ...] = (fuse,)
 

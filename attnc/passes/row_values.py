@@ -45,7 +45,7 @@ from attnc.expressions.tree import (
 )
 from attnc.passes.column_values import with_columns
 from attnc.passes.exponents import scaled
-from attnc.passes.factors import ONE, ZERO, Factors, factors_of
+from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.finish import Target
 from attnc.passes.hoist import Names
 from attnc.passes.reductions import Reductions, refuse
@@ -315,17 +315,37 @@ class RowValues:
         if not self._is_width_sum(node):
             several = sum(map(self.roles.folds_keys, node.args)) > 1
             return node if several and self.roles.is_row(node) else None  # kept as a whole
-        rest, keyed = self._apart(node)
-        if keyed is None:
+        parts = [self._apart(part) for part in self._by_source(node)]
+        if any(keyed is None for _, keyed in parts):
             return None
+        found = [(rest, self._kept_sum(keyed)) for rest, keyed in parts if keyed is not None]
+        return total((rest * Factors((kept,))).expr for rest, kept in found)
+
+    def _kept_sum(self, keyed: Expr) -> Expr:
+        """A read of a sum over keys that a loop makes for it."""
+        rows = (*self.roles.frame.grid, self.roles.frame.held)
         if keyed.digest not in self.summed:
-            rows = (*self.roles.frame.grid, self.roles.frame.held)
             array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")
             inside = keyed.with_args(tuple(self.exchange(arg) for arg in keyed.args))
             self.summed[keyed.digest] = (array, inside)
             self.later |= {array.name}
         array, _ = self.summed[keyed.digest]
-        return (rest * Factors((read(array, map(position, array.indices)),))).expr
+        return read(array, map(position, rows))
+
+    def _by_source(self, node: Expr) -> list[Expr]:
+        """sum_e g_e (a_e + b_e), a and b sums over keys of two sources, as a sum for each."""
+        factors = factors_of(node.args[1])
+        for place, factor in enumerate(factors.above):
+            parts = addends_of(factor)
+            if len(parts) < 2 or not all(self.roles.folds_keys(part) for part, _ in parts):
+                continue
+            found = []
+            for part, minus in parts:
+                above = (*factors.above[:place], part, *factors.above[place + 1 :])
+                body = Factors(above, factors.below, factors.negative != minus).expr
+                found.append(canonical(fold("sum", node.bound, body, node.args[0])))
+            return found
+        return [node]
 
     def _is_width_sum(self, node: Expr) -> bool:
         """Whether it is a sum over widths, of cotangents and row values."""

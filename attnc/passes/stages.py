@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import permutations
 
 from attnc.build import blocks
 from attnc.errors import UnsupportedError
@@ -32,11 +33,12 @@ EASY = "lse"  # what every softmax kernel knows anyway
 Accept = Callable[[Schedule], object]
 
 
-def stages(spec: Spec, accept: Accept) -> Pipeline:
+def stages(spec: Spec, accept: Accept, before: bool = False) -> Pipeline:
     """The pipeline of a Spec. Raises UnsupportedError for a block that no kernel can run.
 
-    accept    raises UnsupportedError for a schedule that no backend has text for"""
-    body = Body(spec)
+    accept    raises UnsupportedError for a schedule that no backend has text for
+    before    whether every equation that has no pair is made before its kernel"""
+    body = Body(spec, before)
     found = [
         (_row_stage if carries(block) else _kernel_stage)(body, block, accept)
         for block in body.kernel_blocks
@@ -65,10 +67,10 @@ def in_parts(spec: Spec, accept: Accept) -> tuple[Spec, Pipeline] | None:
     return found.spec, Pipeline((replace(scan, states=states), walk))
 
 
-def has_stages(spec: Spec) -> bool:
+def has_stages(spec: Spec, before: bool = False) -> bool:
     """Whether a body is made of more than one block's clauses: of blocks, or of equations that
-    another stage can make."""
-    body = Body(spec)
+    another stage can make (`before`: of any that have no pair)."""
+    body = Body(spec, before)
     if spec.root.states:
         return carries(spec.root)
     if len(body.kernel_blocks) != 1 or not has_kernel(spec.root):
@@ -79,8 +81,9 @@ def has_stages(spec: Spec) -> bool:
 class Body:
     """The equations of a Spec by name, and what they are made of."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, before: bool = False) -> None:
         self.spec = spec
+        self.before = before
         self.blocks = list(blocks(spec.root))
         self.kernel_blocks = [one for one in self.blocks if has_kernel(one)]
         self.definitions: dict[str, Definition] = {}
@@ -160,7 +163,7 @@ def _row_stage(body: Body, block: Block, accept: Accept) -> KernelStage:
     """The stage of a block that carries values from row to row: the operator of one row, to which
     they are inputs. It gives the clauses that the updates read."""
     row = of_one_row(body.spec, block)
-    inner = Body(row)
+    inner = Body(row, body.before)
     still = next(one for one in inner.blocks if one.name == block.name)
     given, read = given_for(block), read_by_updates(block)
     clauses = tuple((name, given[name].array.name) for name in read if name in given)
@@ -273,9 +276,9 @@ def _apart(body: Body, name: str, rows: set[str], keys: set[str], before: bool) 
     owner = body.owners[name]
     if has_kernel(owner) and "." in name:  # an emit or a clause of another block
         return True
-    axes = {axis.name for axis in definition.array.axes}
-    of_pairs = bool(axes & rows and axes & keys)
-    if not of_pairs and (before or _is_choice(definition)):
+    axes = [axis.name for axis in definition.array.axes]
+    of_pairs = any(one in rows and other in keys for one, other in permutations(axes, 2))
+    if not of_pairs and (before or body.before or _is_choice(definition)):
         return True
     return any(_heavy(node, body.tokens) for node in postorder(definition.expr))
 

@@ -322,7 +322,8 @@ def _check_shift(
 ) -> Any:
     """An int, or int64 [batch] on the operator's device (never synchronised)."""
     axis = signature.rows if name == "offset" else signature.keys
-    if not axis and not (isinstance(value, int) and value == 0):
+    unmoved = isinstance(value, int) and value == 0 and name != "key_length"
+    if not axis and not unmoved:
         raise ArgumentUnknown(signature.name, name, "no such argument: no axis moves", repr(value))
     if isinstance(value, torch.Tensor):
         if value.dtype not in INTEGERS:
