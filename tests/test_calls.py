@@ -307,11 +307,11 @@ def test_an_operator_prints_how_it_is_called() -> None:
 
 
 def test_a_sum_of_keys_for_each_pair_is_refused_as_such() -> None:
-    """Positions counted by gates (CoPE): no group of keys is in the text."""
+    """Gates summed up to each key by weights of both keys: no scan along the keys."""
     text = """attention counted(q, k, v):
     mask: j <= i
     gate[i, j] = sigmoid(dot(q[i], k[j]))
-    score: dot(q[i], k[j]) - sum(m in j if j <= m and m <= i: gate[i, m])
+    score: dot(q[i], k[j]) - sum(m in j if j <= m and m <= i: gate[i, m] * cos(j * m))
     normalize: softmax(j: score)
 """
     with pytest.raises(UnsupportedError, match="a fold of keys for each pair"):
