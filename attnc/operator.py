@@ -48,10 +48,12 @@ class Operator:
         self.__name__ = spec.name
         self._run = self._choose()
         self._solves = solves(spec)
+        self._apart = self._may_train_apart()
+        self._trained = self
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         chosen = self._giving(kwargs["emit"]) if "emit" in kwargs else self
-        if chosen._may_train_apart and asks_gradient(args, kwargs):
+        if chosen._apart and asks_gradient(args, kwargs) and chosen._find_trained():
             chosen = chosen._trained
         result = chosen._run(*args, **kwargs)
         if self._solves:
@@ -88,23 +90,28 @@ class Operator:
 
         return lower(self.spec, self.emits)
 
-    @cached_property
     def _may_train_apart(self) -> bool:
         """Whether equations stand beside clauses, so that they may be made before the kernels."""
+        if self.backend in ("numpy", "eager"):
+            return False
         from attnc.passes.stages import has_stages
 
-        return self.backend not in ("numpy", "eager") and has_stages(self.spec, before=True)
+        return has_stages(self.spec, before=True)
 
-    @cached_property
-    def _trained(self) -> Operator:
-        """The operator that calls with gradients run: this one, or one whose equations are made
-        before its kernels, where these have no derivative with the equations inside."""
-        from attnc.compiler import lower_trained
+    def _find_trained(self) -> bool:
+        """Finds the operator that calls with gradients run, once: this one, or one whose equations
+        are made before its kernels, where these have no derivative with the equations inside."""
+        if self._apart and self._trained is self:
+            from attnc.compiler import lower_trained
 
-        stages = lower_trained(self.spec, self.stages)
-        if stages is self.stages:
-            return self
-        return Operator(self.spec, self.backend, self.emits, stages)
+            stages = lower_trained(self.spec, self.stages)
+            self._apart = stages is not self.stages
+            if self._apart:
+                self._trained = Operator(self.spec, self.backend, self.emits, stages)
+        return self._apart
+
+    # As in attnc/jit.py: torch.compile calls this and traces none of it.
+    _find_trained._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     @cached_property
     def source(self) -> str:
@@ -172,7 +179,7 @@ class Operator:
         from attnc.explanation import explain
 
         said = explain(self.spec, self.stages, self.backend)
-        if not self._may_train_apart or self._trained is self:
+        if not self._find_trained():
             return said
         apart = explain(self.spec, self._trained.stages, self.backend).splitlines()[1:]
         return "\n".join([said, "  calls with gradients run otherwise:", *apart])

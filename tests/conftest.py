@@ -21,6 +21,10 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 # compiles them ahead of time runs in a process of its own.
 os.environ["TRITON_INTERPRET"] = "1"
 
+# Where flash-linear-attention is found, transformers takes its GPU kernels, on a CPU too: its torch
+# forms are what tests compare with. (test_scan_fla.py loads single files of that package.)
+sys.modules["fla"] = None  # type: ignore[assignment]
+
 # Before torch or OpenMP is loaded. Test processes share the cores among themselves.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     if "PYTEST_XDIST_WORKER" in os.environ:

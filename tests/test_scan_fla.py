@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import distribution
 from math import sqrt
 from pathlib import Path
 from types import ModuleType
@@ -38,9 +39,7 @@ Said = tuple[Tensor, Tensor | None]  # what a naive form gives: the result, the 
 @cache
 def naive(name: str) -> ModuleType:
     """fla.ops.NAME, of torch and einops alone."""
-    package = importlib.util.find_spec("fla")
-    assert package is not None and package.submodule_search_locations
-    path = Path(package.submodule_search_locations[0]) / "ops" / f"{name}.py"
+    path = Path(str(distribution("fla-core").locate_file("fla"))) / "ops" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"naive_{path.parent.name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -13,16 +13,13 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported anywhere
 import pytest
 import torch
 import triton_interpreter  # noqa: F401
-from attnc.backends.triton import emit
-from triton_cases import backend, bind, d, i, j
-from triton_gradients import AROUND, GRADIENTS, Gradient, Tensors
+from triton_cases import backend, bind
+from triton_gradients import GRADIENTS, Gradient, Tensors
 from triton_tangent import TANGENT, tangent_tensors, tangents
 from triton_yardstick import ratios, relative_errors
 
-from attnc.errors import UnsupportedError
 from attnc.front import load_source, read_spec
 from attnc.passes.backward import lower_derivative
-from attnc.schedule import Deposit
 from attnc.verify import verify_schedule
 
 SMALL = {"BLOCK_HELD": 16, "BLOCK_WALKED": 16, "shares": 2}
@@ -287,17 +284,3 @@ def lowered(schedule: Any, folder: Path, tensors: Tensors, numbers: dict[str, An
     names = [output.name for output in schedule.signature.outputs]
     made = backend(schedule, folder, **SMALL)(bind(schedule, tensors, numbers), frozenset(names))
     return dict(zip(names, made, strict=True))
-
-
-# --- What is refused ------------------------------------------------------------------------------
-
-
-def test_a_deposit_is_refused() -> None:
-    """Sums into rows of the walked axis would need atomics."""
-    schedule = GRADIENTS["dense"].schedule()
-    keys = schedule.kernels[2]
-    (loop,) = keys.loops
-    deposit = Deposit(schedule.signature.outputs[0].array, AROUND.named("ds", i, j), d, None)
-    changed = replace(keys, loops=(replace(loop, deposits=(deposit,)),))
-    with pytest.raises(UnsupportedError, match="rows of the walked axis"):
-        emit(replace(schedule, kernels=(*schedule.kernels[:2], changed)))

@@ -179,7 +179,7 @@ def logical(checker: Checker, node: syntax.Logic, env: Environment) -> Value | N
     known: list[Expr] = []
     failed = False
     for operand in node.operands:
-        value = checker.evaluate(operand, env.assume(*known))
+        value = checker.evaluate(operand, env)
         if value is None:
             failed = True
             continue
@@ -187,6 +187,7 @@ def logical(checker: Checker, node: syntax.Logic, env: Environment) -> Value | N
         values.append(Value(value.expr, value.over, needs))
         if value.kind == "bool":
             known.append(value.expr if node.op == "and" else negation(value.expr))
+            env = env.assume(known[-1])
     if failed:
         return None
     return logic(checker, node.op, values, node.span)

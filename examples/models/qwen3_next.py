@@ -9,6 +9,7 @@ the state in transformers' own cache). Both must give the same tokens.
     python examples/models/qwen3_next.py --prompt 4096 --tokens 128
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
 
 import os
@@ -21,6 +22,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Where flash-linear-attention is installed, transformers takes its GPU kernels, on a CPU too. The
+# peer here is the torch form.
+sys.modules.setdefault("fla", None)  # type: ignore[arg-type]
 
 import click
 import torch
