@@ -103,6 +103,8 @@ class CpuBackend:
         kept: tuple[torch.Tensor, int] | None = getattr(self._workspaces, "kept", None)
         if kept is None or kept[0].numel() < needed + 64:
             memory = torch.empty(needed + 64, dtype=torch.uint8)
+            if memory.nbytes >= LARGE:
+                _in_large_pages(memory)
             kept = (memory, (memory.data_ptr() + 63) // 64 * 64)
             if needed <= 1 << 24:
                 self._workspaces.kept = kept

@@ -212,6 +212,7 @@ ATTNC_INLINE bool found(const bool* data, bool wanted) { return *data == wanted;
 ATTNC_INLINE bool found(const bool* data, bool wanted, Span span) {
     const int64_t count = span.high - span.low + 1;
     data += span.low * span.stride;
+    if (count == 1) return *data == wanted;
     if (span.stride == 1 && count > 16) return std::memchr(data, wanted, size_t(count));
     if (span.stride == 1) {  // words of bytes that are 0 or 1: no branch for each
         const char* at = (const char*)data;

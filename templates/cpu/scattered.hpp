@@ -86,8 +86,12 @@ struct Scattered : Few<K, CROWD> {
         for (int64_t part = from; part < to; part += GLANCE) {
             const int64_t end = part + GLANCE < to ? part + GLANCE : to;
             if (!all.possible(part, end - 1)) continue;
-            for (int64_t x = part; x < end; x += TILE)  // few blocks are seen: no bisection down to them
-                bisect(all, x, x + TILE < end ? x + TILE : end, [&](int64_t a, int64_t b) { note(a, b, 1); }, [&](int64_t a, int64_t b) { note(a, b, -1); });
+            for (int64_t x = part; x < end; x += TILE) {  // few blocks are seen: no bisection down to them
+                const int64_t y = x + TILE < end ? x + TILE : end;
+                if (!all.possible(x, y - 1)) continue;
+                if (all.certain(x, y - 1)) note(x, y, 1);
+                else bisect(all, x, y, [&](int64_t a, int64_t b) { note(a, b, 1); }, [&](int64_t a, int64_t b) { note(a, b, -1); });
+            }
         }
     }
 
