@@ -121,8 +121,10 @@ def start_up() -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         spec = Path(folder) / "bench.attn"
         spec.write_text(TEXT, encoding="utf-8")
-        seconds = measured("cold", str(spec), ATTNC_CACHE=f"{folder}/cache")
-        yield Figure("cold compile of a CPU kernel", seconds, "s", COLD, "text to first result")
+        cold = (measured("cold", str(spec), ATTNC_CACHE=f"{folder}/{n}") for n in range(3))
+        seconds = statistics.median(cold)
+        note = "text to first result, the median of 3 empty caches"
+        yield Figure("cold compile of a CPU kernel", seconds, "s", COLD, note)
         command = [sys.executable, "-c", ENTRY, "check", str(spec)]
         yield Figure("attnc check", best_of(command), "s", CHECK, "the whole process, best of 5")
     imports = min(measured("import") for _ in range(5))
