@@ -63,8 +63,8 @@ def visible_pairs(case: BenchCase, tensors: Tensors) -> int:
     if case.visible is None and "doc" not in tensors:
         return case.rows * case.keys
     bias = materialised(case, tensors)
-    seen = bias if bias.dtype is torch.bool else bias[0].isfinite()
-    return int(seen.sum())
+    seen = bias if bias.dtype is torch.bool else bias.isfinite()
+    return int(seen.flatten(0, -3)[0].sum() if seen.dim() > 2 else seen.sum())
 
 
 def check_result(case: BenchCase, operator: Any, tensors: Tensors, result: torch.Tensor) -> float:
