@@ -10,7 +10,7 @@ does not  change what a row is worth: `start(t)`, where an `else` begins, is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
 
@@ -172,8 +172,9 @@ class Rows:
         return Definition(one.array, self.expr(one.expr), one.span, self.expr(one.domain))
 
     def block(self, block: Block) -> Block:
-        each: Callable[[Iterable[Definition]], tuple[Definition, ...]]
-        each = lambda those: tuple(map(self.definition, those))  # noqa: E731
+        def each(those: Iterable[Definition]) -> tuple[Definition, ...]:
+            return tuple(map(self.definition, those))
+
         return replace(
             block,
             statements=tuple(self._statement(one) for one in block.statements),

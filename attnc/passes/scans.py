@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
@@ -33,7 +34,7 @@ class Scan:
     """A fold over the keys after (`later`) or before a key, that key among them (`inclusive`):
     its body and further conditions, over the walked index."""
 
-    monoid: str
+    monoid: Monoid
     body: Expr
     conditions: tuple[Expr, ...]
     later: bool
@@ -67,7 +68,11 @@ def scan_of(node: Expr, walked: Index) -> Scan | None:
         if other not in test.free and not implied(test, node.monoid, body)
     )
     return Scan(
-        node.monoid, substitute(body, moves), rest, order in ("gt", "ge"), order in ("ge", "le")
+        cast("Monoid", node.monoid),
+        substitute(body, moves),
+        rest,
+        order in ("gt", "ge"),
+        order in ("ge", "le"),
     )
 
 
@@ -179,9 +184,7 @@ class RunningValues:
         made: list[Let | Running] = []
         known: dict[Running, str] = {}
         for (scan, (name, _)), term in zip(self.found.items(), terms, strict=True):
-            assert scan.monoid in ("sum", "prod", "max", "min")
-            monoid: Monoid = scan.monoid  # type: ignore[assignment]
-            one = Running("", term, monoid, scan.inclusive, self._is_ahead(scan))
+            one = Running("", term, scan.monoid, scan.inclusive, self._is_ahead(scan))
             if one in known:
                 over = (*self.frame.outer, self.frame.held, self.walked)
                 made.append(Let(name, value(known[one], "real", over)))

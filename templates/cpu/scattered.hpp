@@ -228,14 +228,14 @@ struct Scattered : Few<K, CROWD> {
     template <class Loop>
     static void meet(Desk& desk, int64_t from, int64_t to) {
         Seen& seen = *desk.seen;
-        constexpr int BLOCKS = TILE / STRIP;  // strips of a block
+        constexpr int PER_BLOCK = TILE / STRIP;  // strips
         const auto bring = [&](int strip) {
             const int64_t first = from + strip * STRIP;
             if (strip >= 0 && seen.bunches[strip]) fetch_ahead<Loop>(desk, first, first + TILE < to ? first + TILE : to);
         };
-        for (int strip = STRIPS - BLOCKS; strip > STRIPS - BLOCKS * (AHEAD + 1); strip -= BLOCKS) bring(strip);
+        for (int strip = STRIPS - PER_BLOCK; strip > STRIPS - PER_BLOCK * (AHEAD + 1); strip -= PER_BLOCK) bring(strip);
         for (int strip = STRIPS - 1; strip >= 0; strip--) {  // the largest exponents tend to be the last
-            if (strip % BLOCKS == BLOCKS - 1) bring(strip + 1 - BLOCKS * (AHEAD + 1));
+            if (strip % PER_BLOCK == PER_BLOCK - 1) bring(strip + 1 - PER_BLOCK * (AHEAD + 1));
             while (const int bunches = seen.bunches[strip]) {
                 const int16_t count = seen.count[strip][0];  // of those that go together
                 int members[CROWD], slots = 0, others = 0;
