@@ -5,13 +5,19 @@ python examples/zoo.py               the operators whose row or spec changed sin
 python examples/zoo.py NAME ...      these
 python examples/zoo.py --ratios [NAME ...]    measures the errors of CPU kernels on the calls of
                                      tests/gallery_cases.py, of those without; minutes, since each
-                                     operator is compiled
+                                     operator is compiled. It may be stopped and started anew, and
+                                     run beside the others: the file is replaced under a lock
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
+import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,20 +102,46 @@ def ratios_of(row: gallery.Row) -> dict[str, float]:
 
 def measure(names: list[str]) -> None:
     """Stores the ratios of these operators, or of all verified ones that have none. Each is
-    written as soon as it is known."""
+    written as soon as it is known; what has no finite ratio is said and not stored."""
     sys.path.insert(0, str(gallery.HERE.parent / "tests"))
     for row in gallery.read_rows():
-        stored = {entry.name: entry for entry in read_entries()}
-        old = stored.get(row.name)
+        old = stored_entries().get(row.name)
         wanted = row.name in names if names else old is not None and not old.ratios
         if old is None or old.state != "verified" or not wanted:
             continue
         ratios = ratios_of(row)
-        read_entries.cache_clear()
-        entries = [replace(e, ratios=ratios) if e.name == row.name else e for e in read_entries()]
-        read_entries.cache_clear()
-        TARGET.write_text(print_entries(entries), encoding="utf-8")
         print(row.name, *ratios.values(), flush=True)
+        if not all(map(math.isfinite, ratios.values())):
+            continue
+        with locked():
+            stored = stored_entries()
+            if row.name in stored and stored[row.name].spec == old.spec:
+                stored[row.name] = replace(stored[row.name], ratios=ratios)
+                write(list(stored.values()))
+
+
+def stored_entries() -> dict[str, Entry]:
+    """What the file holds now."""
+    read_entries.cache_clear()
+    return {entry.name: entry for entry in read_entries()} if TARGET.exists() else {}
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Between reading and writing, for processes that write the file at one time."""
+    folder = os.open(TARGET.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def write(entries: list[Entry]) -> None:
+    """Replaces the file as a whole: nobody reads half of it."""
+    beside = TARGET.with_suffix(f".{os.getpid()}")
+    beside.write_text(print_entries(entries), encoding="utf-8")
+    beside.replace(TARGET)
 
 
 def is_current(stored: Entry, row: gallery.Row) -> bool:
@@ -120,7 +152,7 @@ def is_current(stored: Entry, row: gallery.Row) -> bool:
 
 
 def main(names: list[str]) -> None:
-    stored = {entry.name: entry for entry in read_entries()} if TARGET.exists() else {}
+    stored = stored_entries()
     entries = []
     for row in gallery.read_rows():
         old = stored.get(row.name)
@@ -128,12 +160,18 @@ def main(names: list[str]) -> None:
             entries.append(old)
             continue
         try:
-            entry = entry_of(row)
-            same = old is not None and old.spec == entry.spec
-            entries.append(replace(entry, ratios=old.ratios) if old and same else entry)
+            entries.append(entry_of(row))
         except AttncError as error:
             raise SystemExit(f"{row.name}: {error}") from error
-    TARGET.write_text(print_entries(entries), encoding="utf-8")
+    with locked():
+        stored = stored_entries()
+        write([with_ratios(entry, stored.get(entry.name)) for entry in entries])
+
+
+def with_ratios(entry: Entry, stored: Entry | None) -> Entry:
+    """What was measured of this very spec, now or while the entry was made."""
+    same = stored is not None and stored.spec == entry.spec
+    return replace(entry, ratios=stored.ratios) if stored and same else entry
 
 
 if __name__ == "__main__":
