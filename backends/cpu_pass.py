@@ -3,7 +3,8 @@
 A pass runs down the outer width, a few registers of lanes at a time:
 
     map      an array over both widths from arrays at the same place: a state after the row
-    down     a fold along the outer width, kept in registers: q @ S
+    down     a fold along the outer width, kept in registers: q @ S; a sum in parts of PART rows, so
+             that its rounding grows with their number and length, not with the width
     across   a sum along the lanes, a register for each row, summed up after the pass: S @ x
 
 What lies along one width is loaded once for a row, or once for the registers of a block; what is
@@ -24,6 +25,7 @@ from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, postorder
 
 MOST = 4  # registers of a block: so that sums and what they are made of stay in registers
+PART = 16  # rows whose terms are added up before they join a sum
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class PassPrinter:
     stores   registers that go to memory at the end of a place, by address
 
     before .. after are lines: once for a register of a block, once for a row, for a register of a
-    row, and after each.
+    row, and after each; `part` and `part_end` once for a register of a part of the rows.
     """
 
     rows: RowPrinter
@@ -69,9 +71,11 @@ class PassPrinter:
     stores: dict[str, str] = field(default_factory=dict)
     declared: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
+    part: list[str] = field(default_factory=list)
     row: list[str] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     row_end: list[str] = field(default_factory=list)
+    part_end: list[str] = field(default_factory=list)
     end: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
 
@@ -92,15 +96,30 @@ class PassPrinter:
         lanes = f"[[maybe_unused]] const Integer {self.lanes} = iota({self.lane});"
         stores = [f"keep_lanes({at}, {register});" for at, register in self.stores.items()]
         each = nested([head], [place, lanes, *self.body, *stores])
-        down = f"for (int64_t {self.outer} = 0; {self.outer} < {self.height}; {self.outer}++) {{"
         whole = [
             *self.declared,
             *nested([head], [place, *self.before]),
-            *nested([down], [*self.row, *each, *self.row_end]),
+            *self._down_rows(head, place, [*self.row, *each, *self.row_end]),
             *nested([head], [place, *self.end]),
         ]
         blocks = f"blocks<{self.width}, {MOST}>([&](auto count, int64_t begin) {{"
         return [blocks, *(f"    {line}" for line in whole), "});", *self.after]
+
+    def _down_rows(self, head: str, place: str, row: Sequence[str]) -> list[str]:
+        """The loop over rows; where sums have parts, over those of a part within one over parts."""
+        outer, height = self.outer, self.height
+        if not self.part:
+            return nested([f"for (int64_t {outer} = 0; {outer} < {height}; {outer}++) {{"], row)
+        part, stop = self.rows.names.fresh("part"), self.rows.names.fresh("stop")
+        return nested(
+            [f"for (int64_t {part} = 0; {part} < {height}; {part} += {PART}) {{"],
+            [
+                f"const int64_t {stop} = minimum({part} + {PART}, {height});",
+                *nested([head], self.part),
+                *nested([f"for (int64_t {outer} = {part}; {outer} < {stop}; {outer}++) {{"], row),
+                *nested([head], [place, *self.part_end]),
+            ],
+        )
 
     # --- Statements -------------------------------------------------------------------------------
 
@@ -137,19 +156,25 @@ class PassPrinter:
         self.body += printer.lines
         buffer = self.rows.buffer(name, "real", (along,))
         if plane.mode == "down":
-            self._down(buffer, text, unit)
+            self._down(buffer, text, unit, node.monoid == "sum")
         else:
             self._across(buffer, text, unit)
         self.rows.buffers[name] = buffer
         if not printer.lines:
             self.folds[key] = buffer
 
-    def _down(self, buffer: Buffer, text: str, unit: str) -> None:
+    def _down(self, buffer: Buffer, text: str, unit: str, in_parts: bool) -> None:
         sums = self.rows.names.fresh("sums")
         self.declared.append(f"Real {sums}[count];")
-        self.before.append(f"{sums}[{self.turn}] = Real({unit});")
-        self.body.append(text.replace("{into}", f"{sums}[{self.turn}]"))
-        self.end.append(f"keep_lanes({buffer.name} + {self.lane}, {sums}[{self.turn}]);")
+        at, own = f"{buffer.name} + {self.lane}", f"{sums}[{self.turn}]"
+        self.body.append(text.replace("{into}", own))
+        if in_parts:
+            self.before.append(f"keep_lanes({at}, Real({unit}));")
+            self.part.append(f"{own} = Real({unit});")
+            self.part_end.append(f"keep_lanes({at}, load({at}) + {own});")
+        else:
+            self.before.append(f"{own} = Real({unit});")
+            self.end.append(f"keep_lanes({at}, {own});")
 
     def _across(self, buffer: Buffer, text: str, unit: str) -> None:
         fresh = self.rows.names.fresh
