@@ -10,17 +10,12 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import BOXES, postorder
 from attnc.family import member_or_refusal
-from attnc.schedule import (
-    Kernel,
-    MapKernel,
-    Region,
-    RepeatKernels,
-    ReverseScanKernel,
-    Running,
-    ScanKernel,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Kernel, RepeatKernels
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.regions import Region
+from attnc.schedule.scans import ReverseScanKernel, ScanKernel
+from attnc.schedule.statements import Running
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.spec import Definition, Spec
 from attnc.stages import Carry, Member, Pipeline, Stages
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from attnc.errors import AttncError
 from attnc.expressions.evaluate import Environment, evaluate
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Let, Region, Summary, WalkedLoop
+from attnc.schedule.regions import Region, Summary
+from attnc.schedule.statements import Let
+from attnc.schedule.streams import WalkedLoop
 from attnc.spec import Spec
 
 if TYPE_CHECKING:

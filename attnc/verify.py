@@ -25,28 +25,21 @@ from attnc.errors import InternalError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import COMPARISON, LOGIC, Array, Expr, postorder
 from attnc.graph import Graph
-from attnc.schedule import (
+from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule.maps import MapKernel, SelectKernel, StepKernel
+from attnc.schedule.scans import ReverseScanKernel, RowWrite, ScanKernel
+from attnc.schedule.statements import (
     Contraction,
     Deposit,
-    Kernel,
     Let,
-    MapKernel,
     PairStore,
     Product,
-    RepeatKernels,
-    ReverseScanKernel,
-    RowWrite,
     Running,
-    ScanKernel,
     Scatter,
-    Schedule,
-    SelectKernel,
-    StepKernel,
     Store,
-    StreamKernel,
-    WalkedLoop,
     is_pairwise,
 )
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 TILE_BOUNDS = frozenset(("held_low", "held_high", "walked_low", "walked_high"))
 REFERENCE = "reference"

@@ -28,17 +28,11 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import (
-    Kernel,
-    MapKernel,
-    RepeatKernels,
-    ReverseScanKernel,
-    ScanKernel,
-    Schedule,
-    StreamKernel,
-    is_pairwise,
-    leaves,
-)
+from attnc.schedule import Kernel, RepeatKernels, Schedule, leaves
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.scans import ReverseScanKernel, ScanKernel
+from attnc.schedule.statements import is_pairwise
+from attnc.schedule.streams import StreamKernel
 
 HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "amx_emulated", "amx",

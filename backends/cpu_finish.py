@@ -10,7 +10,8 @@ from attnc.backends.cpu_texts import KeptText, StoreText
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import postorder
-from attnc.schedule import Carried, Store, StreamKernel
+from attnc.schedule.statements import Carried, Store
+from attnc.schedule.streams import StreamKernel
 
 
 @dataclass(frozen=True)

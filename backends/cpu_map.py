@@ -15,7 +15,8 @@ from attnc.backends.cpu_wanted import Wanted
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import FUNCTIONS, Expr, postorder
-from attnc.schedule import Let, MapKernel, Store
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Let, Store
 
 # What is worth an array of its own when it does not vary along the inner loops.
 COSTLY = frozenset((*FUNCTIONS, "pow", "div", "fold", "random")) - {"stop", "re", "im", "conj"}

@@ -13,7 +13,9 @@ from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.places import same_places
 from attnc.expressions.tree import Array, Expr, postorder
-from attnc.schedule import MapKernel, Schedule, StreamKernel, leaves
+from attnc.schedule import Schedule, leaves
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.streams import StreamKernel
 
 MOST_AXES = 8  # of a `Tensor` of the C ABI
 

@@ -14,7 +14,8 @@ from attnc.backends.cpu_texts import SummaryText
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import BOXES, Expr, postorder
-from attnc.schedule import Region, StreamKernel, Summary
+from attnc.schedule.regions import Region, Summary
+from attnc.schedule.streams import StreamKernel
 
 
 class RegionPrinter(Printer):

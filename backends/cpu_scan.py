@@ -18,7 +18,8 @@ from attnc.backends.cpu_rows import RowPrinter, nested
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, position, postorder
-from attnc.schedule import Checkpoint, Final, Let, ScanKernel, Store
+from attnc.schedule.scans import Checkpoint, Final, ScanKernel
+from attnc.schedule.statements import Let, Store
 
 
 @dataclass(frozen=True)

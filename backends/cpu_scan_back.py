@@ -17,7 +17,8 @@ from attnc.backends.scan_order import early_writes, write_parts
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, position, read
-from attnc.schedule import Checkpoint, Let, ReverseScanKernel, RowWrite
+from attnc.schedule.scans import Checkpoint, ReverseScanKernel, RowWrite
+from attnc.schedule.statements import Let
 
 
 class ReverseScanPrinter(InstancePrinter):

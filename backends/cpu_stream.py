@@ -36,16 +36,8 @@ from attnc.backends.cpu_wanted import Wanted
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import (
-    STRIDED,
-    Carried,
-    Contribution,
-    Let,
-    Running,
-    StreamKernel,
-    WalkedLoop,
-    is_pairwise,
-)
+from attnc.schedule.statements import STRIDED, Carried, Contribution, Let, Running, is_pairwise
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 
 @dataclass

@@ -15,16 +15,9 @@ from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepT
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, number
-from attnc.schedule import (
-    Contribution,
-    Deposit,
-    Kernel,
-    PairStore,
-    Scatter,
-    StreamKernel,
-    WalkedLoop,
-    is_pairwise,
-)
+from attnc.schedule import Kernel
+from attnc.schedule.statements import Contribution, Deposit, PairStore, Scatter, is_pairwise
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 Write = Deposit | Scatter | PairStore
 

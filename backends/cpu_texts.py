@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnc.expressions.tree import Expr
-from attnc.schedule import Product
+from attnc.schedule.statements import Product
 
 
 @dataclass(frozen=True)

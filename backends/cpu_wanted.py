@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnc.expressions.tree import Array, Expr, postorder
-from attnc.schedule import MapKernel, Schedule, StreamKernel, WalkedLoop, leaves
+from attnc.schedule import Schedule, leaves
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Let, ReverseScanKernel, RowWrite
+from attnc.schedule.scans import ReverseScanKernel, RowWrite
+from attnc.schedule.statements import Let
 
 
 def names_read(exprs: Iterable[Expr]) -> frozenset[str]:

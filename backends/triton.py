@@ -35,16 +35,11 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, number_of, postorder
 from attnc.resources import read_template, template_environment
-from attnc.schedule import (
-    MapKernel,
-    RepeatKernels,
-    ReverseScanKernel,
-    ScanKernel,
-    Schedule,
-    Store,
-    StreamKernel,
-    leaves,
-)
+from attnc.schedule import RepeatKernels, Schedule, leaves
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.scans import ReverseScanKernel, ScanKernel
+from attnc.schedule.statements import Store
+from attnc.schedule.streams import StreamKernel
 
 HOLES = (
     "prepared", "place", "lanes", "values", "carried", "combine", "partial", "finish", "bounds",

@@ -15,7 +15,9 @@ from attnc.backends.triton_tensors import STATES
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, is_number
-from attnc.schedule import Contraction, ScanKernel, Schedule, TriangularSolve
+from attnc.schedule import Schedule
+from attnc.schedule.scans import ScanKernel
+from attnc.schedule.statements import Contraction, TriangularSolve
 
 DOT = "input_precision=CHUNK_PRECISION, out_dtype=ACC"
 

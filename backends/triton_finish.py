@@ -10,7 +10,7 @@ from attnc.backends.triton_texts import unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import position
-from attnc.schedule import Store
+from attnc.schedule.statements import Store
 
 SLOT = "slot = ((cell * shares + share) * BLOCKS + block) * BLOCK_HELD + held_lane"
 

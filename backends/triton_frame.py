@@ -15,7 +15,9 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr
-from attnc.schedule import Let, Schedule, StreamKernel
+from attnc.schedule import Schedule
+from attnc.schedule.statements import Let
+from attnc.schedule.streams import StreamKernel
 
 INFINITY = 'float("inf")'
 INITIAL = {"sum": "0.0", "prod": "1.0", "max": f"-{INFINITY}", "min": INFINITY}

@@ -18,7 +18,9 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr
-from attnc.schedule import Schedule, StreamKernel, Strided
+from attnc.schedule import Schedule
+from attnc.schedule.statements import Strided
+from attnc.schedule.streams import StreamKernel
 
 LANE = Index("lane", Axis("lane"), -1)  # candidates, entries of a map: an axis of its own
 

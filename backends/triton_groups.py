@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import StreamKernel, WalkedLoop
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 LEAVES_OF_HEADS = frozenset(
     ("index", "number", "length", "add", "sub", "mul", "floordiv", "mod", "min", "max")

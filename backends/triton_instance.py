@@ -18,7 +18,9 @@ from attnc.backends.triton_texts import unwrapped
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, position, postorder, read
-from attnc.schedule import Checkpoint, Final, Let, Schedule
+from attnc.schedule import Schedule
+from attnc.schedule.scans import Checkpoint, Final
+from attnc.schedule.statements import Let
 
 OWN = ("rest", "step", "at")  # names of the templates
 # The name under which the launch passes a result that an input has the name of already.

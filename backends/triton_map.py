@@ -11,7 +11,8 @@ from attnc.backends.triton_texts import unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import position
-from attnc.schedule import MapKernel, Schedule
+from attnc.schedule import Schedule
+from attnc.schedule.maps import MapKernel
 
 
 def print_map(kernel: MapKernel, schedule: Schedule) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from attnc.backends.triton_tensors import STATES
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Let, ReverseScanKernel, RowWrite
+from attnc.schedule.scans import ReverseScanKernel, RowWrite
+from attnc.schedule.statements import Let
 
 Part = Literal["plain", "whole", "share"]
 

@@ -14,7 +14,9 @@ from attnc.backends.triton_tiles import most_tiles, region_free, region_grid
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import BOXES, Expr, postorder
-from attnc.schedule import Schedule, StreamKernel, Summary
+from attnc.schedule import Schedule
+from attnc.schedule.regions import Summary
+from attnc.schedule.streams import StreamKernel
 
 
 class RegionPrinter(Printer):

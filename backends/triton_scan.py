@@ -17,15 +17,9 @@ from attnc.backends.triton_texts import unwrapped
 
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, position, postorder
-from attnc.schedule import (
-    Contraction,
-    Let,
-    Product,
-    ScanKernel,
-    Schedule,
-    Store,
-    TriangularSolve,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.scans import ScanKernel
+from attnc.schedule.statements import Contraction, Let, Product, Store, TriangularSolve
 
 
 def expressions(kernel: ScanKernel) -> tuple[Expr, ...]:

@@ -22,7 +22,9 @@ from attnc.backends.triton_texts import unwrapped
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Array, Expr, number, read
-from attnc.schedule import Let, ReverseScanKernel, RowWrite, Schedule
+from attnc.schedule import Schedule
+from attnc.schedule.scans import ReverseScanKernel, RowWrite
+from attnc.schedule.statements import Let
 
 LOADED = {"real": "", "int": "", "bool": " != 0"}
 INSTEAD = ("cpu", "eager")

@@ -18,7 +18,8 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import POINTWISE, Expr, call, number, position, postorder, value
-from attnc.schedule import Scatter, WalkedLoop
+from attnc.schedule.statements import Scatter
+from attnc.schedule.streams import WalkedLoop
 
 LAG = Index("lag", Axis("lag"), -1)  # the lanes of differences: an axis of its own
 ENTRY = Index("entry", Axis("entry"), -1)  # the lanes of places in a table

@@ -13,16 +13,11 @@ from attnc.backends.scan_order import write_parts
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import (
-    Kernel,
-    Let,
-    MapKernel,
-    ReverseScanKernel,
-    ScanKernel,
-    Schedule,
-    StreamKernel,
-    leaves,
-)
+from attnc.schedule import Kernel, Schedule, leaves
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.scans import ReverseScanKernel, ScanKernel
+from attnc.schedule.statements import Let
+from attnc.schedule.streams import StreamKernel
 
 LARGEST = 2**20
 LIMIT = 2**31 - 1

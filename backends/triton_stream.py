@@ -15,7 +15,9 @@ from attnc.backends.triton_printer import Scope
 from attnc.backends.triton_walk import print_walk
 
 from attnc.expressions.tree import postorder
-from attnc.schedule import Schedule, StreamKernel, WalkedLoop, is_pairwise
+from attnc.schedule import Schedule
+from attnc.schedule.statements import is_pairwise
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 
 def print_stream(

@@ -14,7 +14,8 @@ from attnc.backends.triton_texts import is_true, unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import TRUE
-from attnc.schedule import Region, StreamKernel, WalkedLoop
+from attnc.schedule.regions import Region
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import replace
 from attnc.backends.triton_frame import Stream
 from attnc.backends.triton_printer import Leaf
 
-from attnc.schedule import WalkedLoop
+from attnc.schedule.streams import WalkedLoop
 
 
 def print_turn(stream: Stream, loop: WalkedLoop, lines: list[str]) -> str:

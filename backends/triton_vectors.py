@@ -14,7 +14,7 @@ from attnc.backends.triton_printer import Leaf, Printer, Scope
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr
-from attnc.schedule import WalkedLoop
+from attnc.schedule.streams import WalkedLoop
 
 
 def print_vectors(

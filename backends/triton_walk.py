@@ -24,7 +24,7 @@ from attnc.backends.triton_vectors import print_vectors
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, position, postorder
-from attnc.schedule import (
+from attnc.schedule.statements import (
     Carried,
     Contribution,
     Deposit,
@@ -34,9 +34,9 @@ from attnc.schedule import (
     Running,
     Scatter,
     Strided,
-    WalkedLoop,
     is_pairwise,
 )
+from attnc.schedule.streams import WalkedLoop
 
 PAIR = "[BLOCK_HELD, BLOCK_WALKED]"
 

@@ -11,7 +11,8 @@ from scan_interpreter import Instance, run_scan
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import postorder
-from attnc.schedule import Contraction, Let, ScanKernel, TriangularSolve
+from attnc.schedule.scans import ScanKernel
+from attnc.schedule.statements import Contraction, Let, TriangularSolve
 
 
 def run_chunks(interpreter: Any, kernel: ScanKernel) -> None:

@@ -29,18 +29,10 @@ from triton_gradients import (
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, call, fold, position, read, value
 from attnc.runtime.cpu_calls import CpuBackend
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Deposit,
-    Kernel,
-    MapKernel,
-    PairStore,
-    Schedule,
-    Store,
-    StreamKernel,
-    Workspace,
-)
+from attnc.schedule import Kernel, Schedule, Workspace
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Carried, Contribution, Deposit, PairStore, Store
+from attnc.schedule.streams import StreamKernel
 
 SWEEPS = ("one", "two")
 

@@ -18,7 +18,7 @@ from attnc.expressions.evaluate import Environment, evaluate
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr
 from attnc.front import read_spec
-from attnc.schedule import Region, Segment
+from attnc.schedule.regions import Region, Segment
 from attnc.source import Source
 
 Regions = Callable[[Expr, Index, Index], Region]

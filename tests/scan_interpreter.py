@@ -16,7 +16,8 @@ import numpy as np
 from attnc.expressions import evaluate as evaluation
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder, rewrite, value
-from attnc.schedule import Let, ScanKernel, Store
+from attnc.schedule.scans import ScanKernel
+from attnc.schedule.statements import Let, Store
 
 REDUCE = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}

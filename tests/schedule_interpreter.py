@@ -21,21 +21,12 @@ from attnc.expressions import evaluate as evaluation
 from attnc.expressions.evaluate import Environment
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, postorder, rewrite, value
-from attnc.schedule import (
-    Deposit,
-    Kernel,
-    Let,
-    MapKernel,
-    PairStore,
-    RepeatKernels,
-    Running,
-    ScanKernel,
-    Schedule,
-    Segment,
-    StreamKernel,
-    WalkedLoop,
-    is_pairwise,
-)
+from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.regions import Segment
+from attnc.schedule.scans import ScanKernel
+from attnc.schedule.statements import Deposit, Let, PairStore, Running, is_pairwise
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 Tensor = Any
 IDENTITY = {"sum": 0.0, "prod": 1.0, "max": -np.inf, "min": np.inf}

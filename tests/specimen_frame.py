@@ -15,7 +15,8 @@ from attnc.expressions import tree
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import TRUE, Array, Kind
 from attnc.graph import Graph, GraphOutput
-from attnc.schedule import Kernel, Region, Schedule, Workspace
+from attnc.schedule import Kernel, Schedule, Workspace
+from attnc.schedule.regions import Region
 from attnc.signature import NumberArgument, Signature, TensorArgument
 from attnc.signature_of import lengths_of
 

@@ -32,7 +32,9 @@ from attnc.expressions.tree import call
 from attnc.front import load_source, read_spec
 from attnc.passes.backward import lower_derivative, lower_second, lower_tangent
 from attnc.passes.prune import needs, only
-from attnc.schedule import MapKernel, Schedule, StreamKernel
+from attnc.schedule import Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.streams import StreamKernel
 
 # One for each thing that a backward must do: grouped heads, an input a head, tables by offset and
 # with two places, a dense bias, operands behind rotations and norms, weights without exponents,

@@ -17,7 +17,7 @@ from attnc.graph import Graph
 from attnc.passes import lower
 from attnc.passes.affine import Transition, log_decay, sentence, shrinks, transitions
 from attnc.passes.pipeline import prepare
-from attnc.schedule import ScanKernel
+from attnc.schedule.scans import ScanKernel
 from attnc.spec import Spec
 
 SHAPE = Shape(6, 6, 3, 4, 2, 2, 2)

@@ -14,7 +14,9 @@ from schedule_interpreter import Interpreter
 from attnc.cases import Shape, draw_case
 from attnc.front import load_source, read_spec
 from attnc.passes import lower
-from attnc.schedule import Contraction, ScanKernel, Schedule, TriangularSolve
+from attnc.schedule import Schedule
+from attnc.schedule.scans import ScanKernel
+from attnc.schedule.statements import Contraction, TriangularSolve
 from attnc.spec import Spec
 
 SHAPE = Shape(7, 7, 3, 4, 2, 2, 2)

@@ -11,7 +11,9 @@ from specimen_frame import E, at, b, e, h, i, named, output, schedule_of, space,
 
 from attnc.expressions import tree
 from attnc.passes.fuse import fuse
-from attnc.schedule import Let, MapKernel, Schedule, Store
+from attnc.schedule import Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Let, Store
 from attnc.verify import verify_schedule
 
 X, OUT, OTHER = tensor("x", b, h, i, e), output("out", b, h, i, e), output("other", b, h, i, e)

@@ -13,9 +13,10 @@ from test_two_places import SQUARE
 from attnc.cases import draw_case
 from attnc.errors import UnsupportedError
 from attnc.front import load_source, read_spec
-from attnc.passes import roles
+from attnc.passes import dense_sums, held_sums, roles
+from attnc.passes import gradients as walk
 from attnc.passes.backward import lower_derivative
-from attnc.passes.gradients import Gradients
+from attnc.passes.pair_sums import PairSums
 from attnc.spec import Spec
 
 # Keys in parts, each with a softmax of its own, by a number that the part has.
@@ -61,18 +62,18 @@ def test_gradients(name: str, sweep: Any) -> None:
             assert error(grad, wanted[given]) < 1e-9, given
 
 
-def refused(self: Gradients, whole: Any, *more: Any) -> Any:
+def refused(sums: PairSums, whole: Any, *more: Any) -> Any:
     raise UnsupportedError("no such rule", "kernel", ())
 
 
 @pytest.mark.parametrize(
     ("name", "without"),
     [
-        ("summary/additive_pooling", (Gradients, "_is_outer", lambda self, whole, walked: False)),
-        ("summary/additive_pooling", (Gradients, "_outside", lambda self, whole: frozenset())),
-        ("axis/depth_attention", (Gradients, "_distributed", refused)),
+        ("summary/additive_pooling", (walk, "is_outer_product", lambda *given: False)),
+        ("summary/additive_pooling", (held_sums, "_outside", lambda roles, whole: frozenset())),
+        ("axis/depth_attention", (dense_sums, "_distributed", refused)),
         ("parts", (roles, "_swapped", lambda factor, roles: factor)),
-        ("blocks", (Gradients, "_in_parts", refused)),
+        ("blocks", (walk, "in_parts", refused)),
     ],
 )
 def test_each_rule_is_needed(
@@ -85,13 +86,13 @@ def test_each_rule_is_needed(
 
 @pytest.mark.parametrize("what", ["twice", "dropped"])
 def test_mutants_are_found_out(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = Gradients._distributed
+    own = dense_sums._distributed
 
-    def wrong(self: Gradients, whole: Any) -> Any:
-        first, *rest = own(self, whole)
+    def wrong(sums: PairSums, whole: Any) -> Any:
+        first, *rest = own(sums, whole)
         return [first] if what == "dropped" else [first, *rest, first]
 
-    monkeypatch.setattr(Gradients, "_distributed", wrong)
+    monkeypatch.setattr(dense_sums, "_distributed", wrong)
     spec = read("axis/depth_attention")
     case = draw_case(spec, SQUARE, 1)
     cotangents, wanted = truth(spec, case)

@@ -22,7 +22,7 @@ from attnc.passes.backward import lower_derivative
 from attnc.passes.key_tuples import Product
 from attnc.passes.pipeline import lower
 from attnc.passes.roles import solved
-from attnc.schedule import MapKernel
+from attnc.schedule.maps import MapKernel
 from attnc.spec import Spec
 
 TEXTS = {

@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("attnc.front",),
     ("attnc.signature",),
     ("attnc.graph", "attnc.graph_text"),
-    ("attnc.schedule", "attnc.schedule_text"),
+    ("attnc.schedule",),
     ("attnc.stages",),
     (
         "attnc.build",

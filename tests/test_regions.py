@@ -12,7 +12,7 @@ from region_cases import TILES, MaskCase, Regions, Wrong, audit, text_case
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, call, number
 from attnc.passes.regions import regions
-from attnc.schedule import Region
+from attnc.schedule.regions import Region
 
 # The library's `near` in an equal form whose first key rises with i.
 WINDOW = "param size: int"

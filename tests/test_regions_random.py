@@ -31,7 +31,7 @@ from attnc.expressions.tree import (
 from attnc.passes.integers import polynomial
 from attnc.passes.intervals import Ranges, Registry
 from attnc.passes.regions import regions
-from attnc.schedule import Region
+from attnc.schedule.regions import Region
 
 I = Index("i", Axis("i"), 0)  # noqa: E741
 J = Index("j", Axis("j"), 1)

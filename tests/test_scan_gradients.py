@@ -19,7 +19,7 @@ from attnc.operator import Operator
 from attnc.passes import backward
 from attnc.passes.scan_gradients import ScanDerivative
 from attnc.passes.scan_inputs import own
-from attnc.schedule import ReverseScanKernel
+from attnc.schedule.scans import ReverseScanKernel
 from attnc.verification import FLOOR, LARGEST_RATIO, Errors, larger, neighbours, relative_errors
 
 Tensors = dict[str, torch.Tensor]

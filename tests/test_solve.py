@@ -16,7 +16,8 @@ from attnc.compiler import emit_kernels
 from attnc.compiler import lower as lower_stages
 from attnc.front import load_source, read_spec
 from attnc.passes import lower
-from attnc.schedule import Kernel, RepeatKernels, Schedule, StreamKernel
+from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule.streams import StreamKernel
 
 ENTMAX = """
 attention powers(q, k, v):

@@ -19,7 +19,7 @@ from attnc.expressions.tree import Array
 from attnc.graph import Graph, NodeKind, node_kind
 from attnc.graph_text import graph_text
 from attnc.schedule import Schedule
-from attnc.schedule_text import schedule_text
+from attnc.schedule.text import schedule_text
 from attnc.verify import verify_graph, verify_schedule
 
 HERE = Path(__file__).parent / "specimens"

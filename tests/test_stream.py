@@ -33,7 +33,7 @@ from attnc.expressions import tree
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Array
 from attnc.passes import lower
-from attnc.schedule import StreamKernel
+from attnc.schedule.streams import StreamKernel
 from attnc.spec import Definition, KeySource, Spec
 
 Tensors = dict[str, np.ndarray]

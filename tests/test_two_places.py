@@ -14,11 +14,9 @@ from test_backward import mutants
 from attnc.cases import Case, Shape, draw_case
 from attnc.errors import UnsupportedError
 from attnc.front import load_source, read_spec
-from attnc.passes import differentiate, pipeline
-from attnc.passes import gradients as sums
+from attnc.passes import differentiate, held_sums, inner_sums, pair_sums, pipeline
 from attnc.passes.apart import rows_apart
 from attnc.passes.backward import lower_derivative
-from attnc.passes.gradients import Gradients
 from attnc.spec import Spec
 
 WITHOUT_TWINS = tuple(one for one in pipeline.GRAPH_PASSES if one is not rows_apart)
@@ -115,7 +113,7 @@ def test_equal_vectors_leave_no_rounding(monkeypatch: pytest.MonkeyPatch) -> Non
     spec = read(STEEP)
     case = drawn(spec)
     assert errors(spec, lower_derivative(spec), case)["v"] < 1e-12
-    monkeypatch.setattr(Gradients, "_where_unequal", lambda self, body, walked: body)
+    monkeypatch.setattr(inner_sums, "_where_unequal", lambda roles, body, walked: body)
     assert errors(spec, lower_derivative(spec), case)["v"] > 1e-11
 
 
@@ -123,9 +121,9 @@ def test_equal_vectors_leave_no_rounding(monkeypatch: pytest.MonkeyPatch) -> Non
     ("name", "without"),
     [
         ("numbers", (differentiate, "_other", lambda index, dummy, tokens: False)),
-        ("vectors", (Gradients, "_of_query_heads", lambda self, whole: whole)),
-        ("mixed", (sums, "says_place", lambda condition, index: False)),
-        ("sampled", (sums, "says_place", lambda condition, index: False)),
+        ("vectors", (held_sums, "_of_query_heads", lambda sums, whole: whole)),
+        ("mixed", (pair_sums, "says_place", lambda condition, index: False)),
+        ("sampled", (pair_sums, "says_place", lambda condition, index: False)),
         ("one_axis", (pipeline, "GRAPH_PASSES", WITHOUT_TWINS)),
     ],
 )

@@ -28,18 +28,10 @@ from attnc.expressions.tree import (
 )
 from attnc.runtime.call import Call, NumberSlot, Signature, TensorSlot, check_call
 from attnc.runtime.triton_launch import TritonBackend
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    Product,
-    Region,
-    Schedule,
-    Segment,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.regions import Region, Segment
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.signature import NumberArgument, TensorArgument
 from attnc.signature import Signature as Declared
 

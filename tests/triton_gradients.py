@@ -59,22 +59,11 @@ from attnc.expressions.tree import (
     value,
 )
 from attnc.passes.regions import regions
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Kernel,
-    Let,
-    MapKernel,
-    PairStore,
-    Product,
-    Region,
-    Scatter,
-    Schedule,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-    Workspace,
-)
+from attnc.schedule import Kernel, Schedule, Workspace
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.regions import Region
+from attnc.schedule.statements import Carried, Contribution, Let, PairStore, Product, Scatter, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.signature import NumberArgument, Signature
 from attnc.signature_of import lengths_of
 

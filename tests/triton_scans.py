@@ -26,7 +26,8 @@ from attnc.operator import Operator
 from attnc.passes.backward import lower_derivative
 from attnc.runtime.call import Call, check_call
 from attnc.runtime.triton_launch import TritonBackend
-from attnc.schedule import ScanKernel, Schedule
+from attnc.schedule import Schedule
+from attnc.schedule.scans import ScanKernel
 from attnc.spec import Spec
 
 

@@ -38,16 +38,9 @@ from triton_cases import (
 )  # fmt: skip
 
 from attnc.expressions.tree import Array, call, number, value
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    Product,
-    Schedule,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.signature_of import lengths_of
 
 Q_DOT = Array("q_dot", (b, h, i, d), "real", "input")

@@ -151,7 +151,7 @@ def member_text(spec: Spec, stage: str, member: str) -> str:
     """The graph, schedule or kernels of a derivative or of a form of partial results."""
     from attnc import compiler, family
     from attnc.backends import cpu, triton
-    from attnc.schedule_text import schedule_text
+    from attnc.schedule.text import schedule_text
 
     stages = compiler.lower(spec)
     if stage == "graph":
@@ -168,7 +168,7 @@ def member_text(spec: Spec, stage: str, member: str) -> str:
 def _kernel_text(stages: Stages, stage: str) -> str:
     from attnc import compiler
     from attnc.backends import cpu, triton
-    from attnc.schedule_text import schedule_text
+    from attnc.schedule.text import schedule_text
 
     if stage == "source":
         return compiler.emit_module(stages.spec, stages)

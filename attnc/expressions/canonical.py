@@ -6,7 +6,7 @@ folds are nested below it), so that alpha-equal folds have equal digests. Free i
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, position, postorder, rewrite, scoped, substitute
@@ -54,6 +54,19 @@ def rename_bound(node: Expr, exchange: dict[Index, Index]) -> Expr:
         substitute(arg, moves) if place < inner else arg for place, arg in enumerate(node.args)
     )
     return rebind(node, exchange).with_args(args)
+
+
+def indices_in(*roots: Expr) -> set[Index]:
+    """Every index that the trees bind or leave free."""
+    free = (index for root in roots for index in root.free)
+    return {*free, *(index for node in postorder(*roots) for index in node.bound)}
+
+
+def fresh_index(index: Index, taken: Iterable[Index]) -> Index:
+    """An index of the same axis and name that is none of the taken, nor any that `canonical` or
+    `set_apart` could give a fold."""
+    numbers = (one.number for one in taken if one.name == index.name)
+    return Index(index.name, index.axis, 1 + max((2 * APART, *numbers)))
 
 
 def canonical(root: Expr) -> Expr:

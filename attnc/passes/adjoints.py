@@ -16,7 +16,7 @@ from attnc.expressions.tree import TRUE, Expr, call, length, number, postorder, 
 from attnc.passes.contexts import Opened, close
 from attnc.passes.factors import ONE, ZERO, Factors, factors_of, multiply
 from attnc.passes.signs import is_positive, never_negative
-from attnc.passes.simplify import make
+from attnc.passes.simplify import all_of, make
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def merged(adjoints: Iterable[Adjoint]) -> list[Adjoint]:
 def _added(a: Adjoint, b: Adjoint) -> Adjoint:
     both = frozenset(a.guards) & frozenset(b.guards)
     shared = tuple(guard for guard in a.guards if guard in both)
-    only_a, only_b = (_all(guard for guard in one.guards if guard not in both) for one in (a, b))
+    only_a, only_b = (all_of(guard for guard in one.guards if guard not in both) for one in (a, b))
     common, first, second = _common(a.product, b.product)
     left, right = first.expr, second.expr
     guards = shared
@@ -135,13 +135,6 @@ def _met(a: Adjoint, b: Adjoint) -> tuple[tuple[Opened, ...], ...]:
     if not only_a or not only_b:
         return shared
     return (*shared, tuple(dict.fromkeys((*only_a[-1], *only_b[-1]))))
-
-
-def _all(conditions: Iterable[Expr]) -> Expr:
-    whole = TRUE
-    for condition in conditions:
-        whole = make("and", whole, condition)
-    return whole
 
 
 def _plus(left: Expr, right: Expr) -> Expr:

@@ -36,9 +36,7 @@ from attnc.passes.scan_gradients import differentiate_scan
 from attnc.passes.scan_second import backward_tangent_of_scan, second_of_scan
 from attnc.passes.stream import frame_of
 from attnc.passes.tangent import tangent, tangents
-from attnc.schedule import (
-    Schedule,
-)
+from attnc.schedule import Schedule
 from attnc.signature import Dtype, Signature, TensorArgument
 from attnc.signature_of import lengths_of, signature_of
 from attnc.spec import Spec

@@ -30,7 +30,8 @@ from attnc.passes.hoist import Names, names_in
 from attnc.passes.reductions import refuse
 from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
-from attnc.schedule import Checkpoint, Final, ScanKernel, ScanLoop, Store
+from attnc.schedule.scans import Checkpoint, Final, ScanKernel, ScanLoop
+from attnc.schedule.statements import Store
 
 # What no scan prints yet, with the feature that it would be.
 _LATER = {

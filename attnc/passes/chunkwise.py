@@ -48,7 +48,8 @@ from attnc.passes.affine import (
 from attnc.passes.factors import ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.rows import STATES, Rows
 from attnc.passes.simplify import make
-from attnc.schedule import Contraction, Final, Let, ScanKernel, ScanLoop, Store, TriangularSolve
+from attnc.schedule.scans import Final, ScanKernel, ScanLoop
+from attnc.schedule.statements import Contraction, Let, Store, TriangularSolve
 
 PLAIN = ("read", "number", "value")
 INNER = 4_000_000  # number of the index of the earlier row of a pair

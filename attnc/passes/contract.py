@@ -30,7 +30,9 @@ from attnc.passes.hoist import Names
 from attnc.passes.maps import map_of
 from attnc.passes.separate import exchange
 from attnc.passes.simplify import make, simplify_expr, simplify_node
-from attnc.schedule import MapKernel, Product, Workspace
+from attnc.schedule import Workspace
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Product
 
 
 @dataclass

@@ -29,9 +29,10 @@ from attnc.passes.gradient_kernels import (
     read_back,
     sum_of,
 )
-from attnc.passes.gradients import Gradients, PairSum
+from attnc.passes.gradients import Gradients
 from attnc.passes.hoist import Names, names_in
 from attnc.passes.maps import map_of
+from attnc.passes.pair_sums import PairSum, PairSums
 from attnc.passes.pipeline import finished
 from attnc.passes.prune import arrays_read, arrays_written
 from attnc.passes.reductions import Reductions, refuse
@@ -41,16 +42,9 @@ from attnc.passes.row_values import RowValues
 from attnc.passes.scans import compared
 from attnc.passes.stream import emit as emit_kernels
 from attnc.passes.stream import emit_passes, without_stop
-from attnc.schedule import (
-    Contribution,
-    Deposit,
-    Kernel,
-    Scatter,
-    Schedule,
-    StreamKernel,
-    WalkedLoop,
-    Workspace,
-)
+from attnc.schedule import Kernel, Schedule, Workspace
+from attnc.schedule.statements import Contribution, Deposit, Scatter
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.signature import Signature
 
 Sweep = Literal["one", "two"]
@@ -81,17 +75,17 @@ class Backward:
         cotangent = frozenset(array.name for array in later.values())
         self.values = RowValues(self.roles, forward, {}, cotangent, self.names, keeping=keeping)
         self.values.passing = Reductions(frame, names=self.names, relative=self.values.exponents)
-        self.gradients = Gradients(self.roles, self.values, self.names)
+        self.pair_sums = PairSums(self.roles, self.values, self.names)
         self.made = Kernels(self.roles, self.preparations)
         self.lowered: list[tuple[Array, Expr]] = []
 
     def run(self) -> None:
         """Every output as a formula of sums, and the kernels that make them."""
         nodes = postorder(*(output.expr for output in self.graph.outputs))
-        self.gradients.in_order = any(compared(node, self.frame.walked) for node in nodes)
+        self.pair_sums.in_order = any(compared(node, self.frame.walked) for node in nodes)
         for output in self.graph.outputs:
             whole = uncoarsened(rewrite(output.expr, without_stop), self.roles)
-            expr = self.gradients.lower(whole, output.array.indices)
+            expr = Gradients(self.pair_sums).lower(whole, output.array.indices)
             self.lowered.append((output.array, expr))
         every = (*self.values.saved.values(), *self.values.passed.values())
         self.preparations.finished |= {t.array.name for one in every for t in one.targets}
@@ -152,7 +146,7 @@ class Backward:
     # ------------------------------------------------------------------------------- sums
 
     def _sums(self) -> None:
-        sums = {one.array.name: one for one in self.gradients.sums.values()}
+        sums = {one.array.name: one for one in self.pair_sums.made.values()}
         rows = Holder("rows", self.frame)
         holders: dict[str, Holder] = {}
         by_frame: dict[object, Holder] = {}

@@ -23,7 +23,9 @@ from attnc.passes.loops import CarriedNames, LoopBuilder
 from attnc.passes.reductions import SEEN, Reductions
 from attnc.passes.references import REFERENCE, Group, is_reference
 from attnc.passes.simplify import make
-from attnc.schedule import Carried, Kernel, Let, MapKernel, Store, Workspace
+from attnc.schedule import Kernel, Workspace
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Carried, Let, Store
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from dataclasses import replace
 
 from attnc.expressions.tree import Expr, rewrite, value
 from attnc.passes.prune import arrays_read, arrays_written, needed
-from attnc.schedule import Kernel, Let, MapKernel, Schedule
+from attnc.schedule import Kernel, Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Let
 
 
 def fuse(schedule: Schedule) -> Schedule:

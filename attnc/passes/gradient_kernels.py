@@ -32,14 +32,15 @@ from attnc.passes.exponents import Scaled
 from attnc.passes.factors import factors_of
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.frame import Frame
-from attnc.passes.gradients import PairSum
 from attnc.passes.loops import Added
+from attnc.passes.pair_sums import PairSum
 from attnc.passes.reductions import Part, Reduction, Reductions
 from attnc.passes.roles import Roles, group_size
 from attnc.passes.separate import Separation, exchange
 from attnc.passes.simplify import make, simplify_node
 from attnc.passes.stream import NO_EXPONENT, emit
-from attnc.schedule import Kernel, RepeatKernels, StreamKernel, Workspace
+from attnc.schedule import Kernel, RepeatKernels, Workspace
+from attnc.schedule.streams import StreamKernel
 
 
 def repeated(kernel: Kernel) -> Kernel:

@@ -15,7 +15,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, postorder, value
 from attnc.graph import Graph
 from attnc.passes.frame import Frame, Level
-from attnc.schedule import Let
+from attnc.schedule.statements import Let
 
 ORDER: dict[Level, int] = {"grid": 0, "held": 1, "walked": 1, "pair": 2, "inner": 3}
 CHEAP = frozenset(("number", "index", "param", "length", "start", "value"))

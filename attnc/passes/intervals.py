@@ -33,7 +33,7 @@ from attnc.passes.integers import (
     total,
     whole,
 )
-from attnc.schedule import Summary
+from attnc.schedule.regions import Summary
 
 DEPTH = 40  # atoms within atoms; deeper ones are summed up, or unknown
 

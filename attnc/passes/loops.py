@@ -18,16 +18,9 @@ from attnc.passes.references import REFERENCE, Group, is_reference
 from attnc.passes.regions import regions
 from attnc.passes.scans import RunningValues, in_order, scans_in
 from attnc.passes.simplify import make
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Deposit,
-    Let,
-    PairStore,
-    Region,
-    Scatter,
-    WalkedLoop,
-)
+from attnc.schedule.regions import Region
+from attnc.schedule.statements import Carried, Contribution, Deposit, Let, PairStore, Scatter
+from attnc.schedule.streams import WalkedLoop
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from attnc.expressions.tree import Array, Expr, postorder, rewrite
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Hoister, Names
 from attnc.passes.simplify import simplify_node
-from attnc.schedule import MapKernel, Store
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Store
 
 
 def map_of(

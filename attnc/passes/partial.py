@@ -22,7 +22,9 @@ from attnc.passes.frame import Frame
 from attnc.passes.hoist import Hoister, Names
 from attnc.passes.reductions import refuse
 from attnc.passes.stream import carries_of, kernel_of, targets_of
-from attnc.schedule import Kernel, MapKernel, Store, Workspace
+from attnc.schedule import Kernel, Workspace
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Store
 
 Form = Literal["whole", "split", "partial", "merge", "finish"]
 

@@ -23,7 +23,9 @@ from attnc.passes.shifts import shifted
 from attnc.passes.shown import conditions_shown
 from attnc.passes.simplify import simplify
 from attnc.passes.unroll import unroll
-from attnc.schedule import Kernel, MapKernel, Schedule, StreamKernel, leaves
+from attnc.schedule import Kernel, Schedule, leaves
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.streams import StreamKernel
 from attnc.signature import Signature, TensorArgument
 from attnc.signature_of import lengths_of, signature_of
 from attnc.spec import Spec

@@ -18,19 +18,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import (
-    Contribution,
-    Deposit,
-    Kernel,
-    Let,
-    MapKernel,
-    RepeatKernels,
-    Running,
-    Scatter,
-    Schedule,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Contribution, Deposit, Let, Running, Scatter
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 Statement = TypeVar("Statement", Let, Let | Running)
 

@@ -43,7 +43,7 @@ from attnc.passes.integers import (
 from attnc.passes.intervals import Key, Ranges, Registry, key_of
 from attnc.passes.reals import possible_comparison
 from attnc.passes.segments import segments
-from attnc.schedule import Region, Summary
+from attnc.schedule.regions import Region, Summary
 
 BOXES = 48  # a mask of more conjunctions, times pairs of boxes, is bounded over whole tiles
 

@@ -30,7 +30,7 @@ from attnc.expressions.tree import (
 from attnc.passes.factors import Factors, factors_of
 from attnc.passes.hoist import CHEAP, Names
 from attnc.passes.simplify import make
-from attnc.schedule import Let
+from attnc.schedule.statements import Let
 
 Side = Literal["before", "after"]
 Level = Literal["constant", "row", "before", "after"]

@@ -42,15 +42,8 @@ from attnc.passes.hoist import Names
 from attnc.passes.roles import group_size
 from attnc.passes.rows import Rows, Side
 from attnc.passes.scan_inputs import Destinations, own, plus
-from attnc.schedule import (
-    Checkpoint,
-    Kernel,
-    ReverseScanKernel,
-    RowWrite,
-    ScanKernel,
-    ScanLoop,
-    Workspace,
-)
+from attnc.schedule import Kernel, Workspace
+from attnc.schedule.scans import Checkpoint, ReverseScanKernel, RowWrite, ScanKernel, ScanLoop
 
 Way = Literal["grid", "member", "time", "width", "computed"]
 # Rows of a block: its states are computed again, and stay in cache until they are read.

@@ -25,7 +25,8 @@ from attnc.passes.differentiate import Names, Pullback
 from attnc.passes.factors import ZERO
 from attnc.passes.maps import map_of
 from attnc.passes.roles import group_size
-from attnc.schedule import Final, Kernel, RowWrite, Workspace
+from attnc.schedule import Kernel, Workspace
+from attnc.schedule.scans import Final, RowWrite
 
 Way = Literal["grid", "member", "time", "width", "computed"]
 

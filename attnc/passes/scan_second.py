@@ -24,7 +24,8 @@ from attnc.passes.differentiate import inputs_of, like
 from attnc.passes.edges import refuse
 from attnc.passes.scan_gradients import ScanDerivative, differentiate_scan
 from attnc.passes.tangent import Moving, tangents
-from attnc.schedule import Checkpoint, Kernel, ReverseScanKernel, ScanKernel, Schedule, Workspace
+from attnc.schedule import Kernel, Schedule, Workspace
+from attnc.schedule.scans import Checkpoint, ReverseScanKernel, ScanKernel
 from attnc.signature import Signature, TensorArgument
 from attnc.signature_of import lengths_of
 from attnc.verify import verify_schedule

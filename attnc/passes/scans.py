@@ -24,7 +24,7 @@ from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.separate import exchange
 from attnc.passes.simplify import make
-from attnc.schedule import Let, Monoid, Running
+from attnc.schedule.statements import Let, Monoid, Running
 
 MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 

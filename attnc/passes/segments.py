@@ -41,7 +41,7 @@ from attnc.passes.integers import (
     whole,
 )
 from attnc.passes.intervals import Bounds, Key, Ranges, Registry, key_of
-from attnc.schedule import Segment
+from attnc.schedule.regions import Segment
 
 SPANS = 3  # more are found faster by the predicate
 DILATION = 16  # with a larger one, whole tiles lie between the keys of a row

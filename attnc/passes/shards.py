@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import TRUE, Array, Expr, call, fold, number, position, read, rewrite
+from attnc.expressions.tree import Array, Expr, call, fold, number, position, read, rewrite
 from attnc.graph import Graph, GraphOutput
 from attnc.passes.constants import LOG2_E
 from attnc.passes.exponents import Scaled, above_bottom
@@ -33,9 +33,9 @@ from attnc.passes.linear import Linear
 from attnc.passes.partial import carried_of, own_index, prefixed
 from attnc.passes.reductions import Part, Reduction
 from attnc.passes.references import REFERENCE, is_reference
-from attnc.passes.simplify import make, simplify_expr
+from attnc.passes.simplify import all_of, make, simplify_expr
 from attnc.passes.stream import without_stop
-from attnc.schedule import Store
+from attnc.schedule.statements import Store
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _greatest(entry: Reduction) -> Expr:
     """The maximum that a reference is, base 2."""
     (part,) = entry.parts
     body = make("mul", part.body.mantissa, number(LOG2_E))
-    return fold("max", (part.walked,), body, _all(part.condition))
+    return fold("max", (part.walked,), body, all_of(part.condition))
 
 
 def _stored(lowering: Lowering, carries: list[Carry]) -> Iterable[tuple[Carry, tuple[Store, ...]]]:
@@ -171,7 +171,7 @@ def _stored(lowering: Lowering, carries: list[Carry]) -> Iterable[tuple[Carry, t
 
 def _summed(carry: Carry, entry: Reduction, part: Part, reference: Expr | None) -> Expr:
     """One key source's share of a carried value."""
-    body, test = part.body.mantissa, _all(part.condition)
+    body, test = part.body.mantissa, all_of(part.condition)
     if entry.name not in carry.group.rescaled:
         return fold(entry.monoid, (part.walked,), body, test)
     assert reference is not None
@@ -179,13 +179,6 @@ def _summed(carry: Carry, entry: Reduction, part: Part, reference: Expr | None) 
     found = fold(entry.monoid, (part.walked,), Scaled(body, relative).collapsed(), test)
     seen = call("gt", reference, number(-math.inf))  # else its cotangent may be NaN
     return call("where", seen, found, number(0.0))
-
-
-def _all(conditions: Iterable[Expr]) -> Expr:
-    whole = TRUE
-    for condition in conditions:
-        whole = make("and", whole, condition)
-    return whole
 
 
 def _held_fast(expr: Expr, fixed: list[Array]) -> Expr:

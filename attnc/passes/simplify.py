@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.tree import (
@@ -49,6 +49,14 @@ def make(op: str, *args: Expr, kind: Kind | None = None) -> Expr:
     if op in _WIDENING and kind is None:
         args = _widened(args)
     return simplify_node(call(op, *args, kind=kind or infer_kind(op, args)))
+
+
+def all_of(conditions: Iterable[Expr]) -> Expr:
+    """The conjunction of conditions, simplified; true of none."""
+    whole = TRUE
+    for condition in conditions:
+        whole = make("and", whole, condition)
+    return whole
 
 
 _WIDENING = frozenset(("add", "sub", "mul", "div", "min", "max"))

@@ -37,7 +37,9 @@ from attnc.passes.finish import Lowering, Target
 from attnc.passes.maps import map_of
 from attnc.passes.simplify import make
 from attnc.passes.unknowns import Solve, whole
-from attnc.schedule import Kernel, Let, RepeatKernels, StreamKernel, Workspace
+from attnc.schedule import Kernel, RepeatKernels, Workspace
+from attnc.schedule.statements import Let
+from attnc.schedule.streams import StreamKernel
 
 _add, _sub, _mul, _div = (partial(make, op) for op in ("add", "sub", "mul", "div"))
 _lt, _gt, _max, _abs = (partial(make, op) for op in ("lt", "gt", "max", "abs"))

@@ -23,7 +23,9 @@ from attnc.passes.reductions import SEEN, Reductions, refuse
 from attnc.passes.references import REFERENCE, Group, group, witness
 from attnc.passes.simplify import simplify_node
 from attnc.passes.solve import emit_solve
-from attnc.schedule import Let, Store, StreamKernel, Workspace
+from attnc.schedule import Workspace
+from attnc.schedule.statements import Let, Store
+from attnc.schedule.streams import StreamKernel
 
 NO_EXPONENT = "No weight has an exponent that needs a running maximum."
 

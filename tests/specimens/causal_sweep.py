@@ -43,19 +43,11 @@ from specimen_frame import (
 )
 
 from attnc.graph import Graph
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Deposit,
-    Let,
-    MapKernel,
-    Product,
-    Region,
-    Schedule,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.regions import Region
+from attnc.schedule.statements import Carried, Contribution, Deposit, Let, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.signature import TensorArgument
 
 OUT, GRAD = tensor("out", b, h, i, e), tensor("out_grad", b, h, i, e)

@@ -37,17 +37,9 @@ from attnc.expressions import tree
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr
 from attnc.graph import Graph
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    Product,
-    RepeatKernels,
-    Schedule,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import RepeatKernels, Schedule
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 OUT = output("out", b, h, i, e)
 LOW, HIGH = space("low", b, h, i), space("high", b, h, i)

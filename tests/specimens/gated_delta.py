@@ -32,16 +32,10 @@ from specimen_frame import (
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array
 from attnc.graph import Graph, Recurrence
-from attnc.schedule import (
-    Let,
-    Product,
-    ScanKernel,
-    ScanLoop,
-    Schedule,
-    StepKernel,
-    Store,
-    TriangularSolve,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.maps import StepKernel
+from attnc.schedule.scans import ScanKernel, ScanLoop
+from attnc.schedule.statements import Let, Product, Store, TriangularSolve
 
 T = Axis("t", shifted="offset")
 t, s = Index("t", T), Index("s", T)

@@ -9,7 +9,9 @@ from spec_builder import X, exp, lift, log, op, where
 from specimen_frame import E, at, b, e, graph_of, h, i, named, output, schedule_of, tensor
 
 from attnc.graph import Graph
-from attnc.schedule import Let, MapKernel, Schedule, Store
+from attnc.schedule import Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Let, Store
 
 FIRST, SECOND = tensor("first", b, h, i, e), tensor("second", b, h, i, e)
 FIRST_LSE, SECOND_LSE = tensor("first_lse", b, h, i), tensor("second_lse", b, h, i)

@@ -41,19 +41,10 @@ from specimen_frame import (
 )
 
 from attnc.graph import Graph
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    Packed,
-    Product,
-    Region,
-    Schedule,
-    Segment,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.regions import Region, Segment
+from attnc.schedule.statements import Carried, Contribution, Let, Packed, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 ROWS, KEYS = tensor("rows", b, kind="int"), tensor("keys", b, kind="int")
 GRAD, LSE, DELTA = tensor("grad", b, h, i, e), tensor("lse", b, h, i), tensor("delta", b, h, i)

@@ -15,7 +15,9 @@ from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array
 from attnc.graph import Graph
 from attnc.passes import lower
-from attnc.schedule import Paged, Schedule, StreamKernel
+from attnc.schedule import Schedule
+from attnc.schedule.statements import Paged
+from attnc.schedule.streams import StreamKernel
 from attnc.signature import TensorArgument
 
 PAGE = 16

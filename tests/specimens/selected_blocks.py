@@ -42,18 +42,11 @@ from attnc.expressions import tree
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr
 from attnc.graph import Graph
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    Product,
-    Schedule,
-    SelectKernel,
-    Store,
-    StreamKernel,
-    TileList,
-    WalkedLoop,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.maps import SelectKernel
+from attnc.schedule.regions import TileList
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 BLOCK = 64
 BLOCKS = Axis(

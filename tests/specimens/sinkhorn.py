@@ -39,18 +39,10 @@ from attnc.expressions import tree
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array
 from attnc.graph import Graph, Iteration
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    MapKernel,
-    Product,
-    RepeatKernels,
-    Schedule,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import RepeatKernels, Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 OUT = output("out", b, h, i, e)
 ROUND = Index("round", Axis("round", "range", length=tree.number(2)))

@@ -33,17 +33,9 @@ from specimen_frame import (
 )
 
 from attnc.graph import Graph
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    Product,
-    Running,
-    Schedule,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Running, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 OUT = output("out", b, h, i, e)
 ROW, PAIR = (b, h, i), (b, h, i, j)

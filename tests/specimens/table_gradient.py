@@ -37,18 +37,10 @@ from specimen_frame import (
 
 from attnc.expressions.index import Axis, Index
 from attnc.graph import Graph
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    MapKernel,
-    Product,
-    Scatter,
-    Schedule,
-    Store,
-    StreamKernel,
-    WalkedLoop,
-)
+from attnc.schedule import Schedule
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Scatter, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 TABLE, GRAD = tensor("table", h, lag), tensor("grad", b, h, i, e)
 LSE, DELTA = tensor("lse", b, h, i), tensor("delta", b, h, i)

@@ -7,34 +7,26 @@ from collections.abc import Iterable, Iterator
 from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import Array, Expr
-from attnc.schedule import (
+from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule.maps import MapKernel, SelectKernel, StepKernel
+from attnc.schedule.regions import Region
+from attnc.schedule.scans import Final, ReverseScanKernel, RowWrite, ScanKernel
+from attnc.schedule.statements import (
     Access,
     Carried,
     Contraction,
     Contribution,
     Deposit,
-    Final,
-    Kernel,
     Let,
-    MapKernel,
     Paged,
     Product,
-    Region,
-    RepeatKernels,
-    ReverseScanKernel,
-    RowWrite,
     Running,
-    ScanKernel,
     Scatter,
-    Schedule,
-    SelectKernel,
-    StepKernel,
     Store,
-    StreamKernel,
     Strided,
     TriangularSolve,
-    WalkedLoop,
 )
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 
 def schedule_text(schedule: Schedule) -> str:

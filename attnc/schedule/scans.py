@@ -1,0 +1,125 @@
+"""Kernels that walk time and carry states: recurrences, in chunks of rows, and their adjoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Array, Expr
+from attnc.schedule.statements import Contraction, Let, Product, Store, TriangularSolve
+
+
+@dataclass(frozen=True, slots=True)
+class ScanLoop:
+    """A recurrence over `time` in chunks: the state before the chunk, the tile inside, the state
+    after.
+
+    inside     statements over (t, s) pairs of a chunk and over t (a masked unnormalised attention
+               tile, a solve)
+    advance    the state after the chunk, an expression for each carried state, all from old ones
+
+    Sequential form: `inner` is None, and a chunk is one row. `inside` is then over time and widths,
+    and `after` holds values of the row from the states after it; stores see those states too.
+    """
+
+    time: Index
+    inner: Index | None
+    states: tuple[Array, ...]
+    initial: tuple[Expr, ...]
+    inside: tuple[Let | Product | TriangularSolve | Contraction, ...]
+    advance: tuple[Expr, ...]
+    after: tuple[Let, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """`array[at] = state[state.indices]` after the last row. `at` holds expressions of grid indices
+    and the state's own; where several instances have one place, they store the same."""
+
+    array: Array
+    state: Array
+    at: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """`array[grid, block, state.indices]` = the state before the first row of each block, which has
+    `every` rows: what a reversed scan starts from again."""
+
+    array: Array
+    state: Array
+
+
+@dataclass(frozen=True, slots=True)
+class ScanKernel:
+    """A carried loop that scans: one grid instance walks time, carrying states, and stores at every
+    chunk. Values of the grid may be over widths.
+
+    checkpoints   states that are kept once in `every` rows
+    chunked       the same in chunks of rows, where that is known; printers take either"""
+
+    name: str
+    grid: tuple[Index, ...]
+    grid_values: tuple[Let, ...]
+    loop: ScanLoop
+    stores: tuple[Store, ...]
+    finals: tuple[Final, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    every: int = 0
+    chunked: ScanKernel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RowWrite:
+    """`array[at] = term` for each entry of `over`, or, where it `adds`, `+= term` where the
+    condition holds and `at` lies within the array. `at` holds expressions of grid indices, time and
+    `over`. Arrays that are added to are workspaces over the grid and further axes; they begin at
+    0, and a grid instance adds to its own slice in the order of its rows."""
+
+    array: Array
+    at: tuple[Expr, ...]
+    over: tuple[Index, ...]
+    term: Expr
+    condition: Expr | None = None
+    adds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReverseScanKernel:
+    """The adjoint of a scan: one grid instance walks time backwards in blocks of `every` rows. A
+    block's states are computed again from the checkpoint before it (`replay`, whose `initial` is
+    empty) and stay in cache; then its rows run from the last to the first.
+
+    twins      the states of `replay` after a row, as its statements read them beside those before
+    carried    what goes from row to row, backwards: cotangents of states, sums over rows
+    initial    their values after the last row
+    inside     values of a row that read nothing carried
+    absorbed   what is carried with what the row's results add to it, an expression for each
+    given      values that read what is carried, so completed
+    writes     rows of gradients
+    advance    what is carried before the row, all from old values
+    last       values of the instance after the first row, for
+    ending     what is carried then, with what the initial states add to it; `ended`: writes then
+    finals     of what is carried
+    cotangents the inputs in which gradients are linear
+    """
+
+    name: str
+    grid: tuple[Index, ...]
+    grid_values: tuple[Let, ...]
+    replay: ScanLoop
+    every: int
+    checkpoints: tuple[Checkpoint, ...]
+    twins: tuple[Array, ...]
+    carried: tuple[Array, ...]
+    initial: tuple[Expr, ...]
+    inside: tuple[Let, ...]
+    absorbed: tuple[Expr, ...]
+    given: tuple[Let, ...]
+    writes: tuple[RowWrite, ...]
+    advance: tuple[Expr, ...]
+    last: tuple[Let, ...]
+    ending: tuple[Expr, ...]
+    ended: tuple[RowWrite, ...]
+    finals: tuple[Final, ...]
+    cotangents: tuple[str, ...] = ()
