@@ -36,7 +36,7 @@ from attnc.schedule.streams import StreamKernel
 
 HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "amx_emulated", "amx",
-    "products", "walks", "carried", "stream", "few", "scattered", "either",
+    "products", "walks", "carried", "blocks", "running", "stream", "few", "scattered", "either",
 )  # fmt: skip
 
 
@@ -120,7 +120,7 @@ def _steps(kernels: Iterable[Kernel], runners: Iterator[str]) -> Iterator[str]:
 def _headers_of(schedule: Schedule) -> tuple[str, ...]:
     keys = schedule.signature.keys
     swept = any(sweeps(kernel, keys) for kernel in leaves(schedule.kernels))
-    sums = ("sums", "sweep") if swept else ()
+    sums = ("sums", "panels", "sweep") if swept else ()
     return (*HEADERS, *sums, *(("scan",) if _scans(schedule) else ()))
 
 
