@@ -92,6 +92,8 @@ def test_loops_of_keys_walk_what_the_mask_leaves() -> None:
 
 def dense(name: str, score: torch.Tensor) -> torch.Tensor:
     """Dense weights of scores, -inf where a key is not seen."""
+    if name == "slots":  # a row of the columns' weights over its sum, where both may underflow
+        return score.log_softmax(-2).softmax(-1)
     columns = score.softmax(-2)
     if name == "turns":
         plan = score.softmax(-1)
@@ -99,8 +101,6 @@ def dense(name: str, score: torch.Tensor) -> torch.Tensor:
             plan = plan / plan.sum(-2, keepdim=True)
             plan = plan / plan.sum(-1, keepdim=True)
         return plan
-    if name == "slots":
-        return columns / columns.sum(-1, keepdim=True)
     return columns * score.softmax(-1) if name == "both" else columns
 
 
@@ -138,7 +138,7 @@ def test_gradients_of_normalizers_over_the_rows(name: str, sweep: Sweep) -> None
         np.testing.assert_allclose(found[f"{one}_grad"], grad, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["columns", "both"])
+@pytest.mark.parametrize("name", ["columns", "both", "slots"])
 def test_gradients_of_scores_whose_powers_overflow(name: str) -> None:
     """2^score is beyond float64: a power is only formed relative to a row's or a key's."""
     arrays = {one: 60 * array for one, array in drawn("qkv").items()} | drawn(["out_grad"])

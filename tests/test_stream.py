@@ -33,6 +33,7 @@ from attnc.expressions import tree
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Array
 from attnc.passes import lower
+from attnc.passes.exponents import scaled
 from attnc.schedule.streams import StreamKernel
 from attnc.spec import Definition, KeySource, Spec
 
@@ -211,6 +212,19 @@ def test_cosine_score() -> None:
     (kernel,) = [k for k in lower(spec).kernels if isinstance(k, StreamKernel)]
     assert len(kernel.loops[0].products) == 1
     check(spec, tensors())
+
+
+def test_a_score_is_formed_as_it_stands() -> None:
+    """A temperature's power is a number within the score, as it is in a derivative, where the same
+    pair is relative to what the forward has found; within a logarithm powers are aligned."""
+    s, t, u = (tree.param(name, "real") for name in "stu")
+    score = tree.call("add", tree.call("mul", s, tree.call("exp", t)), u)
+    weight = tree.call("exp", score)
+    assert scaled(weight).exponent.same(scaled(weight, aligning=False).exponent)
+    both = tree.call("add", tree.call("exp", s), tree.call("exp", t))
+    weight = tree.call("exp", tree.call("mul", tree.call("log", both), u))
+    found = scaled(weight).exponent.expr()
+    assert any(node.op == "max" for node in tree.postorder(found))
 
 
 def test_additive_score_is_an_inner_loop() -> None:

@@ -24,6 +24,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, position, postorder, read, substitute
 from attnc.passes.exponents import scaled
 from attnc.passes.frame import Frame
+from attnc.passes.nesting import nesting
 from attnc.passes.separate import exchange
 from attnc.passes.simplify import make
 
@@ -114,6 +115,8 @@ def _value(node: Expr, key: Index, reductions: Reductions) -> Expr:
         mantissa = Array(name, over, "real", "workspace")
         other = reductions.names.fresh(f"{name}_exponent") if apart else ""
         exponent = Array(other, over, "real", "workspace") if apart else None
+        if apart:
+            reductions.names.exponents[other] = nesting(own, reductions.names)
         reductions.columns[own.digest] = Column(part, formula, mantissa, exponent)
     column = reductions.columns[own.digest]
     at = (*map(position, frame.grid), position(key))

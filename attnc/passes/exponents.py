@@ -28,6 +28,7 @@ from attnc.passes.signs import never_negative
 from attnc.passes.simplify import make, simplify_node
 
 NONE = Linear()
+_POWERS = ("exp", "exp2")
 LEAST = -1e30  # far below every exponent of a number that is not zero
 Leaf = Callable[[Expr], "Scaled | None"]
 
@@ -96,8 +97,11 @@ def chosen(factor: Expr) -> tuple[Expr, Expr, bool] | None:
 def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) -> Scaled:
     """The expression with its exponent apart. `leaf` may know a node's form (carried sums that are
     relative to a reference); None leaves the node to the rules. Without `aligning`, addends of
-    different exponents are formed: for exponents that are known to be small."""
+    different exponents are formed: for exponents that are known to be small. So are those of a
+    power's own exponent, which is a number that a kernel must hold: a score is the same sum, bit
+    for bit, in whatever is made of it."""
     known: dict[bytes, Scaled] = {}
+    raised = _raised(root) if aligning else frozenset[bytes]()
     uses: set[bytes] = set()  # nodes above a tile value
     for node in postorder(root):
         if node.op == "value" or any(arg.digest in uses for arg in node.args):
@@ -106,25 +110,42 @@ def scaled(root: Expr, leaf: Leaf = lambda node: None, aligning: bool = True) ->
         given = Scaled(node) if opaque else leaf(node)
         if given is None:
             args = tuple(known[arg.digest] for arg in node.args)
-            formed = not aligning and _differ(node, args)
+            formed = (not aligning or node.digest in raised) and _differ(node, args)
             given = _plain(node, args) if formed else _step(node, args)
         known[node.digest] = given
     return known[root.digest]
+
+
+def _raised(root: Expr) -> frozenset[bytes]:
+    """The sums that stand in exponents alone; within a logarithm a power is one of its number."""
+    inside: set[tuple[bytes, bool]] = set()
+    sums: dict[bool, set[bytes]] = {True: set(), False: set()}
+    stack = [(root, False)]
+    while stack:
+        node, within = stack.pop()
+        if (node.digest, within) in inside:
+            continue
+        inside.add((node.digest, within))
+        if _RULES.get(node.op) is _aligned:
+            sums[within].add(node.digest)
+        below = node.op in _POWERS or (within and node.op not in ("log", "log2"))
+        stack.extend((arg, below) for arg in node.args)
+    return frozenset(sums[True] - sums[False])
 
 
 def _powers_leave(node: Expr) -> bool:
     """Whether a fold (a product, an inner loop) has a power beside it in every entry."""
     factors = factors_of(node.args[1])
     bound = frozenset(node.bound)
-    powers = (f for f in (*factors.above, *factors.below) if f.op in ("exp", "exp2"))
+    powers = (f for f in (*factors.above, *factors.below) if f.op in _POWERS)
     return node.monoid == "sum" and any(not power.free & bound for power in powers)
 
 
 def _differ(node: Expr, args: tuple[Scaled, ...]) -> bool:
-    """Whether a sum or comparison is of terms with exponents of their own."""
-    return _RULES.get(node.op) in (_aligned, _compared) and not args[0].exponent.same(
-        args[1].exponent
-    )
+    """Whether a sum or comparison is of terms with exponents of their own. A zero has any."""
+    if _RULES.get(node.op) not in (_aligned, _compared) or any(one.is_zero for one in args):
+        return False
+    return not args[0].exponent.same(args[1].exponent)
 
 
 def _step(node: Expr, args: tuple[Scaled, ...]) -> Scaled:

@@ -23,9 +23,13 @@ CHEAP = frozenset(("number", "index", "param", "length", "start", "value"))
 
 @dataclass
 class Names:
-    """Names of one kernel, each given once."""
+    """Names of one kernel, each given once.
+
+    exponents   of arrays that hold the exponents of a row's or a key's values: how many folds stand
+                in one another in the value"""
 
     taken: set[str] = field(default_factory=lambda: {"reference"})
+    exponents: dict[str, int] = field(default_factory=dict)
 
     def fresh(self, base: str) -> str:
         """`base`, or base_2, base_3 ... if it is taken."""

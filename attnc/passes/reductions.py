@@ -34,10 +34,11 @@ from attnc.passes.bottom import implied
 from attnc.passes.column_values import Column, with_columns
 from attnc.passes.constants import identity
 from attnc.passes.exponents import Scaled, scaled
-from attnc.passes.factors import ONE, ZERO, addends_of, factors_of, total
+from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.linear import Linear
+from attnc.passes.nesting import nesting, outward
 from attnc.passes.scans import compared, scan_of
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
 from attnc.passes.signs import is_positive, never_negative
@@ -264,16 +265,22 @@ class Reductions:
         """Where a pair is relative to a value of its key, what the row is relative to is another
         maximum: the row's powers are finished first, so that each difference is taken of the pair's
         own exponent (2^(s - l_j) 2^(s - l_i), where 2^(2 s - l_j) is a number of another size)."""
-        columns = {c.exponent.name for c in self.columns.values() if c.exponent is not None}
-        if self.bounded or not columns or not finished(term.row):
+        if self.bounded or not self.names.exponents or not finished(term.row):
             return term
         if not term.row.free <= self.frame.rows:
             return term
         pair, row = scaled(term.pair).exponent, scaled(term.row, self.symbolic).exponent
         names = {t.array.name for t, _ in pair.terms if t.op == "read"}
-        if not names & columns or not row or any(e.same(pair) for e in self._powers(term.row)):
+        if (
+            not names & self.names.exponents.keys()
+            or not row
+            or any(e.same(pair) for e in self._powers(term.row))
+        ):
             return term
-        return Term(ONE, separation.store(make("mul", term.pair, term.row)))
+        parts = factors_of(term.row)
+        above, below = (tuple(map(separation.store, f)) for f in (parts.above, parts.below))
+        known = Factors(above, below, parts.negative)
+        return Term(ONE, (factors_of(separation.store(term.pair)) * known).expr)
 
     def _powers(self, row: Expr) -> list[Linear]:
         """The exponents that the row's folds are carried under."""
@@ -355,10 +362,10 @@ class Reductions:
         wide, rest = factors_of(body).split(lambda f: bool(widths_of(f, pair)))
         parts = _spread(replace(rest, negative=wide.negative).expr)
         if len(parts) == 1:
-            return scaled(body, aligning=False).collapsed()
+            return outward(scaled(body, aligning=False).collapsed(), self.names)
         whole = total(scaled(part, aligning=False).collapsed() for part in parts)
         own = scaled(replace(wide, negative=False).expr, aligning=False).collapsed()
-        return whole if own == ONE else make("mul", whole, own)
+        return outward(whole if own == ONE else make("mul", whole, own), self.names)
 
     def _formed_scan(self, node: Expr) -> Expr:
         if compared(node, self.frame.walked) is None:
@@ -380,7 +387,8 @@ class Reductions:
         if not relative:
             return whole
         beyond = Linear(tuple((term, c + 1) for term, c in relative if c != -1))
-        return Scaled(Scaled(whole.mantissa, whole.exponent - beyond).collapsed(), beyond)
+        formed = Scaled(whole.mantissa, whole.exponent - beyond).collapsed()
+        return Scaled(outward(formed, self.names), beyond)
 
     def _known_exponents(self, body: Expr) -> set[bytes]:
         """The reads of exponents that an earlier pass has finished."""
@@ -393,7 +401,7 @@ class Reductions:
         range where neither is."""
         if not self._known_exponents(body):
             return body
-        return scaled(body, self._log_at_hand, aligning=False).collapsed()
+        return outward(scaled(body, self._log_at_hand, aligning=False).collapsed(), self.names)
 
     def _log_at_hand(self, node: Expr) -> Scaled | None:
         """log(exp(s) / 2^l) of the number itself, where l is finished: s and l may be large, and
@@ -491,7 +499,18 @@ class Reductions:
         mantissa = Array(name, over, "real", "workspace")
         other = self.names.fresh(f"{name}_exponent") if apart else ""
         exponent = Array(other, over, "real", "workspace") if apart else None
+        if apart:
+            self.names.exponents[other] = self._nesting(whole)
         return Pending(whole, mantissa, exponent, self._level_of(whole))
+
+    def _nesting(self, expr: Expr) -> int:
+        """How many folds stand in one another in a formula of reductions."""
+        used = (self.entries.get(str(n.attr)) for n in postorder(expr) if n.op == "value")
+        parts = [part for entry in used if entry is not None for part in entry.parts]
+        bodies = [
+            e for p in parts for e in (p.body.mantissa, *(t for t, _ in p.body.exponent.terms))
+        ]
+        return max((1 + nesting(body, self.names) for body in bodies), default=0)
 
     def symbolic(self, node: Expr) -> Scaled | None:
         """A reduction's form as far as it is known before kernels are made: whether it has an

@@ -48,6 +48,7 @@ from attnc.passes.exponents import scaled
 from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.finish import Target
 from attnc.passes.hoist import Names
+from attnc.passes.nesting import nesting
 from attnc.passes.reductions import Reductions, refuse
 from attnc.passes.roles import Roles
 from attnc.passes.simplify import make, simplify_node
@@ -190,8 +191,14 @@ class RowValues:
         if node.op in ("not", "and", "or"):
             return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
         if node.op in ("eq", "ne") and node.args[0].kind == "real":
-            return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
+            return self._test(node)
         return self._keep(node, self.saved, self.forward, "saved")
+
+    def _test(self, node: Expr) -> Expr:
+        """A comparison with what is read of its sides. What is 0 says the mantissa alone: the power
+        beside it may be beyond all numbers of the call."""
+        found = simplify_node(node.with_args(tuple(map(self._folded, node.args))))
+        return scaled(found, aligning=False).collapsed()
 
     def _output(self, node: Expr) -> Expr | None:
         """A read of the output that the node equals as a formula of the forward's reductions."""
@@ -227,6 +234,8 @@ class RowValues:
         counted = node.op in ("eq", "ne") and node.args[0].kind == "int"
         truth = node.op in ("not", "and", "or", "eq", "ne", "where") and node.kind == "bool"
         if truth and not counted:
+            if node.op in ("eq", "ne"):
+                return self._test(node)
             return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
         inside = _topdown(node, self._inner)
         return self._keep(inside, self.passed, self.passing, "finished")
@@ -275,6 +284,7 @@ class RowValues:
             return Stored((whole,), make("ne", value, number(0.0)) if truth else value)
         mantissa, exponent = target("mantissa", f"{word}_row"), target("exponent", f"{word}_power")
         self.exponents.add(exponent.array.name)
+        self.names.exponents[exponent.array.name] = nesting(node, self.names)
         value = make("mul", self._back(mantissa), make("exp2", self._back(exponent)))
         return Stored((mantissa, exponent), value)
 
@@ -312,6 +322,11 @@ class RowValues:
         it is then no smaller than its rounding."""
         if self.forward is None or not self.summing or not self.roles.folds_keys(node):
             return node
+        held = self.roles.frame.held
+        other = next((i for i in node.free if i.axis is held.axis and i != held), None)
+        if other is not None and held not in node.free:  # of a row within a fold over the rows
+            found = self._summed(substitute(node, {other: position(held)}))
+            return None if found is None else substitute(found, {held: position(other)})
         if not self._is_width_sum(node):
             several = sum(map(self.roles.folds_keys, node.args)) > 1
             return node if several and self.roles.is_row(node) else None  # kept as a whole
