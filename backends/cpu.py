@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 from attnc.backends.cpu_map import MapPrinter
 from attnc.backends.cpu_names import Slots
-from attnc.backends.cpu_printer import INSTEAD
 from attnc.backends.cpu_scan import ScanPrinter
 from attnc.backends.cpu_scan_back import ReverseScanPrinter
 from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.cpu_sweep import SweepPrinter, sweeps
 from attnc.backends.cpu_wanted import Wanted
+from attnc.backends.cpu_words import INSTEAD
 from attnc.backends.triton_sizes import fits_int32
 
 from attnc.errors import UnsupportedError

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attnc.backends.cpu_names import Names
-from attnc.backends.cpu_printer import KEPT, Printer, Scope, unwrapped
+from attnc.backends.cpu_printer import Printer
+from attnc.backends.cpu_scope import Scope
 from attnc.backends.cpu_texts import KeptText, StoreText
+from attnc.backends.cpu_words import KEPT, unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import postorder

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from attnc.backends.cpu_printer import Printer, Scope, combined, identity, unwrapped
+from attnc.backends.cpu_printer import Printer
+from attnc.backends.cpu_scope import Scope
+from attnc.backends.cpu_words import combined, identity, unwrapped
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index

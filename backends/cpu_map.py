@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_names import GridFields, Names, Slots
-from attnc.backends.cpu_printer import TYPES, Printer, Scope, unwrapped
+from attnc.backends.cpu_printer import Printer
+from attnc.backends.cpu_scope import Scope
 from attnc.backends.cpu_wanted import Wanted
+from attnc.backends.cpu_words import TYPES, unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import FUNCTIONS, Expr, postorder

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from attnc.backends.cpu_lanes import Buffer, LanePrinter
-from attnc.backends.cpu_printer import Scope, identity, unwrapped
 from attnc.backends.cpu_rows import RowPrinter, added, nested
+from attnc.backends.cpu_scope import Scope
+from attnc.backends.cpu_words import identity, unwrapped
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, postorder

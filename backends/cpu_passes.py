@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from attnc.backends.cpu_lanes import Buffer
 from attnc.backends.cpu_pass import PassPrinter, Plane, Planned
-from attnc.backends.cpu_printer import Scope
 from attnc.backends.cpu_rows import RowPrinter
+from attnc.backends.cpu_scope import Scope
 from attnc.backends.scan_order import names_read
 
 from attnc.expressions.index import Index

@@ -8,20 +8,18 @@ without recursion except for nested folds.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from attnc.backends.cpu_names import GridFields, Names
+from attnc.backends.cpu_scope import Scope
+from attnc.backends.cpu_words import INSTEAD, TYPES, combined, identity, literal, unwrapped
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, postorder
 
 LONGEST = 72  # characters of an expression before it becomes a statement
-INSTEAD = ("eager", "numpy")
 INFIX = {
     "add": "+", "sub": "-", "mul": "*", "eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">",
     "ge": ">=",
@@ -45,84 +43,6 @@ FUNCTIONS = (
     "sigmoid",
 )
 WHOLE = {"floor": "floor_int", "ceil": "ceil_int", "round": "round_int"}
-TYPES = {"real": "Acc", "int": "int64_t", "bool": "bool"}
-# How values of single positions are kept in arrays.
-KEPT = {"real": "Acc", "int": "Int", "bool": "bool"}
-IDENTITY = {"sum": "0", "prod": "1", "max": "-INFINITE", "min": "INFINITE"}
-
-
-def identity(monoid: str, kind: str) -> str:
-    """The neutral number of a fold, as C++."""
-    if kind == "int" and monoid in ("max", "min"):
-        return f"{'-' if monoid == 'max' else ''}(int64_t(1) << 62)"
-    return f"{TYPES[kind]}({IDENTITY[monoid]})"
-
-
-def combined(monoid: str, left: str, right: str) -> str:
-    """Two numbers of a fold joined."""
-    if monoid in ("max", "min"):
-        return f"{monoid}imum({left}, {right})"
-    return f"{left} {'+' if monoid == 'sum' else '*'} {right}"
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The random numbers that a stream kernel keeps beside its held positions: an array for each
-    `random()` that is drawn at a held and a walked position, `arrays` its name by ordinal."""
-
-    held: Index
-    walked: Index
-    grid: frozenset[Index]
-    arrays: dict[object, str]
-
-    def array(self, node: Expr) -> str | None:
-        """The array of a `random()`, None where its numbers are not kept."""
-        b, h, i, j = node.args
-        fixed = b.free | h.free <= self.grid
-        if not fixed or i.free != {self.held} or j.free != {self.walked}:
-            return None
-        return self.arrays.setdefault(node.attr, f"drawn_{len(self.arrays)}")
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What names stand for where a statement is printed.
-
-    positions, rows   of indices: a position counts from the start of the axis, a row from 0
-    values            tile values by name; a text with `{row}` is a carried tile, read at the row of
-                      the index in `widths`
-    lanes             folds are over lanes (their sums start as lanes)
-    drawn             where pairs are printed: what keeps the random numbers of held positions
-    """
-
-    fields: GridFields
-    names: Names
-    positions: dict[Index, str] = field(default_factory=dict)
-    rows: dict[Index, str] = field(default_factory=dict)
-    values: dict[str, str] = field(default_factory=dict)
-    widths: dict[str, Index] = field(default_factory=dict)
-    lanes: bool = False
-    drawn: Drawn | None = None
-
-    def extended(
-        self,
-        positions: Mapping[Index, str] = MappingProxyType({}),
-        rows: Mapping[Index, str] = MappingProxyType({}),
-        values: Mapping[str, str] = MappingProxyType({}),
-        widths: Mapping[str, Index] = MappingProxyType({}),
-    ) -> Scope:
-        """A scope that knows more."""
-        return replace(
-            self,
-            positions={**self.positions, **positions},
-            rows={**self.rows, **rows},
-            values={**self.values, **values},
-            widths={**self.widths, **widths},
-        )
-
-    def renamed(self, names: Names, lanes: bool = False) -> Scope:
-        """The same scope in another C++ function."""
-        return replace(self, names=names, lanes=lanes)
 
 
 @dataclass
@@ -384,35 +304,6 @@ SINGLE = ("div", "floordiv", "mod", "pow", "neg", "to_int", "to_real", "re", "im
 
 def _widest(kinds: Sequence[str]) -> str:
     return "real" if "real" in kinds else "int" if "int" in kinds else "bool"
-
-
-def literal(node: Expr) -> str:
-    """A number as a typed C++ literal."""
-    value = node.attr
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        if not -(2**62) <= value <= 2**62:
-            raise UnsupportedError(f"the integer {value}", "cpu", INSTEAD)
-        return f"int64_t({value})"
-    assert isinstance(value, float)
-    if math.isnan(value):
-        return "std::numeric_limits<Acc>::quiet_NaN()"
-    if math.isinf(value):
-        return "INFINITE" if value > 0 else "(-INFINITE)"
-    return f"Acc({value!r})"
-
-
-def unwrapped(text: str) -> str:
-    """The text without one pair of brackets around all of it."""
-    if not (text.startswith("(") and text.endswith(")")):
-        return text
-    depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0:
-            return text[1:-1] if place == len(text) - 1 else text
-    return text
 
 
 def _operands(node: Expr) -> tuple[Expr, ...]:

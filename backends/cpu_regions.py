@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_names import Names
-from attnc.backends.cpu_printer import Printer, Scope, unwrapped
+from attnc.backends.cpu_printer import Printer
+from attnc.backends.cpu_scope import Scope
 from attnc.backends.cpu_texts import SummaryText
+from attnc.backends.cpu_words import unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import BOXES, Expr, postorder

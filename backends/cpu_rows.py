@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_lanes import KEPT, Buffer, LanePrinter
 from attnc.backends.cpu_names import GridFields, Names, Slots
-from attnc.backends.cpu_printer import Scope, combined, identity, unwrapped
+from attnc.backends.cpu_scope import Scope
+from attnc.backends.cpu_words import combined, identity, unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import TRUE, Expr, position, postorder, substitute

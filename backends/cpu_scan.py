@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from attnc.backends.cpu_lanes import KEPT, Buffer
 from attnc.backends.cpu_names import GridFields, Names, Slots
 from attnc.backends.cpu_passes import RowPasses
-from attnc.backends.cpu_printer import INSTEAD, TYPES, Scope, unwrapped
 from attnc.backends.cpu_rows import RowPrinter, nested
+from attnc.backends.cpu_scope import Scope
+from attnc.backends.cpu_words import INSTEAD, TYPES, unwrapped
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index

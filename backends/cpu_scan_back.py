@@ -10,9 +10,10 @@ from functools import cached_property
 from attnc.backends.cpu_lanes import KEPT, Buffer
 from attnc.backends.cpu_names import Slots
 from attnc.backends.cpu_passes import RowPasses
-from attnc.backends.cpu_printer import Scope, unwrapped
 from attnc.backends.cpu_rows import RowPrinter, nested
 from attnc.backends.cpu_scan import InstancePrinter, ScanText, folded_axes, guarded
+from attnc.backends.cpu_scope import Scope
+from attnc.backends.cpu_words import unwrapped
 from attnc.backends.scan_order import early_writes, write_parts
 
 from attnc.expressions.index import Index

@@ -6,53 +6,42 @@ Does not print packed or paged access, tile lists, carried tiles that are not su
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 from attnc.backends.cpu_finish import Finish
-from attnc.backends.cpu_names import GridFields, Names, Slots, straight
-from attnc.backends.cpu_printer import (
-    INSTEAD,
-    KEPT,
-    TYPES,
-    Drawn,
-    Printer,
-    Scope,
-    combined,
-    identity,
-    unwrapped,
-)
+from attnc.backends.cpu_names import GridFields, Names, straight
+from attnc.backends.cpu_pairs import PairPrinter
+from attnc.backends.cpu_printer import Printer
 from attnc.backends.cpu_regions import Regions, sees_by_row
+from attnc.backends.cpu_scope import Scope
 from attnc.backends.cpu_texts import (
     KeptText,
     LoopText,
-    RunningText,
     StreamText,
     SweepLoopText,
     SweepText,
-    VectorText,
 )
-from attnc.backends.cpu_wanted import Wanted
+from attnc.backends.cpu_words import (
+    INSTEAD,
+    KEPT,
+    TYPES,
+    combined,
+    identity,
+    listed,
+    truth,
+    unwrapped,
+)
 
 from attnc.errors import UnsupportedError
-from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Expr, postorder
-from attnc.schedule.statements import STRIDED, Carried, Contribution, Let, Running, is_pairwise
-from attnc.schedule.streams import StreamKernel, WalkedLoop
+from attnc.expressions.index import Index
+from attnc.expressions.tree import Expr
+from attnc.schedule.statements import STRIDED, Let, is_pairwise
+from attnc.schedule.streams import WalkedLoop
 
 
 @dataclass
-class StreamPrinter:
+class StreamPrinter(PairPrinter):
     """Prints one stream kernel; `identifier` is the name of its class."""
-
-    kernel: StreamKernel
-    slots: Slots
-    identifier: str
-    keys: Axis | None
-    wanted: Wanted
-    fields: GridFields = field(init=False)
-    grid: Scope = field(init=False)
-    held_kept: dict[str, str] = field(default_factory=dict)
-    drawn: dict[object, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.fields = GridFields(self.slots, (*self.kernel.grid, *self.around))
@@ -86,13 +75,13 @@ class StreamPrinter:
             products_most=max([1, *(len(p.products) for p in kernel.loops)]),
             running_most=max(len(p.running) for p in loops) if loops else 0,
             layers_most=max([1, *(max(len(p.products), p.layers) for p in loops)]),
-            reference=_truth(any(p.exponent is not None for p in kernel.loops)),
+            reference=truth(any(p.exponent is not None for p in kernel.loops)),
             widths=", ".join(widths),
-            tile_widths=_list([self._width(c.width) for c in tiles], "1"),
-            tile_rescaled=_list([_truth(c.rescaled) for c in tiles], "false"),
-            statistic_rescaled=_list([_truth(c.rescaled) for c in statistics], "false"),
-            statistic_units=_list([identity(c.monoid, "real") for c in statistics], "Acc(0)"),
-            store_widths=_list([self._width(s.width) for s in kernel.stores], "1"),
+            tile_widths=listed([self._width(c.width) for c in tiles], "1"),
+            tile_rescaled=listed([truth(c.rescaled) for c in tiles], "false"),
+            statistic_rescaled=listed([truth(c.rescaled) for c in statistics], "false"),
+            statistic_units=listed([identity(c.monoid, "real") for c in statistics], "Acc(0)"),
+            store_widths=listed([self._width(s.width) for s in kernel.stores], "1"),
             combine=self._combine(),
             fields=tuple(self.fields.declarations),
             grid_count=count,
@@ -101,7 +90,7 @@ class StreamPrinter:
             count=rows,
             held=held,
             idle=self._idle(),
-            by_row=_truth(any(sees_by_row(loop.region) for loop in kernel.loops)),
+            by_row=truth(any(sees_by_row(loop.region) for loop in kernel.loops)),
             summaries=tuple(regions.summaries),
             loops=loops,
             loop_names=", ".join(f"Loop{place}" for place in range(len(loops))),
@@ -115,14 +104,6 @@ class StreamPrinter:
         return None
 
     # --- What is carried --------------------------------------------------------------------------
-
-    @property
-    def _tiles(self) -> list[Carried]:
-        return [carried for carried in self.kernel.carried if carried.width is not None]
-
-    @property
-    def _statistics(self) -> list[Carried]:
-        return [carried for carried in self.kernel.carried if carried.width is None]
 
     def _combine(self) -> tuple[str, ...]:
         lines = [
@@ -234,9 +215,10 @@ class StreamPrinter:
         walked = self._keep(loop.walked, start, loop.walked_values, "walked", walked_kept)
         terms = self._terms(loop)
         layers = self._layers(loop)
-        needs = self.wanted.products(self.kernel, loop)
+        kernel, needed = self.kernel, self.wanted.carried
+        needs = self.wanted.products(kernel, loop)
         places = {carried.name: str(place) for place, carried in enumerate(self._tiles)}
-        held = self.kernel.held
+        held = kernel.held
         operands = []
         for term in terms:
             width = self._carried(term.carried).width
@@ -252,47 +234,36 @@ class StreamPrinter:
             title=loop.walked.name,
             products=loop.products,
             terms=tuple(term.term for term in terms),
-            depths=_list([self._width(p.width) for p in loop.products], "1"),
-            targets=_list([places[t.carried] for t in terms], "0"),
+            depths=listed([self._width(p.width) for p in loop.products], "1"),
+            targets=listed([places[t.carried] for t in terms], "0"),
             layers=len(layers),
-            layer=_list([str(layers.index(t.term.digest)) for t in terms], "0"),
-            product_wanted=_list([needs[p.name] for p in loop.products], "true"),
-            term_wanted=_list([self.wanted.carried(self.kernel, t.carried) for t in terms], "true"),
-            mask=_truth(loop.visible is not None),
-            has_exponent=_truth(loop.exponent is not None),
+            layer=listed([str(layers.index(t.term.digest)) for t in terms], "0"),
+            product_wanted=listed([needs[p.name] for p in loop.products], "true"),
+            term_wanted=listed([needed(kernel, t.carried) for t in terms], "true"),
+            mask=truth(loop.visible is not None),
+            has_exponent=truth(loop.exponent is not None),
             start=start,
             count=count,
             length=self.fields.length(loop.walked.axis),
             lefts=tuple(self._rows(p.left, held, p.width) for p in loop.products),
             rights=tuple(self._rows(p.right, loop.walked, p.width) for p in loop.products),
-            pairwise=_list([_truth(not rows) for rows in operands], "false"),
+            pairwise=listed([truth(not rows) for rows in operands], "false"),
             operands=tuple(operands),
             vectors=tuple(self._vectors(loop, walked_kept)),
             running=tuple(self._running(loop, one, walked_kept) for one in loop.running),
-            upward=_truth(bool(loop.running) and not loop.backward),
+            upward=truth(bool(loop.running) and not loop.backward),
             walked=walked,
             possible=regions.print(loop.region, loop.region.possible),
             certain=regions.print(loop.region, loop.region.certain),
             alike=regions.print_alike(loop.region),
-            walked_alike=_truth(all(let.expr.free <= {loop.walked} for let in loop.walked_values)),
+            walked_alike=truth(all(let.expr.free <= {loop.walked} for let in loop.walked_values)),
             exponent=self._exponent(loop, walked_kept),
             lift=self._lift(loop, walked_kept),
             sweep=self._sweep_loop(loop, walked_kept),
         )
 
-    def _terms(self, loop: WalkedLoop) -> list[Contribution]:
-        """What a loop adds to carried tiles."""
-        return [c for c in loop.contributions if self._carried(c.carried).width is not None]
-
-    def _layers(self, loop: WalkedLoop) -> list[bytes]:
-        """The terms that are kept for each pair of a block, each once."""
-        return list(dict.fromkeys(t.term.digest for t in self._terms(loop)))
-
     def _sweep_loop(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> SweepLoopText | None:
         return None
-
-    def _carried(self, name: str) -> Carried:
-        return next(carried for carried in self.kernel.carried if carried.name == name)
 
     def _rows(self, read: Expr, index: Index, width: Index) -> str:
         """The address of an operand: a read over (grid, index, width)."""
@@ -319,166 +290,3 @@ class StreamPrinter:
         if printer.lines:
             return f"[&] {{ {' '.join(printer.lines)} return {rows}; }}()"
         return rows
-
-    def _vectors(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> list[VectorText]:
-        """The operands that are vectors of each pair."""
-        found = []
-        for place, term in enumerate(self._terms(loop)):
-            width = self._carried(term.carried).width
-            assert term.operand is not None and width is not None
-            if is_pairwise(term.operand, loop.walked, self.kernel.held):
-                found.append(self._vector(place, term.operand, width, loop, walked_kept))
-        return found
-
-    def _vector(
-        self, place: int, expr: Expr, width: Index, loop: WalkedLoop, walked_kept: dict[str, str]
-    ) -> VectorText:
-        """An operand over pairs at one column of its width."""
-        scope = self._pair_scope(loop, walked_kept)
-        scope.names.taken |= {"column"}
-        start = Printer(scope).start(width.axis)
-        at = "column" if start == "int64_t(0)" else f"(column + {start})"
-        printer = Printer(scope.extended(positions={width: at}, rows={width: "column"}))
-        text = unwrapped(printer._as("real", printer.text(expr), expr))
-        return VectorText(place, (*printer.lines, f"return spread({text});"))
-
-    def _pair_scope(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> Scope:
-        """The scope of pairs: values are loaded where they are used."""
-        held, walked = self.kernel.held, loop.walked
-        names = Names(
-            {"grid", "held", "walked", "at", "reference", "product", "peak", "weight", "sums"}
-        )
-        values = {name: f"at.held({text})" for name, text in self.held_kept.items()}
-        values |= {name: f"at.walked({text})" for name, text in walked_kept.items()}
-        values |= {p.name: f"product[{place}]" for place, p in enumerate(loop.products)}
-        values["reference"] = "reference"
-        positions = {held: "at.held(held.position_)", walked: "at.walked(walked.position_)"}
-        printer = Printer(self.grid)
-        rows = {
-            index: text
-            if printer.start(index.axis) == "int64_t(0)"
-            else f"({text} - {printer.start(index.axis)})"
-            for index, text in positions.items()
-        }
-        drawn = Drawn(held, walked, frozenset(self.kernel.grid), self.drawn)
-        scope = replace(self.grid.renamed(names, lanes=True), drawn=drawn)
-        return scope.extended(positions=positions, rows=rows, values=values)
-
-    def _mask(self, loop: WalkedLoop, printer: Printer) -> str:
-        """The name of what masks a pair, "" where nothing does; with MASKED false only `hidden`."""
-        hidden = printer.text(loop.hidden) if loop.hidden is not None else ""
-        if loop.visible is None:
-            return printer.bind("shown", f"negated({hidden})") if hidden else ""
-        inner = Printer(printer.scope, [], dict(printer.done), dict(printer.guards))
-        visible = inner.text(loop.visible)
-        shown = printer.scope.names.fresh("shown")
-        printer.lines.append(
-            f"Truth {shown} = {f'spread(negated({hidden}))' if hidden else 'Truth(true)'};"
-        )
-        keeps = f"both({shown}, spread({visible}))"
-        printer.lines += ["if constexpr (MASKED) {", *(f"    {x}" for x in inner.lines)]
-        printer.lines += [f"    {shown} = {keeps};", "}"]
-        return shown
-
-    def _exponent(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> tuple[str, ...]:
-        if loop.exponent is None:
-            return ("return Real(0);",)
-        printer = Printer(self._pair_scope(loop, walked_kept))
-        self._pair_values(loop, printer)
-        shown = self._mask(loop, printer)
-        text = f"spread({unwrapped(printer.text(loop.exponent))})"
-        if shown:
-            plain = "MASKED" if loop.hidden is None else "true"
-            printer.lines.append(
-                f"if constexpr ({plain}) return select({shown}, {text}, Real(-INFINITE));"
-            )
-        return (*printer.lines, f"return {text};")
-
-    def _running(self, loop: WalkedLoop, one: Running, walked_kept: dict[str, str]) -> RunningText:
-        """What a pair adds to a running value, from what is known before it."""
-        before = loop.running[: loop.running.index(one)]
-        printer = Printer(self._pair_scope(loop, walked_kept))
-        self._pair_values(loop, printer, {other.name for other in before})
-        shown = self._mask(loop, printer)
-        unit = identity(one.monoid, "real")
-        text = f"spread({unwrapped(printer._as('real', printer.text(one.expr), one.expr))})"
-        if shown:
-            test = "" if loop.hidden is not None else f"!MASKED ? {text} : "
-            text = f"{test}select({shown}, {text}, Real({unit}))"
-        joined = combined(one.monoid, "a", "b")
-        lines = (*printer.lines, f"return {text};")
-        own, summed, ahead = map(_truth, (one.inclusive, one.monoid == "sum", one.ahead))
-        return RunningText(unit, joined, own, summed, ahead, lines)
-
-    def _pair_values(
-        self, loop: WalkedLoop, printer: Printer, known: set[str] | None = None
-    ) -> None:
-        """Binds the values of a pair; `known`: the running values that there are, all if None."""
-        missing: set[str] = set()
-        for place, one in enumerate(loop.running, len(loop.products)):
-            if known is not None and one.name not in known:
-                missing.add(one.name)
-            else:
-                values = {one.name: f"product[{place}]"}
-                printer.scope = printer.scope.extended(values=values)
-        for let in loop.pair_values:
-            if isinstance(let, Running):
-                continue
-            if missing & {str(n.attr) for n in postorder(let.expr) if n.op == "value"}:
-                missing.add(let.name)
-                continue
-            name = printer.bind(let.name, printer.text(let.expr))
-            printer.scope = printer.scope.extended(values={let.name: name})
-
-    def _lift(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> tuple[str, ...]:
-        printer = Printer(self._pair_scope(loop, walked_kept))
-        self._pair_values(loop, printer)
-        shown = self._mask(loop, printer)
-        always = loop.hidden is not None
-        if loop.exponent is not None:
-            text = printer.bind("exponent", f"spread({unwrapped(printer.text(loop.exponent))})")
-            if shown:
-                masked = printer.scope.names.fresh("seen")
-                test = "true" if always else "MASKED"
-                printer.lines.append(
-                    f"const Real {masked} = "
-                    f"{test} ? select({shown}, {text}, Real(-INFINITE)) : {text};"
-                )
-                text = masked
-            printer.lines.append(f"peak = raise(peak, {text});")
-            printer.done[loop.exponent.digest] = text
-        for let in loop.lifted:
-            name = printer.bind(let.name, printer.text(let.expr))
-            printer.scope = printer.scope.extended(values={let.name: name})
-        self._contribute(loop, printer, shown, always)
-        return tuple(printer.lines)
-
-    def _contribute(self, loop: WalkedLoop, printer: Printer, shown: str, always: bool) -> None:
-        statistics = {carried.name: place for place, carried in enumerate(self._statistics)}
-        layers, done = self._layers(loop), set[int]()
-        for contribution in loop.contributions:
-            carried = self._carried(contribution.carried)
-            unit = identity(carried.monoid, "real")
-            expr = contribution.term
-            term = f"spread({unwrapped(printer._as('real', printer.text(expr), expr))})"
-            if shown:
-                none = unit if carried.width is None else "-Acc(0)"  # -0 says masked
-                test = "" if always else "!MASKED ? " + term + " : "
-                term = f"{test}select({shown}, {term}, Real({none}))"
-            if carried.width is None:
-                at = f"sums[{statistics[carried.name]}]"
-                name = printer.bind("term", term)
-                printer.lines.append(f"{at} = {combined(carried.monoid, at, name)};")
-                continue
-            place = layers.index(expr.digest)
-            if place not in done:
-                printer.lines.append(f"weight[{place}] = {term};")
-            done.add(place)
-
-
-def _truth(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _list(items: list[str], empty: str) -> str:
-    return ", ".join(items) or empty

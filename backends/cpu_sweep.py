@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attnc.backends.cpu_printer import INSTEAD, Printer, literal, unwrapped
+from attnc.backends.cpu_printer import Printer
 from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText, VectorText
+from attnc.backends.cpu_words import INSTEAD, literal, unwrapped
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from attnc.backends.triton_printer import Leaf
 from attnc.backends.triton_scan import ScanPrinter
+from attnc.backends.triton_scope import Leaf
 from attnc.backends.triton_tensors import STATES
 
 from attnc.expressions.index import Index

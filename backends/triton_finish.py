@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attnc.backends.triton_frame import INFINITY, Stream, indented
-from attnc.backends.triton_printer import Leaf, Printer
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf
 from attnc.backends.triton_texts import unwrapped
 
 from attnc.expressions.index import Index

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from attnc.backends.triton_grid import Place
 from attnc.backends.triton_names import Arguments
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr

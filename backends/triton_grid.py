@@ -13,7 +13,8 @@ from typing import Any
 
 from attnc.backends.triton_groups import group_axes, shared_heads
 from attnc.backends.triton_names import Argument, Arguments
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from attnc.backends.triton_names import Arguments, Names
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 from attnc.backends.triton_tensors import STATES, Places, TensorPrinter
 from attnc.backends.triton_texts import unwrapped
 

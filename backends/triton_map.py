@@ -6,7 +6,8 @@ from typing import Any
 
 from attnc.backends.triton_grid import LANE
 from attnc.backends.triton_names import Arguments, Names
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 from attnc.backends.triton_texts import unwrapped
 
 from attnc.expressions.index import Index

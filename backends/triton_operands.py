@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from attnc.backends.triton_frame import Stream, indented
-from attnc.backends.triton_printer import Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Scope
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr

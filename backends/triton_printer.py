@@ -11,17 +11,14 @@ Does not decide anything: which statements there are is the Schedule's, tile siz
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
-from attnc.backends.triton_names import Arguments, Names
+from attnc.backends.triton_folds import print_fold
+from attnc.backends.triton_scope import Leaf, Scope
 from attnc.backends.triton_texts import (
     INFIX,
     exact,
-    identity,
     is_single,
-    is_true,
     literal,
     logic,
     operands,
@@ -44,48 +41,6 @@ CALLS = {
 TO_INTEGER = {"floor": "tl.floor", "ceil": "tl.ceil", "round": "gpu_round_even"}
 
 
-@dataclass(frozen=True)
-class Leaf:
-    """A printed name and the tile axes it lives on, in the order of its own axes."""
-
-    text: str
-    over: tuple[Index, ...] = ()
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What the names of a kernel stand for where a statement is printed.
-
-    positions   index -> its position
-    rows        index -> its row in tensors (int64), where it is walked straight
-    steps       index -> (row of the tile's first entry, lane): a row in two parts, which keeps what
-                a loop does not change out of the loop
-    inside      index -> which of its rows are valid; indices that are always valid are not here
-    values      tile values by name
-    known       expressions that are printed as a name, by digest
-    widths      axes of compile-time length
-    moved       first positions and counts that a walk around the batch has read anew, by argument
-    """
-
-    names: Names
-    arguments: Arguments
-    positions: dict[Index, Leaf] = field(default_factory=dict)
-    rows: dict[Index, Leaf] = field(default_factory=dict)
-    steps: dict[Index, tuple[str, Leaf]] = field(default_factory=dict)
-    inside: dict[Index, Leaf] = field(default_factory=dict)
-    values: dict[str, Leaf] = field(default_factory=dict)
-    known: dict[bytes, Leaf] = field(default_factory=dict)
-    widths: frozenset[str] = frozenset()
-    moved: dict[str, str] = field(default_factory=dict)
-
-    def extended(
-        self, **changes: Mapping[Any, Leaf] | Mapping[Index, tuple[str, Leaf]] | Mapping[str, str]
-    ) -> Scope:
-        """A scope that knows more: the given tables are laid over these."""
-        merged = {name: {**getattr(self, name), **table} for name, table in changes.items()}
-        return replace(self, **merged)  # type: ignore[arg-type]
-
-
 @dataclass
 class Printer:
     """Prints expressions over the tile axes `layout`; statements they need go to `lines`.
@@ -96,7 +51,7 @@ class Printer:
     layout: tuple[Index, ...]
     lines: list[str]
     stem: str = "t"
-    _done: dict[bytes, str] = field(default_factory=dict)
+    done: dict[bytes, str] = field(default_factory=dict)
 
     def expand(self, leaf: Leaf) -> str:
         """The name, broadcast to the rank of the layout."""
@@ -110,14 +65,14 @@ class Printer:
         """The text of an expression, brackets around it where it is an operation."""
         uses = Counter(arg.digest for node in unscoped(expr) for arg in operands(node))
         for node in unscoped(expr):
-            if node.digest in self._done:
+            if node.digest in self.done:
                 continue
             text = self._node(node)
             simple = text.replace("_", "a").isalnum() or node.op == "number"
             if not simple and (uses[node.digest] > 1 or len(text) > LONGEST) and node is not expr:
                 text = self.bind(self.stem, text)
-            self._done[node.digest] = text
-        return self._done[expr.digest]
+            self.done[node.digest] = text
+        return self.done[expr.digest]
 
     def bind(self, wanted: str, text: str) -> str:
         """A statement `name = text`; gives back the name."""
@@ -151,7 +106,7 @@ class Printer:
             return self._default(node)
         if node.op == "random":
             return self._random(node)
-        return self._pointwise(node, [self._done[arg.digest] for arg in node.args])
+        return self._pointwise(node, [self.done[arg.digest] for arg in node.args])
 
     def _lookup(self, table: dict[object, Leaf] | dict[Index, Leaf] | dict[str, Leaf], key: object):  # type: ignore[no-untyped-def]
         leaf = table.get(key)  # type: ignore[call-overload]
@@ -372,7 +327,7 @@ class Printer:
                         continue
                     axis = below.array.indices[place].axis
                     checks += self.row(axis, position)[1]
-        text, other = self._done[body.digest], self._done[fallback.digest]
+        text, other = self.done[body.digest], self.done[fallback.digest]
         if not checks:
             return text
         if node.kind == "real":
@@ -380,116 +335,16 @@ class Printer:
         condition = self.bind(f"{self.stem}_in", " & ".join(dict.fromkeys(checks)))
         return f"tl.where({condition}, {text}, {other})"
 
-    def _random(self, node: Expr) -> str:
-        seed = self.scope.arguments.add("seed", "i64", "seed", "")
-        at = ", ".join(unwrapped(self._done[arg.digest]) for arg in node.args)
-        return f"gpu_random({seed}, {node.attr}, {at}).to(ACC)"
-
-    # --- Folds ------------------------------------------------------------------------------------
-
     def _fold(self, node: Expr) -> str:
-        """A fold over a short axis: along a padded second tile axis where there is room for one,
-        else a loop, in order."""
-        bound = node.bound
-        if len(bound) == 1 and len(self.layout) == 1:
-            if bound[0] in self.scope.inside:  # the width of a carried tile: its lanes are there
-                inner = Printer(self.scope, (*self.layout, bound[0]), self.lines, self.stem)
-                return self._reduced(
-                    node, inner, f"{self.scope.inside[bound[0]].text}[None, :]", False
-                )
-            if bound[0].axis.name in self.scope.widths:
-                return self._fold_tile(node, bound[0])
-        if len(bound) == 1 and len(self.layout) == 2 and bound[0] == self.layout[1]:
-            return self._reduced(node, self, self.expand(self.scope.inside[bound[0]]), True)
-        return self._fold_loop(node)
+        return print_fold(self, node)
 
-    def _fold_tile(self, node: Expr, index: Index) -> str:
-        arguments = self.scope.arguments
-        lane = self.scope.names.fresh(f"{index.name}_lane")
-        inside = self.scope.names.fresh(f"{index.name}_in")
-        padded, width = arguments.padded(index.axis.name), arguments.width(index.axis.name)
-        arguments.blocks[index] = padded
-        self.lines.append(f"{lane} = tl.arange(0, {padded})")
-        self.lines.append(f"{inside} = {lane} < {width}")
-        leaf = Leaf(lane, (index,))
-        scope = self.scope.extended(
-            positions={index: self._positioned(index, leaf)},
-            rows={index: leaf},
-            inside={index: Leaf(inside, (index,))},
-        )
-        inner = Printer(scope, (*self.layout, index), self.lines, self.stem)
-        return self._reduced(node, inner, f"{inside}[None, :]", False)
-
-    def _positioned(self, index: Index, row: Leaf) -> Leaf:
-        """The position of a bound index from its row."""
-        start = self._start_of_row(index.axis)
-        if start == "0":
-            return row
-        return Leaf(self.bind(f"{index.name}_at", f"{row.text} + {start}"), row.over)
-
-    def _start_of_row(self, axis: Axis) -> str:
-        """The first position of an axis, that of the row of the batch which a fold stands at."""
-        start = self.start(axis)
-        batches = [leaf.text for index, leaf in self.scope.rows.items() if index.axis.name == "b"]
-        if start == "0" or not axis.shifted or batches[-1:] in ([], ["b_row"]):
-            return start
-        name = self.scope.names.fresh(start)
-        self.lines += [
-            f"{name} = {start}",
-            *self.scope.arguments.reload("start", axis.name, name, batches[-1]),
-        ]
-        return name
-
-    def _reduced(self, node: Expr, inner: Printer, inside: str, keep: bool) -> str:
-        condition, body = node.args
-        text = inner.real(inner.text(body), body) if node.kind == "real" else inner.text(body)
-        if not is_true(condition):
-            inside = f"{inside} & {inner.text(condition)}"
-        if node.monoid not in ("sum", "max", "min"):
-            raise UnsupportedError(f"`{node.monoid}` over a width", "triton", ("eager", "numpy"))
-        masked = f"tl.where({inside}, {unwrapped(text)}, {identity(node)})"
-        result = f"tl.{node.monoid}({masked}, 1)"
-        return f"{result}[:, None]" if keep else result
-
-    def _fold_loop(self, node: Expr) -> str:
-        condition, body = node.args
-        total = self.scope.names.fresh(f"{self.stem}_{node.monoid}")
-        shape = self._shape(node)
-        kind = "ACC" if node.kind == "real" else "tl.int64"
-        self.lines.append(f"{total} = tl.full({shape}, {identity(node)}, {kind})")
-        indent, scope, lines = "", self.scope, list[str]()
-        for index in node.bound:
-            counter = self.scope.names.fresh(f"{index.name}_step")
-            lines.append(f"{indent}for {counter} in range(0, {self.length(index.axis)}):")
-            indent += "    "
-            leaf = Leaf(counter)
-            scope = scope.extended(positions={index: leaf}, rows={index: leaf})
-            place = replace(self, scope=scope, lines=list[str](), _done={})
-            at = place._positioned(index, leaf)
-            scope = scope.extended(positions={index: at})
-            lines += [f"{indent}{line}" for text in place.lines for line in text.split("\n")]
-        inner_lines: list[str] = []
-        inner = replace(self, scope=scope, lines=inner_lines, _done=dict(self._done))
-        text = inner.text(body)
-        text = inner.real(text, body) if node.kind == "real" else text
-        if not is_true(condition):
-            text = f"tl.where({inner.text(condition)}, {text}, {identity(node)})"
-        combined = {
-            "sum": f"{total} + {text}",
-            "prod": f"{total} * {text}",
-            "max": f"gpu_larger({total}, {text})"
-            if node.kind == "real"
-            else f"tl.maximum({total}, {text})",
-            "min": f"gpu_smaller({total}, {text})"
-            if node.kind == "real"
-            else f"tl.minimum({total}, {text})",
-        }[node.monoid]
-        inner_lines.append(f"{total} = {combined}")
-        self.lines += lines + [f"{indent}{line}" for line in inner_lines]
-        return total
-
-    def _shape(self, node: Expr) -> str:
+    def shape(self, node: Expr) -> str:
         """The shape of a fold's result over this layout: 1 where it does not vary."""
         over, blocks = self.over(node), self.scope.arguments.blocks
         sizes = [blocks[index] if index in over else "1" for index in self.layout]
         return f"[{', '.join(sizes) if over else ''}]"
+
+    def _random(self, node: Expr) -> str:
+        seed = self.scope.arguments.add("seed", "i64", "seed", "")
+        at = ", ".join(unwrapped(self.done[arg.digest]) for arg in node.args)
+        return f"gpu_random({seed}, {node.attr}, {at}).to(ACC)"

@@ -8,7 +8,8 @@ from typing import Any
 
 from attnc.backends.triton_grid import LANE, Place
 from attnc.backends.triton_names import Arguments, Names
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 from attnc.backends.triton_texts import is_false, is_true, unwrapped
 from attnc.backends.triton_tiles import most_tiles, region_free, region_grid
 
@@ -54,7 +55,7 @@ class RegionPrinter(Printer):
         return found
 
     def _row(self, axis: Axis, position: Expr) -> str:
-        text, start = self._done[position.digest], self.start(axis)
+        text, start = self.done[position.digest], self.start(axis)
         if position.op == "number":
             text = f"tl.full([], {text}, tl.int64)"
         row = text if start == "0" else f"({text} - {start})"

@@ -15,7 +15,7 @@ from typing import Any
 from attnc.backends.scan_order import early_writes, lets_for, names_read, write_parts
 from attnc.backends.triton_instance import InstancePrinter, Walk
 from attnc.backends.triton_parts import parts_text, shared_axes
-from attnc.backends.triton_printer import Leaf
+from attnc.backends.triton_scope import Leaf
 from attnc.backends.triton_tensors import TensorPrinter
 from attnc.backends.triton_texts import unwrapped
 

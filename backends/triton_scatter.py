@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from attnc.backends.triton_frame import Stream, indented
 from attnc.backends.triton_operands import Operands
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index

@@ -11,7 +11,7 @@ from attnc.backends.triton_finish import print_combine, print_finish, print_part
 from attnc.backends.triton_frame import Stream
 from attnc.backends.triton_grid import Place
 from attnc.backends.triton_names import Arguments, Names
-from attnc.backends.triton_printer import Scope
+from attnc.backends.triton_scope import Scope
 from attnc.backends.triton_walk import print_walk
 
 from attnc.expressions.tree import postorder

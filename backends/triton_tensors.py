@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from attnc.backends.triton_printer import Leaf, Printer
+from attnc.backends.triton_folds import fold_loop
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf
 from attnc.backends.triton_texts import exact, identity, is_true, unwrapped
 
 from attnc.expressions.index import Axis, Index
@@ -71,7 +73,7 @@ class TensorPrinter(Printer):
     def over(self, *exprs: Expr) -> tuple[Index, ...]:
         return self.places.of(*exprs)
 
-    def _shape(self, node: Expr) -> str:
+    def shape(self, node: Expr) -> str:
         over, blocks = self.over(node), self.scope.arguments.blocks
         sizes = [blocks[index] if index in over else "1" for index in self.layout]
         return f"[{', '.join(sizes) if over else ''}]"
@@ -81,10 +83,10 @@ class TensorPrinter(Printer):
     def _fold(self, node: Expr) -> str:
         bound = node.bound
         if not all(index in self.places.order for index in bound):
-            return self._fold_loop(node)
+            return fold_loop(self, node)
         over = self.over(node)
         layout = self.places.ordered((*over, *bound))
-        inner = replace(self, layout=layout, _done={})
+        inner = replace(self, layout=layout, done={})
         condition, body = node.args
         text = inner.text(body)
         text = inner.real(text, body) if node.kind == "real" else text
@@ -163,7 +165,7 @@ class TensorPrinter(Printer):
             [*(i for i in indices if i not in sources), *self.places.of(*sources.values())]
         )
         layout = self.places.ordered((*over, *sources))
-        inner = replace(self, scope=scope, layout=layout, _done={})
+        inner = replace(self, scope=scope, layout=layout, done={})
         checks = []
         for source, place in sources.items():
             row = inner.row(source.axis, place)[0]

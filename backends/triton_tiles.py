@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from attnc.backends.triton_frame import indented
 from attnc.backends.triton_grid import Place
 from attnc.backends.triton_names import Arguments
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 from attnc.backends.triton_texts import is_true, unwrapped
 
 from attnc.expressions.index import Index

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attnc.backends.triton_frame import Stream
-from attnc.backends.triton_printer import Leaf
+from attnc.backends.triton_scope import Leaf
 
 from attnc.schedule.streams import WalkedLoop
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attnc.backends.triton_frame import Stream, indented
-from attnc.backends.triton_printer import Leaf, Printer, Scope
+from attnc.backends.triton_printer import Printer
+from attnc.backends.triton_scope import Leaf, Scope
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr

@@ -71,7 +71,7 @@ class Instance:
 
     def rows(self, names: Names) -> Rows:
         """An empty collection of a row's statements."""
-        return Rows(frozenset(self.grid), self.recurrence.time, frozenset(self.widths), names)
+        return Rows(self.grid, self.recurrence.time, frozenset(self.widths), names)
 
     def own(self, array: Array) -> Array | None:
         """The state of an instance by the array of the graph, or None."""

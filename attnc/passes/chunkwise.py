@@ -136,7 +136,7 @@ class _Chunks:
         self.statements: list[Let | Contraction | TriangularSolve] = []
         self.known: dict[tuple[object, ...], Expr] = {}
         self.readings: list[Reading] = []
-        self.grid = tuple(rows.grid)
+        self.grid = rows.grid
 
     def kernel(
         self, name: str, outputs: Sequence[GraphOutput], finals: tuple[Final, ...]

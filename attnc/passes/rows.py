@@ -46,13 +46,13 @@ class Rows:
     """Collects the Lets of one scan kernel: constant (once an instance), row (of inputs), before
     (from the states before the row), after (from those after it).
 
-    grid     indices of the instance
+    grid     indices of the instance, the outermost first
     time     the index that is walked
     widths   the axes that arrays of a row are over
     sides    arrays whose reads are always of one side, whatever is asked
     """
 
-    grid: frozenset[Index]
+    grid: tuple[Index, ...]
     time: Index
     widths: frozenset[Axis]
     names: Names
@@ -116,7 +116,7 @@ class Rows:
 
     def spread(self, expr: Expr) -> frozenset[Index]:
         """The indices beyond grid and time that the expression is over."""
-        return expr.free - self.grid - {self.time}
+        return expr.free - {*self.grid, self.time}
 
     def level(self, expr: Expr, states: Side) -> Level:
         """When the expression is known."""
