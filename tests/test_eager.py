@@ -55,6 +55,20 @@ def test_agrees_with_the_oracle(scale, rows, keys):
             close(found[name], value)
 
 
+def test_a_source_without_keys_beside_low_scores_in_float32():
+    spec = text("""
+        attention both(q, k, v) for i over j | l in j:
+            mask[l]: l < 0
+            score[j]: dot(q[i], k[j]) - 1000
+            score[l]: dot(q[i], k[l])
+            normalize: softmax(j | l: score)
+            read: sum(j: weight * v[j]) + sum(l: weight * v[l])
+    """)
+    case = draw(np.random.default_rng(1))
+    narrow = {name: x.float() for name, x in to_torch(case).items()}
+    close(load(spec)(**narrow)["out"], evaluate(spec, case)["out"], 1e-4)
+
+
 def test_derivatives_of_every_order_and_direction():
     spec = causal()
     eager = load(spec)

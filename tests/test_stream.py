@@ -32,6 +32,7 @@ from spec_builder import (
 from attnc.expressions import tree
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Array
+from attnc.front import load_source, read_spec
 from attnc.passes import lower
 from attnc.passes.exponents import scaled
 from attnc.schedule.streams import StreamKernel
@@ -406,6 +407,23 @@ def test_two_key_sources_one_normalizer() -> None:
     assert sorted(carried.name for carried in kernel.carried) == ["acc", "total"]
     check(spec, {**tensors(), **extra}, ("lse",))
     check(spec, {**tensors(scale=60.0), **extra}, ("lse",), tolerance=1e-8)
+
+
+def test_a_hidden_score_is_no_reference() -> None:
+    """Two sources share a loop, and each sees less than the loop: what neither sees may be larger
+    than all that the row sees, by more than a power reaches."""
+    text = """
+attention both(q, k, v) for i over j | l in j:
+    input place: int[j]
+    mask[j]: place[j] == place[i] and j <= i
+    mask[l]: place[l] == place[i] - 1 and l <= i
+    score[j]: where(i == j, -100000, dot(q[i], k[j]))
+    score[l]: where(i == l, -100000, dot(q[i], k[l]))
+    normalize: softmax(j | l: score)
+    read: sum(j: weight * v[j]) + sum(l: weight * v[l])
+"""
+    given = tensors(i=7, j=7) | {"place": np.array([1, 3, 3, 0, 1, 4, 2])}
+    check(read_spec(load_source(text)), given)
 
 
 def test_a_row_without_values() -> None:

@@ -112,7 +112,7 @@ def agree(ours: Tensor, theirs: Tensor, x: Tensor, module: nn.Module, **close: f
     inputs = [x, *(each for each in module.parameters() if each.requires_grad)]
     slope = torch.randn_like(theirs)
     found = [
-        torch.autograd.grad((one * slope).sum(), inputs, allow_unused=True)
+        torch.autograd.grad((one * slope).sum(), inputs, allow_unused=True, retain_graph=True)
         for one in (ours, theirs)
     ]
     assert found[1][0] is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Literal
 
 from attnc.expressions.index import Index
@@ -216,8 +218,9 @@ class LoopBuilder:
         return tuple(condition for condition in own if condition not in known)
 
     def _score(self, source: Source) -> tuple[Expr | None, tuple[Expr, ...]]:
-        """The exponent, -inf where a condition fails that all its reductions have beyond what is
-        visible; and these conditions, which their terms need not test again."""
+        """The exponent, -inf where none of its reductions sees the pair: a greater one of a hidden
+        key would be the reference of smaller ones. And the conditions that they all have beyond
+        what is visible, which their terms need not test again."""
         exponent = self.group.exponents.get(source.walked)
         if exponent is None:
             return None, ()
@@ -226,6 +229,9 @@ class LoopBuilder:
         score = exponent.expr(self._cost)
         for condition in shared:
             score = make("where", condition, score, number(float("-inf")))
+        apart = dict.fromkeys(tuple(c for c in other if c not in shared) for other in own)
+        if all(apart):
+            score = make("where", _any_of(apart), score, number(float("-inf")))
         return score, shared
 
     def _cost(self, factor: Expr) -> int:
@@ -309,6 +315,12 @@ def _all(conditions: tuple[Expr, ...]) -> Expr | None:
     for condition in conditions:
         whole = condition if whole is None else make("and", whole, condition)
     return whole
+
+
+def _any_of(cases: Iterable[tuple[Expr, ...]]) -> Expr:
+    """Whether all conditions of some case hold; no case is without one."""
+    whole = [case for case in map(_all, cases) if case is not None]
+    return reduce(lambda one, other: make("or", one, other), whole)
 
 
 def _under(conditions: tuple[Expr, ...], term: Expr, bottom: Expr) -> Expr:

@@ -197,7 +197,8 @@ def _exponent(x: Real) -> Tensor:
 def shifted(x: Real, top: Tensor) -> Tensor:
     """Mantissas with respect to the exponent `top`; infinities and NaN stay what they are."""
     finite = torch.isfinite(x.mantissa)
-    difference = torch.clamp(_exponent(x) - top, max=700.0)  # above it only beside mantissas 0
+    most = 700.0 if top.dtype == torch.float64 else 85.0  # above it only beside mantissas 0
+    difference = torch.clamp(_exponent(x) - top, max=most)
     difference = torch.where(finite, difference, torch.zeros_like(difference))
     return multiplied(x.mantissa, torch.exp(difference))
 
