@@ -46,18 +46,19 @@ class Shape:
 @dataclass(frozen=True)
 class Case:
     """One call: arrays by name (float64, int64, bool), numbers by name, where rows and keys
-    begin."""
+    begin; `note`: how inputs differ from plain draws."""
 
     tensors: dict[str, NDArray[Any]]
     numbers: dict[str, Any]
     shape: Shape
     extras: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def __str__(self) -> str:
         sizes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in self.tensors.items())
         numbers = "".join(f", {name}={value}" for name, value in self.numbers.items())
         shifts = "".join(f", {name}={value}" for name, value in self.extras.items())
-        return sizes + numbers + shifts
+        return sizes + numbers + shifts + (f" ({self.note})" if self.note else "")
 
 
 def draw_case(spec: Spec, shape: Shape, seed: int, given: Mapping[str, Any] | None = None) -> Case:

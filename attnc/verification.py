@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from attnc.cases import Case, Shape, deciding, draw_case
 from attnc.errors import AttncError
+from attnc.moderate import Moderation
 from attnc.spec import Spec
 
 LARGEST_RATIO = 2.0
@@ -267,9 +268,12 @@ def verify(
 
 
 def legal_cases(spec: Spec, shapes: Iterable[Shape], seed: int) -> Iterator[tuple[Case, int]]:
-    """A call for each shape that the spec has one for, and the seed it was drawn with."""
+    """A call for each shape that the spec has one for, and the seed it was drawn with; where states
+    are carried, one whose result stays moderate."""
+    moderation = Moderation(spec)
     for own, shape in enumerate(shapes, seed):
         try:
-            yield draw_case(spec, shape, own), own
+            drawn = draw_case(spec, shape, own)
         except AttncError:
             continue
+        yield moderation.of(drawn, own), own
