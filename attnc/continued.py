@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import reduce
 
-from attnc.build import first_value, prepare
+from attnc.build import first_value
 from attnc.expressions.canonical import set_apart
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
@@ -30,6 +30,7 @@ from attnc.expressions.tree import (
     start,
     substitute,
 )
+from attnc.fallbacks import written_out
 from attnc.spec import Block, Check, Definition, Input, ReadCheck, Repeat, Spec, State
 
 _ZERO: dict[Kind, Expr] = {"real": number(0.0), "int": number(0), "bool": number(False)}
@@ -134,7 +135,7 @@ class Rows:
         def change(node: Expr) -> Expr:
             return self._read(node) if node.op == "read" else node
 
-        return rewrite(rewrite(prepare(expr), begin), change)
+        return rewrite(rewrite(written_out(expr), begin), change)
 
     def inside(self, condition: Expr) -> Expr:
         """What a read needs to be inside its array: where as many rows are held as are read, the

@@ -47,6 +47,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "attnc.build",
         "attnc.continued",
         "attnc.divisors",
+        "attnc.fallbacks",
         "attnc.lags",
         "attnc.signature_of",
         "attnc.verify",

@@ -14,7 +14,7 @@ from dataclasses import replace
 from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import Array, Expr, position, postorder, rewrite, substitute
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.source import Span
 from attnc.spec import Block, Definition, Input, Repeat, Spec
 

@@ -11,7 +11,7 @@ from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, call, length, number, position, start, substitute
 from attnc.passes.inner_sums import split
 from attnc.passes.pair_sums import PairSums, positions
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Sum
 from attnc.passes.simplify import make, simplify_node
 

@@ -27,7 +27,7 @@ from attnc.graph import Graph, GraphOutput, Recurrence
 from attnc.passes.affine import sentence, transitions
 from attnc.passes.chunkwise import RowByRow, in_chunks
 from attnc.passes.hoist import Names, names_in
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
 from attnc.schedule.scans import Checkpoint, Final, ScanKernel, ScanLoop

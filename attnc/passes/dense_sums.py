@@ -8,7 +8,7 @@ from attnc.expressions.tree import Expr, fold, number, number_of
 from attnc.graph import conjuncts
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.pair_sums import PairSums
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Sum, taken_apart
 from attnc.passes.simplify import make
 

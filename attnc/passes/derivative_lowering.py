@@ -35,8 +35,9 @@ from attnc.passes.maps import map_of
 from attnc.passes.pair_sums import PairSum, PairSums
 from attnc.passes.pipeline import finished
 from attnc.passes.prune import arrays_read, arrays_written
-from attnc.passes.reductions import Reductions, refuse
+from attnc.passes.reductions import Reductions
 from attnc.passes.references import REFERENCE
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles, uncoarsened
 from attnc.passes.row_values import RowValues
 from attnc.passes.scans import compared

@@ -14,8 +14,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr
 from attnc.passes.coarse import Pin
 from attnc.passes.factors import Factors
-
-ELSEWHERE = ("eager", "numpy")
+from attnc.passes.refusals import ELSEWHERE
 
 
 @dataclass(frozen=True, slots=True)

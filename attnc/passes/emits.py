@@ -21,7 +21,7 @@ from attnc.expressions.tree import postorder
 from attnc.graph import Graph, GraphOutput
 from attnc.passes.derivative_lowering import Backward
 from attnc.passes.finish import Lowering, Target
-from attnc.passes.reductions import check_supported, refuse
+from attnc.passes.refusals import check_supported, refuse
 from attnc.passes.stream import emit_passes, targets_of
 from attnc.schedule import Workspace
 

@@ -20,9 +20,10 @@ from attnc.passes.frame import Frame
 from attnc.passes.hoist import CHEAP, Hoister, Names
 from attnc.passes.linear import Linear
 from attnc.passes.loops import CarriedNames, LoopBuilder
-from attnc.passes.reductions import SEEN, Reductions
+from attnc.passes.reductions import Reductions
 from attnc.passes.references import REFERENCE, Group, is_reference
 from attnc.passes.simplify import make
+from attnc.passes.sources import SEEN
 from attnc.schedule import Kernel, Workspace
 from attnc.schedule.maps import MapKernel
 from attnc.schedule.statements import Carried, Let, Store

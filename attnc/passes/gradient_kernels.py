@@ -31,10 +31,12 @@ from attnc.passes.contract import Preparations
 from attnc.passes.exponents import Scaled
 from attnc.passes.factors import factors_of
 from attnc.passes.finish import Lowering, Target
+from attnc.passes.fold_results import Part, Reduction
 from attnc.passes.frame import Frame
 from attnc.passes.loops import Added
 from attnc.passes.pair_sums import PairSum
-from attnc.passes.reductions import Part, Reduction, Reductions
+from attnc.passes.powers import formed
+from attnc.passes.reductions import Reductions
 from attnc.passes.roles import Roles, group_size
 from attnc.passes.separate import Separation, exchange
 from attnc.passes.simplify import make, simplify_node
@@ -162,7 +164,7 @@ class Kernels:
         if array.role == "workspace":
             self.workspaces.append(Workspace(array, "accumulate"))
         found: list[Added] = []
-        whole = lowering.reductions.formed(body)
+        whole = formed(body, lowering.frame, lowering.reductions.names)
         for term in self._terms(whole, one, frame, walked):
             part = Part(walked, kept, Scaled(term), "")
             name = f"added {one.array.name} {len(found)}"

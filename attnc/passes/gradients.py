@@ -23,7 +23,7 @@ from attnc.passes.dense_sums import dense_gradient
 from attnc.passes.factors import addends_of, total
 from attnc.passes.held_sums import column_extremum, held_by_key, held_by_row, is_outer_product
 from attnc.passes.pair_sums import PairSums, positions
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Sum, solved, taken_apart
 from attnc.passes.simplify import all_of, make, simplify_node
 

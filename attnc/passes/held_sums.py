@@ -14,7 +14,7 @@ from attnc.passes.constants import identity
 from attnc.passes.factors import addends_of, factors_of
 from attnc.passes.inner_sums import split
 from attnc.passes.pair_sums import PairSums, positions
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles, Sum, coarse_place
 from attnc.passes.simplify import make
 

@@ -22,7 +22,7 @@ from attnc.expressions.tree import (
 )
 from attnc.passes.factors import addends_of, factors_of, total
 from attnc.passes.frame import Frame
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles, Sum, solved
 from attnc.passes.separate import Separation
 from attnc.passes.simplify import all_of, make

@@ -36,7 +36,7 @@ from attnc.passes.columns import Emit, part_of
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.frame import Frame
 from attnc.passes.maps import map_of
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.schedule import RepeatKernels, Workspace
 
 MOST_TURNS = 4  # that a derivative goes back through: each has passes of its own

@@ -13,10 +13,11 @@ from attnc.passes.bottom import above_bottom
 from attnc.passes.constants import identity
 from attnc.passes.contract import Contraction, Preparations
 from attnc.passes.factors import ONE, factors_of
+from attnc.passes.fold_results import Part, Reduction
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Hoister, Names
-from attnc.passes.reductions import Part, Reduction, refuse
 from attnc.passes.references import REFERENCE, Group, is_reference
+from attnc.passes.refusals import refuse
 from attnc.passes.regions import regions
 from attnc.passes.scans import RunningValues, in_order, scans_in
 from attnc.passes.simplify import make

@@ -12,7 +12,7 @@ from typing import Literal
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, number, position, read, substitute
 from attnc.passes.hoist import Names
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles, Sum, coarse_place, says_place
 from attnc.passes.row_values import RowValues
 from attnc.passes.simplify import all_of, make

@@ -20,7 +20,7 @@ from attnc.graph import Graph
 from attnc.passes.finish import Carry, Lowering, Target, finish_kernels, merged, spill
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Hoister, Names
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.stream import carries_of, kernel_of, targets_of
 from attnc.schedule import Kernel, Workspace
 from attnc.schedule.maps import MapKernel

@@ -18,7 +18,7 @@ from attnc.passes.fuse import fuse
 from attnc.passes.inner_gradients import slope_by
 from attnc.passes.key_tuples import keys_on_one_axis
 from attnc.passes.partial import Form, Pieces, uses
-from attnc.passes.reductions import refuse
+from attnc.passes.refusals import refuse
 from attnc.passes.shifts import shifted
 from attnc.passes.shown import conditions_shown
 from attnc.passes.simplify import simplify

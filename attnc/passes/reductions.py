@@ -8,19 +8,14 @@ and stored by a kernel that runs before (two passes over the keys, or more).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from attnc.errors import UnsupportedError
 from attnc.expressions.canonical import rename_bound
-from attnc.expressions.index import Axis, Index
+from attnc.expressions.index import Index
 from attnc.expressions.tree import (
-    TRUE,
     Array,
     Expr,
-    Kind,
     fold,
-    is_number,
     number,
     position,
     postorder,
@@ -34,49 +29,20 @@ from attnc.passes.bottom import implied
 from attnc.passes.column_values import Column, with_columns
 from attnc.passes.constants import identity
 from attnc.passes.exponents import Scaled, scaled
-from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
+from attnc.passes.factors import ONE, Factors, factors_of
+from attnc.passes.fold_results import Part, Pending, Reduction
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.linear import Linear
-from attnc.passes.nesting import nesting, outward
-from attnc.passes.scans import compared, scan_of
+from attnc.passes.nesting import nesting
+from attnc.passes.powers import apart, at_hand, formed
+from attnc.passes.refusals import check_supported, refuse
+from attnc.passes.row_factors import is_finite, times_row
+from attnc.passes.scans import scan_of
 from attnc.passes.separate import Separation, Term, exchange, finished, row_parts
-from attnc.passes.signs import is_positive, never_negative
-from attnc.passes.simplify import make, simplify_node
+from attnc.passes.simplify import all_of, make, simplify_node
 from attnc.passes.sources import SEEN, join_sources
 from attnc.passes.unknowns import Solve, solve_of
-
-ELSEWHERE = ("eager", "numpy")
-
-
-def refuse(feature: str) -> UnsupportedError:
-    """What kernels cannot run yet, in the words of the feature list."""
-    return UnsupportedError(feature, "kernel", ELSEWHERE)
-
-
-def check_supported(nodes: Iterable[Expr]) -> None:
-    """Raises UnsupportedError for operations that no loop over keys has."""
-    for node in nodes:
-        if node.op in ("topk", "rank", "argmax", "argmin"):
-            raise refuse("bucketing" if node.op == "rank" else "token_topk")
-        if node.op == "solve":
-            raise refuse("simplex_projection: a solve that is not of a row")
-        if node.op == "grad" or node.kind == "complex":
-            raise refuse("gradient_state" if node.op == "grad" else "lti_ssm: complex numbers")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One key source's share of a reduction: its condition, and its body as mantissa and exponent
-    (base 2). Both are over the pair and the reduction's width.
-
-    domain    name of the set of keys that the fold is over: what `condition` says, and what need
-              not be tested because the body vanishes there"""
-
-    walked: Index
-    condition: tuple[Expr, ...]
-    body: Scaled
-    domain: str
 
 
 @dataclass(frozen=True)
@@ -86,31 +52,6 @@ class Keys:
     walked: Index
     conditions: tuple[Expr, ...]
     domain: str
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """The result of folding over keys: over grid, held and `width`; stands as `value(name)`.
-
-    exact    a maximum that pairs are compared with: one of their own numbers, bit for bit"""
-
-    name: str
-    monoid: str
-    kind: Kind
-    width: Index | None
-    parts: tuple[Part, ...]
-    level: int = 0
-    exact: bool = False
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A row value that later passes read from memory: mantissa, and exponent if it has one."""
-
-    expr: Expr
-    mantissa: Array
-    exponent: Array | None
-    level: int
 
 
 @dataclass
@@ -221,7 +162,7 @@ class Reductions:
         result = self._folded(node.monoid, separation, keys, body)
         if not outer:
             return result
-        return make("where", _all(outer), result, identity(node.monoid, result.kind))
+        return make("where", all_of(outer), result, identity(node.monoid, result.kind))
 
     def _scan(self, node: Expr) -> Expr:
         """A fold over the keys after or before a key stays where it is: the loop that asks for it
@@ -230,10 +171,10 @@ class Reductions:
         tests = conjuncts(condition)
         outer = [test for test in tests if own not in test.free]
         inner = [t for t in tests if own in t.free and not implied(t, node.monoid, body)]
-        result = fold(node.monoid, (own,), body, _all(inner))
+        result = fold(node.monoid, (own,), body, all_of(inner))
         if not outer:
             return result
-        return make("where", _all(outer), result, identity(node.monoid, result.kind))
+        return make("where", all_of(outer), result, identity(node.monoid, result.kind))
 
     def _domain(self, walked: Index, conditions: tuple[Expr, ...]) -> str:
         """The name of a set of keys."""
@@ -246,7 +187,7 @@ class Reductions:
 
     def _folded(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         if monoid == "sum" and body.kind == "real":
-            whole = self.formed(body) if self.bounded else body
+            whole = formed(body, self.frame, self.names) if self.bounded else body
             terms = self._inside(separation.terms(whole))
         elif monoid in ("max", "min") and body.kind == "real":
             return self._extremum(monoid, separation, keys, body)
@@ -256,7 +197,8 @@ class Reductions:
         for part in terms:
             term = self._together(part, separation)
             single = self._reduction(monoid, keys, term.pair)
-            result = self._times_row(single, term.row, keys.domain)
+            known = self.frame if self.bounded else None
+            result = times_row(single, term.row, self._seen(keys.domain), known)
             found = result if found is None else make("add", found, result)
         assert found is not None
         return found
@@ -293,23 +235,14 @@ class Reductions:
         if not self.bounded:
             return terms
         return tuple(
-            t if self._is_finite(t.row) else Term(ONE, make("mul", t.pair, t.row)) for t in terms
+            t if is_finite(t.row, self.frame) else Term(ONE, make("mul", t.pair, t.row))
+            for t in terms
         )
-
-    def _is_finite(self, row: Expr) -> bool:
-        """As `_finite`; a width is never 0 where anything is carried along it."""
-        frame = (*self.frame.outer, self.frame.held, *self.frame.walked)
-        axes = {index.axis for index in frame}
-        factors = factors_of(row)
-        if any(node.op in ("exp", "exp2") for node in postorder(row)):
-            return False
-        below = (is_positive(f) or _of_widths(f, axes) for f in factors.below)
-        return all(below) and all(map(_finite, factors.above))
 
     def _extremum(self, monoid: str, separation: Separation, keys: Keys, body: Expr) -> Expr:
         """max_j (r_i + s_ij) = r_i + max_j s_ij, where the row part has finished values."""
         if not finished(body):
-            whole = self.formed(body) if self.bounded else body
+            whole = formed(body, self.frame, self.names) if self.bounded else body
             return self._reduction(monoid, keys, whole)
         terms = separation.terms(body)
         row = [t.row for t in terms if t.pair == ONE]
@@ -353,62 +286,19 @@ class Reductions:
         found = self.value_of(self.known[key], own)
         return make("to_int", found) if counted else found
 
-    def formed(self, body: Expr) -> Expr:
-        """The body with its powers put together and formed: exp(s) / 2^l is exp2(s log2 e - l). A
-        power is multiplied into a sum whose terms have powers of their own, so that each is formed
-        at once: none of them may be within range alone. So in what runs along the keys."""
-        body = rewrite(body, self._formed_scan)
-        pair = (*self.frame.rows, *self.frame.around, *self.frame.walked)
-        wide, rest = factors_of(body).split(lambda f: bool(widths_of(f, pair)))
-        parts = _spread(replace(rest, negative=wide.negative).expr)
-        if len(parts) == 1:
-            return outward(scaled(body, aligning=False).collapsed(), self.names)
-        whole = total(scaled(part, aligning=False).collapsed() for part in parts)
-        own = scaled(replace(wide, negative=False).expr, aligning=False).collapsed()
-        return outward(whole if own == ONE else make("mul", whole, own), self.names)
-
-    def _formed_scan(self, node: Expr) -> Expr:
-        if compared(node, self.frame.walked) is None:
-            return node
-        condition, body = node.args
-        return node.with_args((condition, self.formed(body))) if body.kind == "real" else node
-
     def _apart(self, body: Expr) -> Scaled:
-        """The body with its exponent apart. An exponent relative to one of an earlier pass is no
-        greater than the row's, so it need not be tracked; what it is relative to twice stays
-        apart."""
+        """The body with its exponent apart, as far as it needs a running reference."""
         if self.bounded:
-            return Scaled(self.formed(body))
-        known = self._known_exponents(body)
-        if not known:
-            return scaled(body)
-        whole = scaled(body, self._log_at_hand, aligning=False)
-        relative = [(n, c) for n, c in whole.exponent.terms if n.digest in known and c < 0]
-        if not relative:
-            return whole
-        beyond = Linear(tuple((term, c + 1) for term, c in relative if c != -1))
-        formed = Scaled(whole.mantissa, whole.exponent - beyond).collapsed()
-        return Scaled(outward(formed, self.names), beyond)
-
-    def _known_exponents(self, body: Expr) -> set[bytes]:
-        """The reads of exponents that an earlier pass has finished."""
-        stored = {p.exponent.name for p in self.pending.values() if p.exponent is not None}
-        stored |= self.relative
-        return {n.digest for n in postorder(body) if n.op == "read" and n.array.name in stored}
+            return Scaled(formed(body, self.frame, self.names))
+        return apart(body, self._exponents(), self.names)
 
     def _at_hand(self, body: Expr) -> Expr:
-        """A body with finished row values, its powers put together: exp(s) / 2^l may be within
-        range where neither is."""
-        if not self._known_exponents(body):
-            return body
-        return outward(scaled(body, self._log_at_hand, aligning=False).collapsed(), self.names)
+        return at_hand(body, self._exponents(), self.names)
 
-    def _log_at_hand(self, node: Expr) -> Scaled | None:
-        """log(exp(s) / 2^l) of the number itself, where l is finished: s and l may be large, and
-        their difference small."""
-        if node.op != "log" or not self._known_exponents(node):
-            return None
-        return Scaled(make("log", scaled(node.args[0], aligning=False).collapsed()))
+    def _exponents(self) -> set[str]:
+        """The names of the arrays of exponents that an earlier pass has finished."""
+        stored = (pending.exponent for pending in self.pending.values())
+        return self.relative | {array.name for array in stored if array is not None}
 
     def value_of(self, name: str, own: Index | None) -> Expr:
         """The result, at the width index of the place where it is used."""
@@ -444,33 +334,8 @@ class Reductions:
 
     # ------------------------------------------------------------------------ row factors
 
-    def _times_row(self, result: Expr, row: Expr, domain: str) -> Expr:
-        """result * row. Over nothing the fold is 0 even where the row factor is not finite."""
-        if row == ONE:
-            return result
-        if is_number(row, 0):
-            return ZERO
-        if row.op == "where" and is_number(row.args[2], 0):
-            inner = self._times_row(result, row.args[1], domain)
-            return make("where", row.args[0], inner, ZERO)
-        if row.op == "where" and is_number(row.args[1], 0):
-            return make("where", row.args[0], ZERO, self._times_nonzero(result, row, domain))
-        if self._is_finite(row) if self.bounded else _finite(row):
-            return make("mul", result, row)
-        return make("mul", result, make("where", self._seen(domain), row, ZERO))
-
     def _seen(self, domain: str) -> Expr:
         return value(SEEN + domain, "bool", (*self.frame.grid, self.frame.held))
-
-    def _times_nonzero(self, result: Expr, row: Expr, domain: str) -> Expr:
-        """result * x for where(b == 0, 0, x): x may divide by b."""
-        test, x = row.args[0], row.args[2]
-        if test.op == "eq" and is_number(test.args[1], 0):
-            above, below = factors_of(x).above, factors_of(x).below
-            rest = [f for f in below if f != test.args[0]]
-            if all(map(_finite, above)) and all(map(is_positive, rest)):
-                return make("mul", result, x)
-        return self._times_row(result, x, domain)
 
     # ---------------------------------------------------------------------------- passes
 
@@ -543,58 +408,3 @@ class Reductions:
             self.entries[name] = replace(first, name=name, parts=parts, level=level)
             self.known[key] = name
         return self.entries[self.known[key]]
-
-
-def _spread(body: Expr) -> list[Expr]:
-    """Terms whose sum is the body, such that no power stands beside a sum of other powers."""
-    factors = factors_of(body)
-    for place, factor in enumerate(factors.above):
-        addends = addends_of(factor)
-        if len(addends) < 2:
-            continue
-        powers = [scaled(addend, aligning=False).exponent for addend, _ in addends]
-        rest = replace(factors, above=factors.above[:place] + factors.above[place + 1 :])
-        alike = all(power.same(powers[0]) for power in powers)
-        if alike or not scaled(rest.expr, aligning=False).exponent:
-            continue
-        found: list[Expr] = []
-        for addend, minus in addends:
-            term = (rest * factors_of(addend)).expr
-            found.extend(_spread(make("neg", term) if minus else term))
-        return found
-    return [body]
-
-
-def _all(conditions: list[Expr]) -> Expr:
-    whole = TRUE
-    for condition in conditions:
-        whole = make("and", whole, condition)
-    return whole
-
-
-def _of_widths(expr: Expr, axes: set[Axis]) -> bool:
-    """Whether the expression is made of numbers and lengths of other axes than these."""
-    leaves = [node for node in postorder(expr) if not node.args]
-    return all(
-        leaf.op == "number" or (leaf.op == "length" and leaf.attr not in axes) for leaf in leaves
-    )
-
-
-def _finite(row: Expr) -> bool:
-    """Whether the row factor is finite wherever its leaves are: no division by what may be 0, no
-    logarithm or negative power of it."""
-    for node in postorder(row):
-        if node.op == "div" and not is_positive(node.args[1]):
-            return False
-        if node.op in ("log", "log2", "log1p") and not is_positive(node.args[0]):
-            return False
-        if node.op == "pow" and not never_negative(node.args[1]):
-            return False
-        if node.op in ("exp", "exp2") and finished(node):
-            return False
-        if node.op == "value" and str(node.attr).startswith("max"):
-            return False
-    return True
-
-
-__all__ = ["SEEN", "Part", "Pending", "Reduction", "Reductions", "fold", "refuse"]

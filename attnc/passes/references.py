@@ -16,8 +16,9 @@ from attnc.expressions.tree import value
 from attnc.passes.constants import LOG2_E
 from attnc.passes.exponents import NONE, Scaled
 from attnc.passes.factors import ONE
+from attnc.passes.fold_results import Part, Reduction
 from attnc.passes.linear import Linear
-from attnc.passes.reductions import Part, Reduction, Reductions
+from attnc.passes.reductions import Reductions
 from attnc.passes.signs import never_positive
 from attnc.passes.simplify import make
 

@@ -49,7 +49,8 @@ from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, tot
 from attnc.passes.finish import Target
 from attnc.passes.hoist import Names
 from attnc.passes.nesting import nesting
-from attnc.passes.reductions import Reductions, refuse
+from attnc.passes.reductions import Reductions
+from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles
 from attnc.passes.simplify import make, simplify_node
 
@@ -333,8 +334,8 @@ class RowValues:
         parts = [self._apart(part) for part in self._by_source(node)]
         if any(keyed is None for _, keyed in parts):
             return None
-        found = [(rest, self._kept_sum(keyed)) for rest, keyed in parts if keyed is not None]
-        return total((rest * Factors((kept,))).expr for rest, kept in found)
+        sums = [(rest, self._kept_sum(keyed)) for rest, keyed in parts if keyed is not None]
+        return total((rest * Factors((kept,))).expr for rest, kept in sums)
 
     def _kept_sum(self, keyed: Expr) -> Expr:
         """A read of a sum over keys that a loop makes for it."""

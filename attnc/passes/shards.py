@@ -28,10 +28,10 @@ from attnc.passes.constants import LOG2_E
 from attnc.passes.exponents import Scaled, above_bottom
 from attnc.passes.factors import total
 from attnc.passes.finish import Carry, Finish, Lowering, merged, spill
+from attnc.passes.fold_results import Part, Reduction
 from attnc.passes.frame import Frame
 from attnc.passes.linear import Linear
 from attnc.passes.partial import carried_of, own_index, prefixed
-from attnc.passes.reductions import Part, Reduction
 from attnc.passes.references import REFERENCE, is_reference
 from attnc.passes.simplify import all_of, make, simplify_expr
 from attnc.passes.stream import without_stop

@@ -17,7 +17,8 @@ from attnc.passes.factors import factors_of
 from attnc.passes.separate import exchange
 
 if TYPE_CHECKING:
-    from attnc.passes.reductions import Reduction, Reductions
+    from attnc.passes.fold_results import Reduction
+    from attnc.passes.reductions import Reductions
 
 SEEN = "seen "  # before the names of domains: whether the row has met a key of one of them
 _HOLE = value("hole", "real")

@@ -19,10 +19,12 @@ from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names, names_in
 from attnc.passes.iterate import iterate, renamed
 from attnc.passes.loops import Added, LoopBuilder
-from attnc.passes.reductions import SEEN, Reductions, refuse
+from attnc.passes.reductions import Reductions
 from attnc.passes.references import REFERENCE, Group, group, witness
+from attnc.passes.refusals import refuse
 from attnc.passes.simplify import simplify_node
 from attnc.passes.solve import emit_solve
+from attnc.passes.sources import SEEN
 from attnc.schedule import Workspace
 from attnc.schedule.statements import Let, Store
 from attnc.schedule.streams import StreamKernel
