@@ -92,8 +92,18 @@ def _check(checker: Checker, library: Library, operator: syntax.Operator) -> Blo
     declare(checker, body)
     prepare(checker, body)
     block = build_block(checker, body)
+    _measured(checker, body)
     _warn(checker, body)
     return block
+
+
+def _measured(checker: Checker, body: Body) -> None:
+    """Rows and keys whose number comes from tensors have one that brings it."""
+    brought = {index.axis.name for one in checker.inputs for index in one.array.indices}
+    header = (*body.rows, *(key for source in body.sources for key in source.keys))
+    for index in () if checker.failed else header:
+        if index.axis.form == "measured" and index.axis.name not in brought:
+            checker.report(m.unmeasured_axis(body.operator.name.span, index.axis.name))
 
 
 def _static_names(checker: Checker, operator: syntax.Operator) -> None:

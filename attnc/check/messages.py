@@ -166,6 +166,14 @@ def axis_twice(name: str) -> Wording:
 
 
 @message("axis")
+def unmeasured_axis(name: str) -> Wording:
+    return Wording(
+        f"no input has the axis `{name}`: nothing says how long it is.",
+        f"Declare one over it, `input x: real[b, {name}, c]`, or its length: `axis {name} < 8`.",
+    )
+
+
+@message("axis")
 def no_such_axis(name: str, array: str, axes: Sequence[str]) -> Wording:
     otherwise = f"Its axes are {listed(axes)}."
     hint = hint_for(name, axes, otherwise)
