@@ -27,7 +27,7 @@ from attnc.expressions.tree import COMPARISON, LOGIC, Array, Expr, postorder
 from attnc.graph import Graph
 from attnc.schedule import Kernel, RepeatKernels, Schedule
 from attnc.schedule.maps import MapKernel, SelectKernel, StepKernel
-from attnc.schedule.scans import ReverseScanKernel, RowWrite, ScanKernel
+from attnc.schedule.scans import ReverseScanKernel, RowWrite, ScanKernel, Shares
 from attnc.schedule.statements import (
     Contraction,
     Deposit,
@@ -35,6 +35,7 @@ from attnc.schedule.statements import (
     PairStore,
     Product,
     Running,
+    Scanned,
     Scatter,
     Store,
     is_pairwise,
@@ -362,6 +363,11 @@ class _Verifier:
                         self.expr(part, where, values, pair | widths | {statement.along})
                 self.name(statement.name, statement.right, values)
                 continue
+            if isinstance(statement, Scanned):
+                for part in (statement.factor, statement.added):
+                    self.expr(part, f"{kernel.name}: {statement.state.name}", values, pair | widths)
+                self.arrays |= {statement.before.name, statement.after.name}
+                continue
             is_product = isinstance(statement, Product)
             first = statement.left if is_product else statement.matrix  # type: ignore[union-attr]
             self.expr(first, f"{kernel.name}: inside", values, pair | widths | {statement.width})
@@ -371,6 +377,8 @@ class _Verifier:
             free = frozenset(state.indices) | grid
             free |= pair if loop.inner is None else frozenset()
             self.expr(after, f"{kernel.name}: {state.name} after a chunk", values, free)
+        if kernel.shares is not None:
+            self.shares(kernel.shares, kernel, grid)
         self.lets(loop.after, f"{kernel.name}: after", values, pair | widths)
         for store in kernel.stores:
             self.store(store, values, (*kernel.grid, loop.time))
@@ -381,8 +389,20 @@ class _Verifier:
         self.written |= {store.array.name for store in kernel.stores}
         self.written |= {final.array.name for final in kernel.finals}
         self.written |= {one.array.name for one in kernel.checkpoints}
-        if kernel.chunked is not None:
-            self.scan(kernel.chunked)
+        for other in (kernel.chunked, kernel.tiled):
+            if other is not None:
+                self.scan(other)
+
+    def shares(self, shares: Shares, kernel: ScanKernel, grid: frozenset[Index]) -> None:
+        """The loop of a share, which has values of its own, and what its end does to the states."""
+        loop, where, values = shares.loop, f"{kernel.name}: a share", dict[str, Expr]()
+        lets = [*shares.values, *(one for one in loop.inside if isinstance(one, Let))]
+        widths = frozenset(index for let in lets for index in let.expr.free)
+        self.arrays |= {state.name for state in loop.states}
+        self.lets(lets, where, values, grid | widths | {loop.time})
+        self._states(kernel.name, loop.states, loop.advance, values, grid | {loop.time})
+        for state, expr in zip(kernel.loop.states, shares.joined, strict=True):
+            self.expr(expr, where, {}, grid | frozenset(state.indices))
 
     def reverse_scan(self, kernel: ReverseScanKernel) -> None:
         """Values in their order; each carried value over its own indices."""

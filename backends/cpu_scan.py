@@ -7,7 +7,7 @@ How arrays are laid out and filled: cpu_rows.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.backends.cpu_lanes import KEPT, Buffer
 from attnc.backends.cpu_names import GridFields, Names, Slots
@@ -18,9 +18,11 @@ from attnc.backends.cpu_words import INSTEAD, TYPES, unwrapped
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, position, postorder
-from attnc.schedule.scans import Checkpoint, Final, ScanKernel
+from attnc.expressions.tree import Array, Expr, position, postorder
+from attnc.schedule.scans import Checkpoint, Final, ScanKernel, ScanLoop, Shares
 from attnc.schedule.statements import Let, Store
+
+SHARED_ROWS = 64  # a share of the rows begins at a multiple of these
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class ScanText:
     work: str
     enter: tuple[str, ...]
     walk: tuple[str, ...]
+    shares: SharesText | None = None
+
+
+@dataclass(frozen=True)
+class SharesText:
+    """What the template prints of a kernel whose rows may be shared: the length of time, the rows
+    at whose multiples a share may begin, and the bodies of two more functions."""
+
+    length: str
+    every: int
+    summed: tuple[str, ...]
+    joined: tuple[str, ...]
 
 
 @dataclass
@@ -71,7 +85,7 @@ class InstancePrinter:
             fields=tuple(self.fields.declarations),
             arrays=tuple(f"{KEPT[b.kind]}* {b.name};" for b in made),
             places=tuple(f"{b.name} = arena.take<{KEPT[b.kind]}>({b.size});" for b in made),
-            pointers=tuple(f"auto* const {b.name} = arrays.{b.name};" for b in made),
+            pointers=tuple(_pointer(buffer, "arrays") for buffer in made),
             grid_count=count,
             work=f"{self.slots.length(self.time.axis)} * ({sizes})",
             enter=tuple(self.fields.statements),
@@ -202,34 +216,94 @@ class ScanPrinter(InstancePrinter):
             raise UnsupportedError("a scan in chunks", "cpu", INSTEAD)
         lets = [one.expr for one in (*loop.inside, *loop.after) if isinstance(one, Let)]
         count, scope = self.begin(folded_axes(lets, {state.name for state in loop.states}))
-        for state in loop.states:
-            self.rows.buffers[state.name] = self.rows.buffer(state.name, state.kind, state.indices)
-        begin, scope = self._begin(scope)
-        time = self.rows.names.fresh(loop.time.name)
-        row = self._row(self.rows.placed(scope, loop.time, time), time)
-        length = self.fields.length(loop.time.axis)
-        end = [line for final in kernel.finals for line in self.last(self.rows, scope, final)]
-        head = f"for (int64_t {time} = 0; {time} < {length}; {time}++) {{"
+        self._buffers(loop.states)
+        summed = self.rows.fork()
+        begin, inner = self._begin(scope)
+        time, first, last = map(self.rows.names.fresh, (loop.time.name, "first", "last"))
+        row = self._row(self.rows.placed(inner, loop.time, time), time)
+        end = [line for final in kernel.finals for line in self.last(self.rows, inner, final)]
+        if kernel.shares is not None and end:
+            end = nested([f"if ({last} == {self.fields.length(loop.time.axis)}) {{"], end)
+        walk = [*begin, *nested([_rows(time, first, last)], row), *end]
+        if kernel.shares is None:
+            walk = [
+                f"const int64_t {first} = 0, {last} = {self.fields.length(loop.time.axis)};",
+                *walk,
+            ]
+        else:
+            walk = [f"const int64_t {first} = from, {last} = to;", *walk]
         title = f"{kernel.name}: {', '.join(state.name for state in loop.states)} row by row"
-        return self.finished(title, count, [*begin, *nested([head], row), *end])
+        shares = self._shares(kernel.shares, summed, scope) if kernel.shares is not None else None
+        return replace(self.finished(title, count, walk), shares=shares)
+
+    def _buffers(self, states: Iterable[Array]) -> None:
+        for state in states:
+            self.rows.buffers[state.name] = self.rows.buffer(state.name, state.kind, state.indices)
 
     # --- Before the rows --------------------------------------------------------------------------
 
     def _begin(self, scope: Scope) -> tuple[list[str], Scope]:
         """Constants of the instance, and the states that it begins with."""
         kernel, loop = self.kernel, self.kernel.loop
+        lines, scope = self._constants(self.rows, scope, kernel.grid_values, loop, kernel.stores)
+        first = self.rows.stage(scope, loop.initial)
+        for state, expr in zip(loop.states, loop.initial, strict=True):
+            self.rows.fill(scope, self.rows.buffers[state.name], expr, first)
+        return [
+            *lines,
+            *(first if kernel.shares is None else nested(["if (from == 0) {"], first)),
+        ], scope
+
+    def _constants(
+        self,
+        rows: RowPrinter,
+        scope: Scope,
+        values: Iterable[Let],
+        loop: ScanLoop,
+        stores: Iterable[Store] = (),
+    ) -> tuple[list[str], Scope]:
+        """What a loop over rows finds at hand."""
         lines: list[str] = []
-        scope = self.lets(self.rows, scope, kernel.grid_values, lines)
+        scope = self.lets(rows, scope, values, lines)
         every = [
             *(let.expr for let in (*loop.inside, *loop.after) if isinstance(let, Let)),
             *loop.advance,
-            *(store.expr for store in kernel.stores),
+            *(store.expr for store in stores),
         ]
-        lines += self.rows.stage(scope, loop.initial)
-        lines += self.rows.stage(scope, every, constant=True)
-        for state, first in zip(loop.states, loop.initial, strict=True):
-            self.rows.fill(scope, self.rows.buffers[state.name], first, lines)
+        lines += rows.stage(scope, every, constant=True)
         return lines, scope
+
+    # --- Shares of the rows -----------------------------------------------------------------------
+
+    def _shares(self, shares: Shares, rows: RowPrinter, scope: Scope) -> SharesText:
+        """What the rows of a share do to the states before it, and the states after it."""
+        loop, states = shares.loop, self.kernel.loop.states
+        walked, self.rows = self.rows, rows
+        self._buffers(loop.states)
+        lines, inner = self._constants(rows, scope, shares.values, loop)
+        for state, first in zip(loop.states, loop.initial, strict=True):
+            rows.fill(inner, rows.buffers[state.name], first, lines)
+        time = rows.names.fresh(loop.time.name)
+        body: list[str] = []
+        passes = RowPasses(rows)
+        self.planned(passes, loop.inside)
+        made = [(state.name, rows.buffers[state.name]) for state in loop.states]
+        self.carried(passes, [(*one, expr) for one, expr in zip(made, loop.advance, strict=True)])
+        passes.print(rows.placed(inner, loop.time, time), body, (s.name for s in loop.states))
+        lines += nested([_rows(time, "from", "to")], body)
+        ends = [rows.buffers[state.name] for state in loop.states]
+        own = [rows.buffers[state.name] for state in states]
+        joined = [_pointer(buffer, "arrays") for buffer in own]
+        joined += [
+            f"for (int64_t at = 0; at < {b.size}; at++) {b.name}[at] = before.{b.name}[at];"
+            for b in own
+        ]
+        update = [_pointer(buffer, "before") for buffer in ends]
+        self.assign(rows, scope, list(zip(own, shares.joined, strict=True)), update)
+        joined += nested(["if (summed) {"], update)
+        self.rows = walked
+        length = self.slots.length(loop.time.axis)
+        return SharesText(length, self.kernel.every or SHARED_ROWS, tuple(lines), tuple(joined))
 
     # --- Rows -------------------------------------------------------------------------------------
 
@@ -284,6 +358,14 @@ class ScanPrinter(InstancePrinter):
         stride = self.fields.stride(array, array.indices.index(width))
         size = self.fields.length(width.axis)
         lines += guarded(whole, [f"put_row({pointer}, {stride}, {buffer.name}, {size});"])
+
+
+def _rows(time: str, first: str, last: str) -> str:
+    return f"for (int64_t {time} = {first}; {time} < {last}; {time}++) {{"
+
+
+def _pointer(buffer: Buffer, arrays: str) -> str:
+    return f"auto* const {buffer.name} = {arrays}.{buffer.name};"
 
 
 def guarded(pointer: str, lines: Iterable[str]) -> list[str]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from attnc.backends.triton_associative import TilePrinter
 from attnc.backends.triton_chunks import ChunkPrinter
 from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
@@ -72,6 +73,8 @@ def emit(schedule: Schedule) -> str:
     kernels = leaves(schedule.kernels)
     if any(isinstance(kernel, ScanKernel) and kernel.chunked for kernel in kernels):
         texts.append(read_template("triton/chunks.py.jinja"))
+    if any(isinstance(kernel, ScanKernel) and kernel.tiled for kernel in kernels):
+        texts.append(read_template("triton/associative.py.jinja"))
     for kernel in kernels:
         if isinstance(kernel, StreamKernel):
             kernel_texts, entry = _emit_stream(kernel, schedule)
@@ -220,16 +223,23 @@ def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[st
 
 
 def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
-    """A recurrence row by row, and in chunks where it has that form; the launch chooses."""
+    """A recurrence row by row, and in chunks or in tiles of rows where it has such a form; the
+    launch chooses."""
     holes = ScanPrinter(kernel, schedule).print()
     texts = [_render("scan", holes)]
-    entry = {"kind": "scan", **_entry(holes), **holes["facts"], "chunked": None}
+    entry = {"kind": "scan", **_entry(holes), **holes["facts"]}
     entries = [entry]
-    if kernel.chunked is not None:
-        holes = ChunkPrinter(kernel.chunked, schedule).print()
-        texts.append(_render("scan", holes))
-        entry["chunked"] = {**_entry(holes), **holes["facts"]}
-        entries.append(entry["chunked"])
+    others: dict[str, ScanPrinter | None] = {
+        "chunked": ChunkPrinter(kernel.chunked, schedule) if kernel.chunked else None,
+        "tiled": TilePrinter(kernel.tiled, schedule) if kernel.tiled else None,
+    }
+    for form, printer in others.items():
+        entry[form] = None
+        if printer is not None:
+            holes = printer.print()
+            texts.append(_render("scan", holes))
+            entry[form] = {**_entry(holes), **holes["facts"]}
+            entries.append(entry[form])
     kept = [final.array.name for final in kernel.finals]
     kept += [one.array.name for one in kernel.checkpoints]
     return texts, entry | _flow(entries, kernel.stores, tuple(kept))

@@ -19,7 +19,7 @@ from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, position, postorder
 from attnc.schedule import Schedule
 from attnc.schedule.scans import ScanKernel
-from attnc.schedule.statements import Contraction, Let, Product, Store, TriangularSolve
+from attnc.schedule.statements import Contraction, Let, Product, Scanned, Store, TriangularSolve
 
 
 def expressions(kernel: ScanKernel) -> tuple[Expr, ...]:
@@ -42,10 +42,14 @@ def repeated(kernel: ScanKernel) -> tuple[Expr, ...]:
     )
 
 
-def parts_of(statement: Let | Product | TriangularSolve | Contraction) -> tuple[Expr, ...]:
+def parts_of(
+    statement: Let | Product | TriangularSolve | Contraction | Scanned,
+) -> tuple[Expr, ...]:
     """The expressions of a statement."""
     if isinstance(statement, Let):
         return (statement.expr,)
+    if isinstance(statement, Scanned):
+        return (statement.factor, statement.added)
     if isinstance(statement, TriangularSolve):
         return (statement.matrix, statement.right)
     log = statement.log if isinstance(statement, Contraction) else None

@@ -68,21 +68,11 @@ from attnc.expressions.tree import (
     value,
 )
 from attnc.philox import uniform
-from attnc.schedule import (
-    Carried,
-    Contribution,
-    Let,
-    MapKernel,
-    Product,
-    Region,
-    Schedule,
-    Segment,
-    Store,
-    StreamKernel,
-    Summary,
-    WalkedLoop,
-    Workspace,
-)  # fmt: skip
+from attnc.schedule import Schedule, Workspace
+from attnc.schedule.maps import MapKernel
+from attnc.schedule.regions import Region, Segment, Summary
+from attnc.schedule.statements import Carried, Contribution, Let, Product, Store
+from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.signature import NumberArgument
 
 Made = Callable[..., torch.Tensor]

@@ -126,10 +126,11 @@ def transitions(recurrence: Recurrence, outer: Iterable[Index]) -> tuple[Transit
 def log_decay(transition: Transition) -> Expr | None:
     """The logarithm of a decay that is a product of exponentials, logistic functions, numbers and
     choices between such, 0 for a decay of 1; None where it is another number."""
-    return None if transition.decay is None else _log_of(transition.decay)
+    return None if transition.decay is None else log_of(transition.decay)
 
 
-def _log_of(expr: Expr) -> Expr | None:
+def log_of(expr: Expr) -> Expr | None:
+    """The same of any factor."""
     factors = factors_of(expr)
     if factors.negative or factors.below:
         return None
@@ -147,7 +148,7 @@ def _log(factor: Expr) -> Expr | None:
         size = number_of(factor)
         return number(math.log(size) if size > 0 else -math.inf) if size >= 0 else None
     if factor.op == "where":
-        branches = [_log_of(branch) for branch in factor.args[1:]]
+        branches = [log_of(branch) for branch in factor.args[1:]]
         known = [branch for branch in branches if branch is not None]
         return make("where", factor.args[0], *known) if len(known) == 2 else None
     return None

@@ -25,12 +25,13 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import Graph, GraphOutput, Recurrence
 from attnc.passes.affine import sentence, transitions
+from attnc.passes.associative import NotCombined, how_combined, in_shares, in_tiles
 from attnc.passes.chunkwise import RowByRow, in_chunks
 from attnc.passes.hoist import Names, names_in
 from attnc.passes.refusals import refuse
 from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
-from attnc.schedule.scans import Checkpoint, Final, ScanKernel, ScanLoop
+from attnc.schedule.scans import Checkpoint, Final, ScanKernel, ScanLoop, Shares
 from attnc.schedule.statements import Store
 
 # What no scan prints yet, with the feature that it would be.
@@ -117,18 +118,19 @@ def scan(graph: Graph, kept: Sequence[Checkpoint] = (), every: int = 0) -> Scan:
     chunked, note = _in_chunks(graph, one, moving, finals)
     if chunked is not None:
         chunked = replace(chunked, checkpoints=tuple(kept), every=every)
-    kernel, said = replace(kernel, chunked=chunked), [*said, note]
-    return Scan(kernel, one.widths, (*said, f"{names}: in cache, row by row (sequential form)."))
+    tiled, shares, combined = _combined(graph, one, moving, finals, chunked is None)
+    if tiled is not None:
+        tiled = replace(tiled, checkpoints=tuple(kept), every=every)
+    kernel = replace(kernel, chunked=chunked, tiled=tiled, shares=shares)
+    last = f"{names}: in cache, row by row (sequential form)."
+    return Scan(kernel, one.widths, (*said, combined, note, last))
 
 
 def _in_chunks(
     graph: Graph, one: Instance, moving: Sequence[GraphOutput], finals: tuple[Final, ...]
 ) -> tuple[ScanKernel | None, str]:
     """The chunkwise form, and what is said of it."""
-    given = one.recurrence
-    initial, after = tuple(map(one.home, given.initial)), tuple(map(one.home, given.next))
-    own = Recurrence(given.time, one.states, initial, after, given.reads_old)
-    outputs = [replace(output, expr=one.home(output.expr)) for output in moving]
+    own, outputs = _at_home(one, moving)
     rows = one.rows(Names(set(one.taken)))
     try:
         kernel = in_chunks(f"{graph.name}_chunks", rows, own, outputs, finals)
@@ -136,6 +138,39 @@ def _in_chunks(
         return None, f"No chunkwise form: {reason}."
     where = "on a GPU where rows are many and matrix units take their numbers"
     return kernel, f"Chunkwise form: what a chunk of rows does, as products of matrices; {where}."
+
+
+def _at_home(one: Instance, moving: Sequence[GraphOutput]) -> tuple[Recurrence, list[GraphOutput]]:
+    """The recurrence and its results as the instance has them."""
+    given = one.recurrence
+    initial, after = tuple(map(one.home, given.initial)), tuple(map(one.home, given.next))
+    own = Recurrence(given.time, one.states, initial, after, given.reads_old)
+    return own, [replace(output, expr=one.home(output.expr)) for output in moving]
+
+
+def _combined(
+    graph: Graph,
+    one: Instance,
+    moving: Sequence[GraphOutput],
+    finals: tuple[Final, ...],
+    tiles: bool,
+) -> tuple[ScanKernel | None, Shares | None, str]:
+    """The forms of rows that combine, and what is said of them. `tiles`: if no chunk is better."""
+    own, outputs = _at_home(one, moving)
+    tiled: ScanKernel | None = None
+    try:
+        said = f"Associative scan: {how_combined(own)}"
+        if tiles:
+            rows = one.rows(Names(set(one.taken)))
+            tiled = in_tiles(f"{graph.name}_tiles", rows, one.grid, own, outputs, finals)
+            said = f"{said}; tiles of rows on a GPU"
+    except NotCombined as reason:
+        return None, None, f"Sequential, no associative scan: {reason}."
+    try:
+        shares = in_shares(one.rows(Names(set(one.taken))), own)
+    except NotCombined as reason:
+        return tiled, None, f"{said}; no shares of rows on a CPU: {reason}."
+    return tiled, shares, f"{said}; shares of rows on a CPU, for one instance with many rows."
 
 
 def _store(rows: Rows, output: GraphOutput, home: Callable[[Expr], Expr], reads_old: bool) -> Store:

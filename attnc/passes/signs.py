@@ -63,6 +63,8 @@ def _step(node: Expr, args: list[Sign]) -> Sign:
         return _product(args[0], args[1], op == "div")
     if op == "add":
         return _sum(args[0], args[1])
+    if op == "sub" and _is_gap(*node.args):
+        return Sign(positive=False)
     if op == "sub":
         return _sum(args[0], Sign(args[1].positive, args[1].zero, args[1].negative))
     if op == "where":
@@ -74,6 +76,12 @@ def _step(node: Expr, args: list[Sign]) -> Sign:
     if op == "fold":
         return _fold(node, args[1])
     return ANY
+
+
+def _is_gap(first: Expr, second: Expr) -> bool:
+    """x - max(x, y), or min(x, y) - x."""
+    among = second.op == "max" and first in second.args
+    return among or (first.op == "min" and second in first.args)
 
 
 def _product(a: Sign, b: Sign, quotient: bool) -> Sign:

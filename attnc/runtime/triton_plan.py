@@ -62,6 +62,7 @@ TILES_64_BIT = ((32, 16, 8, 1, (384, 384, 384)), (16, 16, 8, 1, (ANY, ANY, ANY))
 # Of scans: entries of states that one warp holds, the least part of a split width, and how many
 # programs are enough.
 SCAN_ENTRIES, SCAN_PART, SCAN_PROGRAMS = 1024, 8, 256
+TILE_ENTRIES = 2048  # of scans in tiles of rows: the most entries of a state in a tile
 CHUNK_PART = 32  # of scans in chunks: the most of a width that may be split
 SHARED = {75: 65536, 80: 166912, 86: 101376, 87: 166912, 89: 101376, 90: 232448, 100: 232448}
 
@@ -224,6 +225,36 @@ def chunk_parts(
     widest = max(blocks.values(), default=16)
     chunk = 32 if widest <= 64 and not short and every % 32 == 0 else 16
     return blocks, {"CHUNK": chunk, "CHUNK_BLOCK": 16}, 8 if chunk == 32 or widest > 64 else 4
+
+
+def tile_parts(
+    widths: Mapping[str, int], entry: Mapping[str, Any], outer: int
+) -> tuple[dict[str, int], dict[str, int], int] | None:
+    """The same of a scan in tiles of rows, each with every entry of a state: parts so narrow, and
+    rows so few, that a tile of the largest state has 16 entries a thread. None where not even 16
+    rows have them: the widths that cannot be split are too long."""
+    blocks = {axis: power_of_two(width) for axis, width in widths.items()}
+    rows = 16
+
+    def held() -> int:
+        return max(math.prod(blocks[axis] for axis in state) for state in entry["states"])
+
+    def programs() -> int:
+        return outer * math.prod(-(-widths[axis] // blocks[axis]) for axis in entry["split"])
+
+    while rows * held() > TILE_ENTRIES or programs() < SCAN_PROGRAMS:
+        divisible = [axis for axis in entry["split"] if blocks[axis] > SCAN_PART]
+        if not divisible:
+            break
+        blocks[max(divisible, key=blocks.__getitem__)] //= 2
+    while rows * held() > TILE_ENTRIES and any(blocks[axis] > 1 for axis in entry["split"]):
+        blocks[max(entry["split"], key=blocks.__getitem__)] //= 2
+    if rows * held() > TILE_ENTRIES:
+        return None
+    most = min(64, entry["every"] or 64)
+    while 2 * rows <= most and 2 * rows * held() <= TILE_ENTRIES:
+        rows *= 2
+    return blocks, {"CHUNK": rows}, 4
 
 
 def fits_chunks(widths: Mapping[str, int], crowded: bool) -> bool:

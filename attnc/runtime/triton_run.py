@@ -20,12 +20,14 @@ from attnc.runtime.triton_plan import (
     scan_parts,
     splits_of,
     stream_tiles,
+    tile_parts,
 )
 from attnc.runtime.triton_sources import KernelArguments
 
 NARROW_LIMIT = 2**20  # up to here positions are computed in 32 bits, where the formulas allow it
 CANDIDATES = 64  # tiles that the region kernel judges at once
 MAP_ROWS = 16
+TILED_ROWS = 16  # in tiles of rows, likewise
 CHUNKED_ROWS = 64  # from here on a recurrence runs in chunks (not measured: no GPU was at hand)
 
 
@@ -47,18 +49,23 @@ class KernelRun(KernelArguments):
     # --- Scan -------------------------------------------------------------------------------------
 
     def scan(self) -> None:
-        """A recurrence: a program for each part of an instance, row by row or, where rows are many
-        and matrix units take its products, in chunks."""
+        """A recurrence: a program for each part of an instance, row by row or, where rows are many,
+        in chunks if matrix units take its products, in tiles if its rows combine."""
         kernel, forced = self.kernel, self.backend.forced
         widths = {axis: self.length(axis) for axis in kernel["axes"]}
         crowded = bool(kernel["chunked"]) and kernel["chunked"]["crowded"]
         many = self.length(kernel["time"]) >= CHUNKED_ROWS and fits_chunks(widths, crowded)
         units = self.state_precision() != "ieee"
+        long = self.length(kernel["time"]) >= TILED_ROWS
+        tiled = kernel["tiled"] and tile_parts(widths, kernel["tiled"], self.outer())
         if kernel["chunked"] is not None and forced.get("chunked", many and units):
             entry = kernel["chunked"]
             blocks, options, warps = chunk_parts(
                 widths, entry["split"], entry["short"], entry["every"]
             )
+        elif tiled and forced.get("tiled", long):
+            entry = kernel["tiled"]
+            blocks, options, warps = tiled
         else:
             entry = kernel
             blocks, options, warps = scan_parts(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
-from attnc.schedule.statements import Contraction, Let, Product, Store, TriangularSolve
+from attnc.schedule.statements import Contraction, Let, Product, Scanned, Store, TriangularSolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +20,32 @@ class ScanLoop:
 
     Sequential form: `inner` is None, and a chunk is one row. `inside` is then over time and widths,
     and `after` holds values of the row from the states after it; stores see those states too.
+
+    Tiles of rows: `inner` is None and `inside` has a Scanned for each state, which is read as that
+    has it in every row. `advance` is then what it is after the tile's last row.
     """
 
     time: Index
     inner: Index | None
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
-    inside: tuple[Let | Product | TriangularSolve | Contraction, ...]
+    inside: tuple[Let | Product | TriangularSolve | Contraction | Scanned, ...]
     advance: tuple[Expr, ...]
     after: tuple[Let, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What a stretch of rows does to the states before it, whatever these are.
+
+    values    over the grid and widths, as a kernel has them
+    loop      walks its rows, from states that are nothing, and with the products of factors
+    joined    each state after the stretch, of the state before it and of what the loop ends with
+    """
+
+    values: tuple[Let, ...]
+    loop: ScanLoop
+    joined: tuple[Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +73,9 @@ class ScanKernel:
     chunk. Values of the grid may be over widths.
 
     checkpoints   states that are kept once in `every` rows
-    chunked       the same in chunks of rows, where that is known; printers take either"""
+    chunked       the same in chunks of rows, where that is known; printers take either
+    tiled         the same in tiles of rows that are scanned, where rows combine
+    shares        what a share of the rows does to a state, where rows combine"""
 
     name: str
     grid: tuple[Index, ...]
@@ -67,6 +86,8 @@ class ScanKernel:
     checkpoints: tuple[Checkpoint, ...] = ()
     every: int = 0
     chunked: ScanKernel | None = None
+    tiled: ScanKernel | None = None
+    shares: Shares | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,26 @@ class Contraction:
 
 
 @dataclass(frozen=True, slots=True)
+class Scanned:
+    """A state in every row of a tile, from what it is before the tile:
+
+        state <- factor * state + added        plus "sum"
+        state <- max(factor + state, added)    plus "max", and "min" alike
+
+    before, after    the state before and after each row: arrays over time and the state's indices,
+                     known to what follows
+    factor, added    over time, grid and the state's indices; rows combine in any order
+    """
+
+    state: Array
+    before: Array
+    after: Array
+    plus: Literal["sum", "max", "min"]
+    factor: Expr
+    added: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """`array[array.indices] = expr` for each valid position.
 

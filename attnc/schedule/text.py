@@ -21,6 +21,7 @@ from attnc.schedule.statements import (
     Paged,
     Product,
     Running,
+    Scanned,
     Scatter,
     Store,
     Strided,
@@ -145,6 +146,7 @@ def _contribution(one: Contribution) -> str:
 def _scan(kernel: ScanKernel) -> Iterator[str]:
     loop = kernel.loop
     how = "row by row" if loop.inner is None else "in chunks"
+    how = "in tiles" if any(isinstance(one, Scanned) for one in loop.inside) else how
     yield f"scan {kernel.name} along {loop.time} {how}, for each {_indices(kernel.grid)}"
     yield from _lets(kernel.grid_values)
     for state, first in zip(loop.states, loop.initial, strict=True):
@@ -158,8 +160,15 @@ def _scan(kernel: ScanKernel) -> Iterator[str]:
     yield from _finals(kernel.finals)
     for one in kernel.checkpoints:
         yield f"  every {kernel.every} rows {_left(one.array)} = {_left(one.state)} before"
-    if kernel.chunked is not None:
-        yield from _scan(kernel.chunked)
+    if kernel.shares is not None:
+        share = kernel.shares
+        pairs = zip(share.loop.states, share.loop.advance, strict=True)
+        yield from (f"  share: {_left(state)} <- {_text(after)}" for state, after in pairs)
+        both = zip(loop.states, share.joined, strict=True)
+        yield from (f"  after a share {_left(state)} = {_text(joined)}" for state, joined in both)
+    for other in (kernel.chunked, kernel.tiled):
+        if other is not None:
+            yield from _scan(other)
 
 
 def _finals(finals: Iterable[Final]) -> Iterator[str]:
@@ -208,9 +217,13 @@ def _row_write(write: RowWrite) -> str:
     )
 
 
-def _statement(statement: Let | Product | TriangularSolve | Contraction) -> str:
+def _statement(statement: Let | Product | TriangularSolve | Contraction | Scanned) -> str:
     if isinstance(statement, Let):
         return _let(statement)
+    if isinstance(statement, Scanned):
+        times, plus = ("*", "+") if statement.plus == "sum" else ("+", statement.plus)
+        pair = f"{_text(statement.factor)} {times} {statement.state.name} {plus} "
+        return f"scan {_left(statement.after)} = {pair}{_text(statement.added)}"
     if isinstance(statement, Contraction):
         return _contraction(statement)
     if isinstance(statement, Product):

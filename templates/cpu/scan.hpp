@@ -7,6 +7,15 @@ namespace attnc {
 
 // Numbers computed by a call that is over sooner than another thread has begun: one decoding step.
 constexpr int64_t WORTH_A_THREAD = 1 << 18;
+// Numbers from which on rows are shared.
+constexpr int64_t SHARED_WORK = 1 << 18;
+
+// In how many shares the rows of few instances run: three, where one instance would leave all but
+// one core idle. One walk and one sum, then two walks: two thirds of the time for two cores, four
+// thirds for one.
+inline int64_t shares_of_rows(int64_t count, int64_t rows, int64_t work) {
+    return count == 1 && rows >= 3 * 64 && work >= SHARED_WORK ? 3 : 1;
+}
 
 // The width of an array's last axis in memory: whole registers, so that loads never leave it.
 constexpr int64_t padded(int64_t width) { return (width + LANES - 1) / LANES * LANES; }

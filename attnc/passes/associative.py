@@ -1,0 +1,380 @@
+"""Recurrences whose rows combine: every entry of a state is affine in its own value alone, so that
+what two stretches of rows do to it is what one such row does.
+
+    S <- a * S + b             pairs (a, b) combine to (a2 * a1, a2 * b1 + b2)
+    S <- max(a + S, b)         to (a2 + a1, max(a2 + b1, b2)): the same, * written +, + written max
+
+does      solves the states one after another: what a state's update reads of those solved before it
+          is known for every row, before it and after it, so that a running maximum comes first and
+          the sums that are rescaled by it are affine then; derives from it the scan of a tile of
+          rows, and what a share of the rows does to the states before it
+needs     an algebra (of the two) for each state, and of a factor that it lies between 0 and 1:
+          products of others may overflow where no state does
+does not  scan what moves along an axis, or states of which each reads the other
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from attnc.expressions.index import Index
+from attnc.expressions.tree import (
+    Array,
+    Expr,
+    is_number,
+    number,
+    position,
+    postorder,
+    read,
+    rewrite,
+)
+from attnc.graph import GraphOutput, Recurrence
+from attnc.passes.affine import NotAffine, Term, affine_terms, log_of
+from attnc.passes.bounded import is_share
+from attnc.passes.factors import ONE, ZERO
+from attnc.passes.rows import STATES, Rows
+from attnc.passes.simplify import make
+from attnc.schedule.scans import Final, ScanKernel, ScanLoop, Shares
+from attnc.schedule.statements import Let, Scanned, Store
+
+Plus = Literal["sum", "max", "min"]
+
+
+class NotCombined(Exception):
+    """Why rows do not combine, in a sentence's end."""
+
+
+@dataclass(frozen=True)
+class Algebra:
+    """A semiring: what is added up, and what a factor does. `nothing` and `one` are its units."""
+
+    plus: Plus
+    add: str
+    times: str
+    nothing: Expr
+    one: Expr
+
+    def after(self, factor: Expr, state: Expr, added: Expr) -> Expr:
+        """factor (times) state (plus) added."""
+        return make(self.add, make(self.times, factor, state), added)
+
+    @property
+    def combined(self) -> str:
+        """What two pairs combine to, for `explain`."""
+        if self.plus == "sum":
+            return "(a2 * a1, a2 * b1 + b2)"
+        return f"(a2 + a1, {self.plus}(a2 + b1, b2))"
+
+
+ALGEBRAS: dict[Plus, Algebra] = {
+    "sum": Algebra("sum", "add", "mul", ZERO, ONE),
+    "max": Algebra("max", "max", "add", number(float("-inf")), ZERO),
+    "min": Algebra("min", "min", "add", number(float("inf")), ZERO),
+}
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One state: `factor` and `added` read no state but those solved before it. `later`: it does
+    read such."""
+
+    state: Array
+    algebra: Algebra
+    factor: Expr
+    added: Expr
+
+    def reads(self, names: Iterable[str]) -> bool:
+        wanted = frozenset(names)
+        nodes = postorder(self.factor, self.added)
+        return any(_is_state(node) and node.array.name in wanted for node in nodes)
+
+
+def solved(recurrence: Recurrence) -> tuple[Solved, ...]:
+    """The states in the order in which they can be scanned. Raises NotCombined."""
+    waiting = dict(zip((s.name for s in recurrence.states), recurrence.states, strict=True))
+    updates = {s.name: e for s, e in zip(recurrence.states, recurrence.next, strict=True)}
+    found: list[Solved] = []
+    while waiting:
+        reasons: list[str] = []
+        for name, state in waiting.items():
+            try:
+                found.append(_solved(state, updates[name], frozenset(waiting)))
+            except NotCombined as reason:
+                reasons.append(str(reason))
+                continue
+            del waiting[name]
+            break
+        else:
+            raise NotCombined(reasons[0])
+    return tuple(found)
+
+
+def _solved(state: Array, expr: Expr, waiting: frozenset[str]) -> Solved:
+    name = state.name
+    if state.kind != "real":
+        raise NotCombined(f"{name} is no real number")
+    if expr.op in ("max", "min"):
+        return _extremum(state, expr, waiting)
+    factor, added = _own(state, expr, waiting)
+    if not is_share(factor):
+        raise NotCombined(f"that the factor of {name} is at most 1 is not proved")
+    return Solved(state, ALGEBRAS["sum"], factor, added)
+
+
+def _own(state: Array, expr: Expr, waiting: frozenset[str]) -> tuple[Expr, Expr]:
+    """An expression as factor * (the state's own entry) + what is added."""
+    name = state.name
+    try:
+        terms = affine_terms(expr, waiting)
+    except NotAffine as reason:
+        raise NotCombined(f"the update of {name} is not affine: {reason}") from None
+    factor, added = ZERO, ZERO
+    for term in terms:
+        if term.read is None:
+            added = make("add", added, term.coefficient)
+            continue
+        if term.read.array.name != name:
+            raise NotCombined(f"the update of {name} reads {term.read.array.name} too")
+        if not _at_home(term, state):
+            raise NotCombined(f"the update of {name} reads it at another place")
+        factor = make("add", factor, term.coefficient)
+    return factor, added
+
+
+def _at_home(term: Term, state: Array) -> bool:
+    assert term.read is not None
+    return not term.bound and term.read.args == tuple(map(position, state.indices))
+
+
+def _extremum(state: Array, expr: Expr, waiting: frozenset[str]) -> Solved:
+    """An update that is a maximum, or a minimum: of the state, with something added to it, and of
+    what is free of it."""
+    algebra = ALGEBRAS["max" if expr.op == "max" else "min"]
+    factor, added = algebra.nothing, algebra.nothing
+    for part in _parts(expr, expr.op):
+        if not any(_is_state(node) and node.array.name in waiting for node in postorder(part)):
+            added = make(algebra.add, added, part)
+            continue
+        own, more = _own(state, part, waiting)
+        if not is_number(own, 1):
+            raise NotCombined(f"a {expr.op} of a multiple of {state.name}")
+        factor = make(algebra.add, factor, more)
+    return Solved(state, algebra, factor, added)
+
+
+def _parts(expr: Expr, op: str) -> tuple[Expr, ...]:
+    if expr.op != op:
+        return (expr,)
+    return tuple(part for arg in expr.args for part in _parts(arg, op))
+
+
+def _is_state(node: Expr) -> bool:
+    return node.op == "read" and node.array.role in STATES
+
+
+# ------------------------------------------------------------------------------- tiles of rows
+
+
+def in_tiles(
+    name: str,
+    rows: Rows,
+    grid: tuple[Index, ...],
+    recurrence: Recurrence,
+    outputs: Sequence[GraphOutput],
+    finals: tuple[Final, ...],
+) -> ScanKernel:
+    """The kernel that scans tiles of rows, of a recurrence at home in its instance. Raises
+    NotCombined."""
+    constants, loop, stores = _Tiles(rows, recurrence).loop(outputs)
+    return ScanKernel(name, grid, constants, loop, stores, finals)
+
+
+class _Tiles:
+    """before, after: each state before and after every row of the tile, as arrays over time."""
+
+    def __init__(self, rows: Rows, recurrence: Recurrence) -> None:
+        self.rows, self.recurrence = rows, recurrence
+        self.before = {s.name: self._twin(s, "before") for s in recurrence.states}
+        self.after = {s.name: self._twin(s, "after") for s in recurrence.states}
+
+    def _twin(self, state: Array, when: str) -> Array:
+        name = self.rows.names.fresh(f"{state.name}_{when}")
+        return Array(name, (self.recurrence.time, *state.indices), state.kind, "state")
+
+    def loop(
+        self, outputs: Sequence[GraphOutput]
+    ) -> tuple[tuple[Let, ...], ScanLoop, tuple[Store, ...]]:
+        """What time does not move, the loop, and what it stores."""
+        given, rows, time = self.recurrence, self.rows, self.recurrence.time
+        found = solved(given)
+        whole = dict(zip((state.name for state in given.states), given.next, strict=True))
+        updates: dict[bytes, Array] = {}  # of the states solved so far
+        scans = []
+        for one in found:
+            factor, added = (
+                rows.settle(self._known(part, self.before, updates), "before")
+                for part in (one.factor, one.added)
+            )
+            pair = self.before[one.state.name], self.after[one.state.name]
+            scans.append(Scanned(one.state, *pair, one.algebra.plus, factor, added))
+            updates[whole[one.state.name].digest] = one.state
+        seen = self.before if given.reads_old else self.after
+        stores = []
+        for output in outputs:
+            rest = [i for i in output.array.indices if i not in rows.grid and i != time]
+            expr = rows.settle(self._known(output.expr, seen, {}), "before")
+            stores.append(Store(output.array, rest[0] if rest else None, expr))
+        initial = tuple(rows.settle(expr, "before") for expr in given.initial)
+        lets = (*rows.lets["row"], *rows.lets["before"])
+        advance = tuple(self._at(self.after[state.name], state.indices) for state in given.states)
+        inside = in_order(lets, scans)
+        loop = ScanLoop(time, None, given.states, initial, inside, advance)
+        return tuple(rows.lets["constant"]), loop, tuple(stores)
+
+    def _at(self, twin: Array, indices: Iterable[Index]) -> Expr:
+        return read(twin, map(position, (self.recurrence.time, *indices)))
+
+    def _known(
+        self,
+        expr: Expr,
+        seen: dict[str, Array],
+        updates: dict[bytes, Array],
+    ) -> Expr:
+        """The expression with the states as they are in every row; what is the update of another is
+        that after the row."""
+
+        def change(node: Expr) -> Expr:
+            state = updates.get(node.digest)
+            if state is not None:
+                return self._at(self.after[state.name], state.indices)
+            if _is_state(node) and node.array.name in seen:
+                return read(seen[node.array.name], (position(self.recurrence.time), *node.args))
+            return node
+
+        return _from_the_top(expr, change)
+
+
+# ------------------------------------------------------------------------------ shares of the rows
+
+
+def in_shares(rows: Rows, recurrence: Recurrence) -> Shares:
+    """What a stretch of rows does to the states before it. Raises NotCombined."""
+    found = {one.state.name: one for one in solved(recurrence)}
+    for one in found.values():
+        if one.reads(found):
+            raise NotCombined(f"what {one.state.name} becomes depends on another state")
+    every = [found[state.name] for state in recurrence.states]
+    own = {one.state.name: _named(rows, one.state, "share", one.state.indices) for one in every}
+    passed: dict[str, Array] = {}
+    for one in every:
+        if one.factor not in (one.algebra.one, one.algebra.nothing):
+            indices = [index for index in one.state.indices if index in one.factor.free]
+            passed[one.state.name] = _named(rows, one.state, "passed", indices)
+
+    def moved(node: Expr) -> Expr:
+        return read(own[node.array.name], node.args) if _is_state(node) else node
+
+    nexts = [rewrite(expr, moved) for expr in recurrence.next]
+    initial = [one.algebra.nothing for one in every]
+    joined = []
+    for one in every:
+        share, first = _own_entry(own[one.state.name]), _own_entry(one.state)
+        factor, more = one.factor, passed.get(one.state.name)
+        if more is not None:
+            factor = _own_entry(more)
+            nexts.append(make("add", factor, _logarithm(one)))
+            initial.append(ZERO)
+            factor = make("exp", factor) if one.algebra.times == "mul" else factor
+        kept = factor != one.algebra.nothing
+        joined.append(one.algebra.after(factor, first, share) if kept else share)
+    states = (*own.values(), *passed.values())
+    advance = rows.next_of(states, nexts)
+    inside = (*rows.lets["row"], *rows.lets["before"])
+    loop = ScanLoop(recurrence.time, None, states, tuple(initial), inside, advance)
+    return Shares(tuple(rows.lets["constant"]), loop, tuple(joined))
+
+
+def _logarithm(one: Solved) -> Expr:
+    """What factors are summed up as: as products they would end among the smallest numbers, where
+    processors are slow."""
+    if one.algebra.times == "add":
+        return one.factor
+    return log_of(one.factor) or make("log", one.factor)
+
+
+def _named(rows: Rows, state: Array, ending: str, indices: Iterable[Index]) -> Array:
+    name = rows.names.fresh(f"{state.name}_{ending}")
+    return Array(name, tuple(indices), state.kind, "state")
+
+
+def _own_entry(state: Array) -> Expr:
+    return read(state, map(position, state.indices))
+
+
+def _from_the_top(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
+    """The tree with nodes exchanged, the greatest first: what is put in is not looked into."""
+    known: dict[bytes, Expr] = {}
+    stack = [expr]
+    while stack:
+        node = stack[-1]
+        if node.digest in known:
+            stack.pop()
+            continue
+        changed = change(node)
+        if changed is not node or not node.args:
+            known[node.digest] = changed
+            stack.pop()
+            continue
+        missing = [arg for arg in node.args if arg.digest not in known]
+        if missing:
+            stack += missing
+            continue
+        known[node.digest] = node.with_args(tuple(known[arg.digest] for arg in node.args))
+        stack.pop()
+    return known[expr.digest]
+
+
+def in_order(lets: Iterable[Let], scans: Iterable[Scanned]) -> tuple[Let | Scanned, ...]:
+    """Statements, each after those whose values it reads; else as they come."""
+    waiting: list[Let | Scanned] = [*lets, *scans]
+    makers = {name: one for one in waiting for name in _made(one)}
+    done: list[Let | Scanned] = []
+    ready: set[int] = set()
+    while waiting:
+        one = next(
+            one
+            for one in waiting
+            if all(id(makers[name]) in ready for name in _used(one) if name in makers)
+        )
+        waiting.remove(one)
+        done.append(one)
+        ready.add(id(one))
+    return tuple(done)
+
+
+def _made(one: Let | Scanned) -> tuple[str, ...]:
+    if isinstance(one, Let):
+        return (f"value {one.name}",)
+    return (f"state {one.before.name}", f"state {one.after.name}")
+
+
+def _used(one: Let | Scanned) -> set[str]:
+    exprs = (one.expr,) if isinstance(one, Let) else (one.factor, one.added)
+    found = set()
+    for node in postorder(*exprs):
+        if node.op == "value":
+            found.add(f"value {node.attr}")
+        elif _is_state(node):
+            found.add(f"state {node.array.name}")
+    return found
+
+
+def how_combined(recurrence: Recurrence) -> str:
+    """How pairs of what rows do combine, for `explain`."""
+    kinds: dict[str, list[str]] = {}
+    for one in solved(recurrence):
+        kinds.setdefault(one.algebra.combined, []).append(one.state.name)
+    said = (f"of {' and '.join(names)} combine to {how}" for how, names in kinds.items())
+    return f"pairs (a, b) {', those '.join(said)}"
