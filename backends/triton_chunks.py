@@ -100,6 +100,9 @@ class ChunkPrinter(ScanPrinter):
         matrix = self._tile(one.matrix, (self.time, self.inner), lines, one.name)
         right = self._tile(one.right, (self.time, one.width), lines, one.name)
         text = f"gpu_solved({matrix}, {right}, CHUNK, CHUNK_BLOCK, CHUNK_PRECISION)"
+        if one.left is not None:
+            left = self._tile(one.left, (self.time, self.inner), lines, one.name)
+            text = f"tl.dot({left}, {text}, {DOT})"
         return text, (self.time, one.width)
 
     def _contraction(self, one: Contraction, lines: list[str]) -> tuple[str, tuple[Index, ...]]:

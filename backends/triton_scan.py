@@ -51,7 +51,8 @@ def parts_of(
     if isinstance(statement, Scanned):
         return (statement.factor, statement.added)
     if isinstance(statement, TriangularSolve):
-        return (statement.matrix, statement.right)
+        left = () if statement.left is None else (statement.left,)
+        return (statement.matrix, statement.right, *left)
     log = statement.log if isinstance(statement, Contraction) else None
     return (statement.left, statement.right, *(() if log is None else (log,)))
 

@@ -68,6 +68,10 @@ class ChunkInstance(Instance):
         matrix = self.array(self.number(one.matrix, values), (loop.time, loop.inner))
         right = self.array(self.number(one.right, values), (loop.time, one.width))
         unit = np.eye(len(matrix)) + np.tril(matrix, -1)
+        if one.left is not None:
+            left = self.array(self.number(one.left, values), (loop.time, loop.inner))
+            right = left @ np.linalg.solve(unit, right)
+            return self.placed(right, (loop.time, loop.inner))
         return self.placed(np.linalg.solve(unit, right), (loop.time, one.width))
 
     def contraction(self, one: Contraction, values: Mapping[str, Any]) -> Any:

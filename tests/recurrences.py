@@ -74,6 +74,16 @@ attention rwkv7(r, k, v) for t:
         S = sigmoid(w[t]) * S - outer(sigmoid(a[t]) * gone, gone @ S) + outer(k[t], v[t])
     read: r[t] @ S + sum(d: r[t] * k[t] * bonus) * v[t]
 """),
+    "householder": (("low rank",), """
+attention householder(q, k, v) for t:
+    input g, beta, gamma: real[b, h, t], k2: real[b, h, t, d], v2: real[b, h, t, e]
+    state S: real[d, e] = 0
+    update:
+        S = exp(-softplus(g[t])) * S
+        S = S + sigmoid(beta[t]) * outer(l2norm(d: k[t]), v[t] - l2norm(d: k[t]) @ S)
+        S = S + 2 * sigmoid(gamma[t]) * outer(l2norm(d: k2[t]), v2[t] - l2norm(d: k2[t]) @ S)
+    read: q[t] @ S
+"""),
     "mamba": (("elementwise",), """
 attention mamba(x) for t:
     input x, dt: real[b, t, c], B, C: real[b, t, n], A: real[c, n], D: real[c]
@@ -259,4 +269,19 @@ attention short_convolution(x) for t:
     read: s
 """,
     ),
+}  # fmt: skip
+
+# The same, of which fewer tests are made.
+MORE: dict[str, tuple[tuple[str, ...], str]] = {
+    "reflections": (("diagonal plus low rank",), """
+attention reflections(q, k, v) for t:
+    input g, a, c, e1: real[b, h, t, d]
+    state S: real[d, e] = 0
+    update:
+        S = sigmoid(g[t]) * S
+        S = S - 2 * outer(l2norm(d: a[t]), l2norm(d: a[t]) @ S)
+        S = S - 2 * outer(l2norm(d: c[t]), l2norm(d: c[t]) @ S)
+        S = S + outer(l2norm(d: k[t]), v[t] - l2norm(d: e1[t]) @ S)
+    read: q[t] @ S
+"""),
 }  # fmt: skip

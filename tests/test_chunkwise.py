@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from attnc.backends.numpy_oracle import evaluate as oracle
 from gallery_cases import defaults
-from recurrences import SPECS
+from recurrences import MORE, SPECS
 from schedule_interpreter import Interpreter
 
 from attnc.cases import Shape, draw_case
@@ -22,7 +22,8 @@ from attnc.spec import Spec
 SHAPE = Shape(7, 7, 3, 4, 2, 2, 2)
 CHUNKED = (
     "linear_attention", "constant_decay", "gla", "value_decay", "rwkv6", "delta_rule",
-    "gated_delta", "rwkv7", "mamba2", "document_reset", "lagged", "key_heads",
+    "gated_delta", "householder", "rwkv7", "mamba2", "document_reset", "lagged",
+    "key_heads",
 )  # fmt: skip
 WHY = {
     "mamba": "the update of H is elementwise",
@@ -53,10 +54,10 @@ def run(spec: Spec, case: Any, chunk: int) -> Any:
     return Interpreter(schedule, dict(case.tensors), numbers, chunk=chunk).run()["out"]
 
 
-@pytest.mark.parametrize("name", CHUNKED)
+@pytest.mark.parametrize("name", [*CHUNKED, *MORE])
 @pytest.mark.parametrize("chunk", [1, 3, 16])
 def test_chunks_are_the_oracle(name: str, chunk: int) -> None:
-    spec = spec_of(SPECS[name][1])
+    spec = spec_of({**SPECS, **MORE}[name][1])
     case = draw_case(spec, SHAPE, 2)
     expected = oracle(spec, case.tensors, case.numbers)["out"]
     np.testing.assert_allclose(run(spec, case, chunk), expected, rtol=1e-11, atol=1e-11)
@@ -107,3 +108,17 @@ def test_a_delta_rule_solves_one_system() -> None:
     assert sum(isinstance(one, TriangularSolve) for one in inside) == 1
     pairs = [one for one in inside if isinstance(one, Contraction) and one.along.name == "d"]
     assert [one.before for one in pairs] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("name, rank", [("householder", 2), ("reflections", 3)])
+def test_corrections_see_one_another(name: str, rank: int) -> None:
+    """Several update lines are one transition of their rank: a solve for each unknown that is found
+    and each that is eliminated, and what it leaves between two others."""
+    schedule = lower(spec_of({**SPECS, **MORE}[name][1]))
+    kernel = chunked(schedule)
+    assert kernel is not None
+    solves = [one for one in kernel.loop.inside if isinstance(one, TriangularSolve)]
+    assert sum(one.left is None for one in solves) == 2 * rank - 1
+    left = sum(n * n for n in range(rank))
+    assert sum(one.left is not None for one in solves) == left
+    assert any(f"corrected in rank {rank}" in note for note in schedule.notes)

@@ -170,7 +170,8 @@ def test_no_gradient_spills(wanted: str) -> None:
 
 CHUNKED = (
     "linear_attention", "constant_decay", "gla", "value_decay", "rwkv6", "delta_rule",
-    "gated_delta", "rwkv7", "mamba2", "document_reset", "lagged", "key_heads",
+    "gated_delta", "householder", "rwkv7", "mamba2", "document_reset", "lagged",
+    "key_heads",
 )  # fmt: skip
 
 
@@ -190,7 +191,7 @@ def test_the_chunk_never_shows(name: str, rows: int, chunk: int) -> None:
     close(found, expected(name, shape)["out"])
 
 
-@pytest.mark.parametrize("name", ["gla", "gated_delta", "value_decay"])
+@pytest.mark.parametrize("name", ["gla", "gated_delta", "householder", "value_decay"])
 def test_decays_of_any_size_in_chunks(name: str) -> None:
     """Decays from 1 down to 0, among rows and channels: in float32 as near as row by row."""
     shape = replace(SHAPE, rows=40, keys=40, key_heads=1)

@@ -8,7 +8,9 @@
 
 A read of a state at its own place, `a * S[d, e]`, is the diagonal. One that a sum moves along an
 axis, `sum(d': u[d] * w[d'] * S[d', e])`, is of rank one where its coefficient is a product of
-factors without d' and factors without d (a Householder product, a delta rule), else unstructured.
+factors without d' and factors without d (a Householder product, a delta rule), or a sum of such,
+else unstructured. Update lines one after another are one transition of all: n corrections in rank
+one are one of rank n, whose vectors on the right are products with the state before the row.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ from attnc.expressions.tree import (
     number_of,
     position,
     postorder,
+    substitute,
 )
 from attnc.graph import Recurrence
-from attnc.passes.factors import ONE, ZERO, factors_of, total
+from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.signs import never_positive
 from attnc.passes.simplify import make
 
@@ -64,6 +67,13 @@ class RankOne:
     left: Expr
     right: Expr
 
+    @property
+    def vector(self) -> tuple[Expr, bool]:
+        """`right` at `along`, without its sign, and whether that is a minus."""
+        factors = factors_of(self.right)
+        plain = Factors(factors.above, factors.below).expr
+        return substitute(plain, {self.bound: position(self.along)}), factors.negative
+
 
 @dataclass(frozen=True, slots=True)
 class Transition:
@@ -91,6 +101,11 @@ class Transition:
     def along(self) -> tuple[Index, ...]:
         """The widths of the state along which the decay varies."""
         return tuple(i for i in self.widths if self.decay is not None and i in self.decay.free)
+
+    @property
+    def rank(self) -> int:
+        """How many products with the state correct it."""
+        return len({one.vector[0] for one in self.low_rank})
 
     @property
     def kind(self) -> Kind:
@@ -199,7 +214,7 @@ def sentence(transition: Transition) -> str:
         "rank {rank} along {by}.",
     }[kind]
     by = " and ".join(dict.fromkeys(one.along.name for one in transition.low_rank))
-    said = how.replace("{rank}", str(len(transition.low_rank))).replace("{by}", by)
+    said = how.replace("{rank}", str(transition.rank)).replace("{by}", by)
     if kind in ("kept", "sum") or shrinks(transition):
         return said
     return f"{said} That it is at most 1 is not proved."
@@ -233,11 +248,9 @@ def _transition(
         elif term.read.args == tuple(map(position, state.indices)) and not term.bound:
             decay = term.coefficient
         else:
-            one = _rank_one(term, state, widths)
-            if one is None:
-                rest.append(term)
-            else:
-                low_rank.append(one)
+            found = _low_rank(term, state, widths)
+            low_rank += found
+            rest += [] if found else [term]
     return Transition(state, decay, tuple(low_rank), tuple(coupled), tuple(rest), added, widths)
 
 
@@ -322,19 +335,37 @@ def _merged(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     return tuple(sums.values())
 
 
+def _low_rank(term: Term, state: Array, widths: tuple[Index, ...]) -> list[RankOne]:
+    """The term as corrections along one axis; none where it is more than these."""
+    whole = _rank_one(term, state, widths)
+    if whole is not None:
+        return [whole]
+    found = []
+    for addend, minus in addends_of(term.coefficient):
+        part = replace(term, coefficient=make("neg", addend) if minus else addend)
+        one = _rank_one(part, state, widths)
+        if one is None:
+            return []
+        found.append(one)
+    return found
+
+
 def _rank_one(term: Term, state: Array, widths: tuple[Index, ...]) -> RankOne | None:
-    """The term as a correction along one axis, or None."""
+    """The term as a correction along one axis, or None. Of several sums one moves the read; the
+    others are sums of what is beside it."""
     assert term.read is not None
-    if len(term.bound) != 1:
-        return None
-    (bound,) = term.bound
     pairs = zip(state.indices, term.read.args, strict=True)
     moved = [(index, at) for index, at in pairs if at != position(index)]
-    if len(moved) != 1 or moved[0][1] != position(bound):
+    if len(moved) != 1 or moved[0][1] not in map(position, term.bound):
         return None
-    along = moved[0][0]
+    along, bound = moved[0][0], next(i for i in term.bound if position(i) == moved[0][1])
+    others = tuple(index for index in term.bound if index != bound)
     right, left = factors_of(term.coefficient).split(lambda factor: bound in factor.free)
-    across = [index for index in widths if index != along and index in term.coefficient.free]
-    if along in right.expr.free or across:
+    if others:
+        beside, left = left.split(lambda factor: not factor.free.isdisjoint(others))
+        left = left * Factors((fold("sum", others, beside.expr),))
+    across = [index for index in widths if index != along and index in left.expr.free]
+    across += [index for index in widths if index in right.expr.free]
+    if across or not right.expr.free.isdisjoint(others):
         return None
     return RankOne(along, bound, left.expr, right.expr)

@@ -1,8 +1,8 @@
 """Recurrences in chunks: what many rows do to a state at once, as products of matrices.
 
 does      derives, from the algebra of a transition, the chunkwise form of states that decay by one
-          number, or by one for each entry of a width, and of those that are corrected in rank one;
-          says of every other why it runs row by row
+          number, or by one for each entry of a width, and of those that are corrected in rank one
+          or a few; says of every other why it runs row by row
 needs     states that do not see each other; what is added is a sum of products of a vector along
           the width that reads contract and a vector along the other
 does not  form a quotient of decays, or a difference of their logarithms
@@ -15,7 +15,10 @@ With a(t) the decay, a state and what a row reads of it are
 Products of decays are exponentials of sums of logarithms over an interval of rows, none of which is
 above 0; an interval with a logarithm of -inf has the product 0. A correction in rank one adds
 x(t) m(t) w(t)^T with w(t) = r(t) S(t - 1), which the same sum over earlier rows makes a unit
-triangular system. Sources: Yang et al. 2024, "Gated Linear Attention"; Yang et al. 2024,
+triangular system. Corrections of rank n (Householder products: several update lines) are n such
+systems that see one another at earlier rows: y_a(t) = known_a(t) + sum(b: c_ab(t) r_b(t) S(t - 1)).
+They are solved by elimination, block by block: every block is below the diagonal, and stays so.
+Sources: Yang et al. 2024, "Gated Linear Attention"; Yang et al. 2024,
 "Parallelizing Linear Transformers with the Delta Rule"; Dao and Gu 2024, "Transformers are SSMs".
 """
 
@@ -45,6 +48,7 @@ from attnc.passes.affine import (
     shrinks,
     transitions,
 )
+from attnc.passes.elimination import System
 from attnc.passes.factors import ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.rows import STATES, Rows
 from attnc.passes.simplify import make
@@ -55,18 +59,21 @@ PLAIN = ("read", "number", "value")
 INNER = 4_000_000  # number of the index of the earlier row of a pair
 
 
+RANK = 4  # most corrections of a row: a system of n has some n^3 / 3 products more than one
+
+
 class RowByRow(Exception):
     """Why a recurrence has no chunkwise form, in a sentence's end."""
 
 
 @dataclass
 class Group:
-    """Terms x(t) y(t)^T of one x: `known` of y, and the coefficient of the state's own product, if
-    it is corrected along x."""
+    """Terms x(t) y(t)^T of one x: `known` of y, and the coefficients of products with the state, by
+    their place in a form's `rights`, if the state is corrected along x."""
 
     x: Expr
     known: list[Expr] = field(default_factory=list)
-    correction: Expr | None = None
+    corrections: dict[int, Expr] = field(default_factory=dict)
     y: Expr | None = None
 
 
@@ -75,7 +82,7 @@ class Form:
     """One state: `key` is the width that its products contract, `across` the other.
 
     log     of the decay; None: a running sum
-    right   the vector whose product with the state before the row corrects it
+    rights  the vectors whose products with the state before the row correct it
     """
 
     state: Array
@@ -83,7 +90,7 @@ class Form:
     across: Index | None
     log: Expr | None
     groups: list[Group]
-    right: Expr | None
+    rights: list[Expr]
 
     @property
     def log_across(self) -> Expr | None:
@@ -193,8 +200,8 @@ class _Chunks:
             x, y = self._parted(factors_of(addend), key, across, state)
             group = groups.setdefault(x, Group(x))
             group.known.append(make("neg", y) if minus else y)
-        right = self._correction(transition, groups, key, across, log)
-        return Form(state, key, across, log, list(groups.values()), right)
+        rights = self._corrections(transition, groups, key, across, log)
+        return Form(state, key, across, log, list(groups.values()), rights)
 
     def _log(self, transition: Transition) -> Expr | None:
         """The logarithm of the decay; None of a decay of 1."""
@@ -217,56 +224,85 @@ class _Chunks:
             raise RowByRow(f"what is added to {state.name} is no product of two vectors")
         return Factors(x.above, x.below).expr, Factors(y.above, y.below, factors.negative).expr
 
-    def _correction(
+    def _corrections(
         self,
         transition: Transition,
         groups: dict[Expr, Group],
         key: Index,
         across: Index | None,
         log: Expr | None,
-    ) -> Expr | None:
-        if not transition.low_rank:
-            return None
-        name = transition.state.name
-        if len(transition.low_rank) > 1:
-            raise RowByRow(f"{name} is corrected in rank {len(transition.low_rank)}")
-        (one,) = transition.low_rank
-        if across is None or (log is not None and across in log.free):
+    ) -> list[Expr]:
+        """Notes the coefficients of products with the state; what multiplies it in them."""
+        name, rights = transition.state.name, list[Expr]()
+        if transition.rank > RANK:
+            raise RowByRow(f"{name} is corrected in rank {transition.rank}")
+        if transition.low_rank and (across is None or (log is not None and across in log.free)):
             raise RowByRow(
                 f"{name} is corrected along the width that its decay does not vary along"
             )
-        x, scalar = self._parted(factors_of(one.left), key, across, transition.state)
-        right = factors_of(one.right)
-        groups.setdefault(x, Group(x)).correction = (
-            make("neg", scalar) if right.negative else scalar
-        )
-        return substitute(Factors(right.above, right.below).expr, {one.bound: position(key)})
+        for one in transition.low_rank:
+            x, scalar = self._parted(factors_of(one.left), key, across, transition.state)
+            right, minus = one.vector
+            if right not in rights:
+                rights.append(right)
+            found = groups.setdefault(x, Group(x)).corrections
+            place, scalar = rights.index(right), make("neg", scalar) if minus else scalar
+            found[place] = make("add", found[place], scalar) if place in found else scalar
+        if sum(bool(group.corrections) for group in groups.values()) > RANK:
+            raise RowByRow(f"{name} is corrected along more than {RANK} vectors")
+        return rights
 
     # --- Statements -------------------------------------------------------------------------------
 
     def _settle(self, form: Form) -> None:
         """The operands as values of a row; what solves the triangular system."""
         form.log = None if form.log is None else self._operand(form.log)
-        corrected: list[Group] = []
+        corrected = [group for group in form.groups if group.corrections]
         for group in form.groups:
             group.x = self._operand(group.x)
-            if group.correction is not None:
-                corrected.append(group)
-            elif group.known:
+            if group.known and not group.corrections:
                 group.y = self._operand(total(group.known))
-        for group in corrected:
-            assert form.right is not None and form.across is not None
-            assert group.correction is not None
-            factor = self._operand(group.correction)
-            others = self._through(form, form.right, before=True)
-            left = self._operand(form.right)
-            matrix = make("neg", make("mul", factor, self._pair(form, left, group.x, True)))
-            right = make("mul", factor, others)
+        factors = [
+            {place: self._operand(factor) for place, factor in group.corrections.items()}
+            for group in corrected
+        ]
+        others = [self._through(form, right, before=True) for right in form.rights]
+        lefts = [self._operand(right) for right in form.rights]
+        system = System(
+            lambda matrix, right: self._solve(form, matrix, right),
+            self._between,
+            lambda pair, row: self._product(form, pair, row),
+        )
+        for group, factor in zip(corrected, factors, strict=True):
+            system.matrix.append([])
+            for other in corrected:
+                terms = (
+                    make("mul", by, self._pair(form, lefts[place], other.x, True))
+                    for place, by in factor.items()
+                )
+                system.matrix[-1].append(make("neg", total(terms)))
+            right = total(make("mul", by, others[place]) for place, by in factor.items())
             if group.known:
                 right = make("add", self._operand(total(group.known)), right)
-            name = self._named("solved", (self.time, form.across))
-            self.statements.append(TriangularSolve(str(name.attr), matrix, right, form.across))
-            group.y = name
+            system.right.append(right)
+        for group, found in zip(corrected, system.solved(), strict=True):
+            group.y = found
+
+    def _solve(self, form: Form, matrix: Expr, right: Expr) -> Expr:
+        assert form.across is not None
+        name = self._named("solved", (self.time, form.across))
+        self.statements.append(TriangularSolve(str(name.attr), matrix, right, form.across))
+        return name
+
+    def _between(self, left: Expr, matrix: Expr, right: Expr) -> Expr:
+        name = self._named("between", (self.time, self.inner))
+        self.statements.append(TriangularSolve(str(name.attr), matrix, right, self.inner, left))
+        return name
+
+    def _product(self, form: Form, pair: Expr, row: Expr) -> Expr:
+        assert form.across is not None
+        over = (self.time, form.across)
+        return self._contracted("added", self.inner, pair, row, None, True, over)
 
     def _operand(self, expr: Expr) -> Expr:
         """An expression of the row as a read, a number, or a value of its own."""

@@ -165,12 +165,16 @@ class PairStore:
 @dataclass(frozen=True, slots=True)
 class TriangularSolve:
     """`name` = X of (1 + matrix) X = right, within a chunk: `matrix` over (time, inner), of which
-    only what is below the diagonal counts; `right` and the result over (time, width)."""
+    only what is below the diagonal counts; `right` and the result over (time, width).
+
+    left    with it `name` = left X, all over pairs, 0 on the diagonal and above it (`width` is
+            inner): what an unknown that is eliminated leaves between two others"""
 
     name: str
     matrix: Expr
     right: Expr
     width: Index
+    left: Expr | None = None
 
 
 @dataclass(frozen=True, slots=True)
