@@ -118,11 +118,17 @@ def _lower_pipeline(spec: Spec, refused: Stages, before: bool = False) -> Stages
     """Spec -> Pipeline; what was refused, where there is nothing to take apart, with the reason of
     the stage that no kernel runs. `before`: see `stages`."""
     from attnc.emission.kernel_set import emit_kernels
+    from attnc.passes.grouped import with_group_statistics
     from attnc.passes.stages import has_stages, in_parts, stages
 
     def accept(schedule: Schedule) -> None:
         emit_kernels({"cpu": schedule, "triton": schedule})
 
+    by_groups = with_group_statistics(spec)
+    if by_groups is not None:
+        found = _lower_pipeline(by_groups, refused, before)
+        if found.pipeline is not None:
+            return found
     if not has_stages(spec, before):
         return refused
     parts = in_parts(spec, accept)

@@ -292,6 +292,7 @@ SHOWN_BY = {
     "gqa": "causal_softmax",
     "gradient_state": "titans_linear",
     "grid_axes": "relative_bias",
+    "grouped_softmax": "landmark",
     "head_weights": "head_mixing",
     "key_only_score": "aaren",
     "key_padding": "additive",

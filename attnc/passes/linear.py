@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnc.expressions.tree import Expr, number, number_of
+from attnc.expressions.tree import Expr, number, number_of, postorder
 from attnc.passes.constants import LOG2_E
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.simplify import make
@@ -60,7 +60,7 @@ class Linear:
     def expr(self, rank: Rank = lambda factor: 0) -> Expr:
         """The form as an expression; a coefficient goes into the factor of least rank, which is to
         be the one that is computed least often."""
-        shared = self._shared()
+        shared = self._shared() or self._matched()
         if shared:
             return total(part.expr(rank) for part in shared)
         parts = [_scaled_term(term, coefficient, rank) for term, coefficient in self.terms]
@@ -80,6 +80,28 @@ class Linear:
         each = above.times(1 / count)
         signed = [(t, 1.0 if c > 0 else -1.0) for t, c in below.terms for _ in range(int(abs(c)))]
         return tuple(each + Linear((one,)) for one in signed)
+
+    def _matched(self) -> tuple[Linear, ...]:
+        """s - l + t - m, with l and m finished: s - l and t - m, for the same reason. Those belong
+        together that are of the same places."""
+        below = [one for one in self.terms if one[0].op == "read"]
+        above = [one for one in self.terms if one[0].op != "read"]
+        if len(below) < 2 or len(above) != len(below) or self.constant:
+            return ()
+        found = []
+        for one in sorted(above, key=lambda pair: -len(_places(pair[0]))):
+            other = max(below, key=lambda pair: len(_places(pair[0]) & _places(one[0])))
+            if other[1] != -one[1]:
+                return ()
+            below.remove(other)
+            found.append(Linear((one, other)))
+        return tuple(found)
+
+
+def _places(term: Expr) -> frozenset[bytes]:
+    """The positions that a term computes."""
+    nodes = postorder(term)
+    return frozenset(node.digest for node in nodes if node.kind == "int" and node.args)
 
 
 def _term(addend: Expr, scale: float) -> Linear:

@@ -150,7 +150,7 @@ def emit(
         lowering.workspaces.extend(Workspace(store.array, "accumulate") for store in stores)
         lowering.kernels.append(kernel_of(lowering.frame, f"{name}_{number}", carry, [], stores))
     lowering.notes.append(f"{len(carries)} exponents that differ: one loop over the keys for each.")
-    lowering.kernels.extend(finish_kernels(lowering, f"{name}_finish", carries, targets))
+    lowering.kernels.extend(finish_kernels(lowering, f"{name}_joined", carries, targets))
 
 
 def carries_of(

@@ -114,6 +114,11 @@ class ComposedPrinter(RowsPrinter):
         if signature.random:
             yield '"seed": seed'
 
+    def _emit(self, definition: Definition) -> None:
+        found = dict(self.found)  # a stage that a branch calls has given nothing to another
+        super()._emit(definition)
+        self.found = found
+
     def _emits(self, stage: KernelStage) -> str:
         """The names of the outputs asked for, each as code; the operator's own where the call asks
         for them."""
