@@ -88,6 +88,7 @@ def _lower(spec: Spec, asked: Sequence[str] | None, more: tuple[str, ...] = ()) 
     case."""
     from attnc.passes import lower as lower_spec
     from attnc.passes import prepare
+    from attnc.passes.scans import repeats_for_rows
 
     offered = (one.array.name for one in spec.root.offered)
     emits = tuple(n for n in offered if short_name(n) == "lse") if asked is None else tuple(asked)
@@ -95,9 +96,13 @@ def _lower(spec: Spec, asked: Sequence[str] | None, more: tuple[str, ...] = ()) 
     emits = (*more, *(name for name in emits if name not in more))
     graph = prepare(spec, emits)
     try:
-        return Stages(spec, graph, lower_spec(spec, emits), None)
+        found = Stages(spec, graph, lower_spec(spec, emits), None)
     except UnsupportedError as refusal:
         return _lower_pipeline(spec, Stages(spec, graph, None, refusal))
+    if found.schedule is None or not repeats_for_rows(found.schedule):
+        return found
+    before = _lower_pipeline(spec, found)
+    return before if before.pipeline is not None else found
 
 
 def lower_trained(spec: Spec, stages: Stages) -> Stages:

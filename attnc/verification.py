@@ -17,7 +17,7 @@ roundings, each beside the oracle's answer to that call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -268,12 +268,22 @@ def verify(
 
 
 def legal_cases(spec: Spec, shapes: Iterable[Shape], seed: int) -> Iterator[tuple[Case, int]]:
-    """A call for each shape that the spec has one for, and the seed it was drawn with; where states
-    are carried, one whose result stays moderate."""
+    """A call for each shape or, where the spec has none, for one near it, and the seed it was drawn
+    with; where states are carried, one whose result stays moderate."""
     moderation = Moderation(spec)
     for own, shape in enumerate(shapes, seed):
-        try:
-            drawn = draw_case(spec, shape, own)
-        except AttncError:
-            continue
-        yield moderation.of(drawn, own), own
+        for near in _near(shape):
+            try:
+                drawn = draw_case(spec, near, own)
+            except AttncError:
+                continue
+            yield moderation.of(drawn, own), own
+            break
+
+
+def _near(shape: Shape) -> Iterator[Shape]:
+    """The shape; without the rows that no key stands beside; with a row for each key."""
+    yield shape
+    within = min(shape.rows, shape.keys)
+    yield replace(shape, rows=within, offset=min(shape.offset, shape.keys - within))
+    yield replace(shape, rows=shape.keys, offset=0)

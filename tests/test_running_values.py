@@ -28,6 +28,14 @@ attention twice(q, k, v):
     forth[i, j] = sum(l in j if l < j: back[i, l])
     normalize: softmax(j: score + sum(l in j if l < j: forth[i, l]))
 """
+FORGETTING = """
+attention forgetting(q, k, v):
+    input gate: real[b, h, j]
+    past[j] = sum(l in j if l <= j: log(sigmoid(gate[l])))
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale + past[i] - past[j]
+    normalize: softmax(j: score)
+"""
 LIMIT = 2e-6  # of float32, relative to the largest entry
 
 
@@ -48,3 +56,11 @@ def test_sums_both_ways_and_products_along_the_keys() -> None:
 def test_sums_both_ways_of_sums_both_ways_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="both ways"):
         attnc.compile(TWICE, backend="cpu")
+
+
+def test_what_runs_alike_for_every_row_is_summed_once_before() -> None:
+    """Else each row would walk all keys again, those that no row sees too."""
+    told = attnc.compile(FORGETTING, backend="cpu").explain()
+    assert "a cumulative sum" in told
+    assert "runs along" not in told
+    assert "refused" not in told

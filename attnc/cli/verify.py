@@ -121,6 +121,9 @@ def _report(backend: str, verdicts: Any, total: int) -> int:
             worst[name] = verdict
         if not verdict.passed:
             failures.append(verdict)
+    if not worst:
+        screen.print(f"{backend}: no shape that was drawn has a legal call; try more --cases")
+        return 1
     table = Table(title=f"{backend}: error over that of torch, worst of all cases (at most 2)")
     for heading in ("dtype", "cases", "ratio", "worst row ratio", "relative error", "verdict"):
         table.add_column(heading, justify="left" if heading in ("dtype", "verdict") else "right")

@@ -24,7 +24,9 @@ from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.separate import exchange
 from attnc.passes.simplify import make
+from attnc.schedule import Schedule, leaves
 from attnc.schedule.statements import Let, Monoid, Running
+from attnc.schedule.streams import StreamKernel
 
 MIRRORED = {"gt": "lt", "lt": "gt", "ge": "le", "le": "ge"}
 
@@ -192,6 +194,18 @@ class RunningValues:
             known[one] = name
             made.append(replace(one, name=name))
         return made
+
+
+def repeats_for_rows(schedule: Schedule) -> bool:
+    """Whether a value that runs along the keys is the same for every row: one sum made before
+    the kernel spares each row a walk over all keys."""
+    return any(
+        isinstance(one, Running) and kernel.held not in one.expr.free
+        for kernel in leaves(schedule.kernels)
+        if isinstance(kernel, StreamKernel)
+        for loop in kernel.loops
+        for one in loop.pair_values
+    )
 
 
 def refused(feature: str) -> UnsupportedError:

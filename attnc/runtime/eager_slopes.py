@@ -53,8 +53,17 @@ def _dtype_kind(x: Tensor) -> int:
     return 2 if x.is_floating_point() else int(x.dtype != torch.bool)
 
 
+def all_finite(x: Tensor) -> bool:
+    """Whether no number is infinite or NaN; its extrema say so in one pass over it."""
+    if not x.is_floating_point() or x.numel() == 0:
+        return bool(torch.isfinite(x).all())
+    return all(math.isfinite(float(end)) for end in torch.aminmax(x.detach()))
+
+
 def absorbed(gradient: Tensor, slope: Tensor) -> Tensor:
     """gradient * slope, 0 where the gradient is 0 and the slope is not finite."""
+    if not is_traced() and all_finite(slope):
+        return gradient * slope
     lost = (gradient == 0) & ~torch.isfinite(slope)
     return gradient * torch.where(lost, torch.zeros_like(slope), slope)
 

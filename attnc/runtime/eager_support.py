@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attnc.runtime.eager_numbers import Real, Value, as_real, live, plain, shifted
-from attnc.runtime.eager_slopes import broadcast, is_traced, volume
+from attnc.runtime.eager_slopes import all_finite, broadcast, is_traced, volume
 
 
 def spread(x: Value, sizes: Sequence[int]) -> Value:
@@ -238,7 +238,7 @@ def finite_part(x: Tensor) -> Tensor:
 
 
 def _are_finite(reals: Sequence[Real]) -> bool:
-    return all(bool(torch.isfinite(each.mantissa).all()) for each in reals)
+    return all(all_finite(each.mantissa) for each in reals)
 
 
 def _flags_met(

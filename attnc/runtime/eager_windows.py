@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from attnc.runtime.eager_forms import OVER_NOTHING
 from attnc.runtime.eager_numbers import Real, Value, as_real, plain
-from attnc.runtime.eager_slopes import broadcast, is_traced, volume
+from attnc.runtime.eager_slopes import all_finite, broadcast, is_traced, volume
 from attnc.runtime.eager_support import finite_part, largest, smallest, total
 from attnc.runtime.forms import levels_live
 
@@ -225,7 +225,7 @@ def _cut(shape: tuple[int, ...], held: tuple[int, int, int] | None) -> tuple[int
 
 
 def _is_finite(x: Real) -> bool:
-    return bool(torch.isfinite(x.mantissa).all())
+    return all_finite(x.mantissa)
 
 
 def bagged(
