@@ -17,14 +17,16 @@ from attnc.runtime.eager_slopes import broadcast, is_traced
 vjp: Any = torch.func.vjp  # its types allow for a third result
 
 
-# Who asks which roots are missing: the unknown, and where both ends are on one side.
-ASKED: ContextVar[list[tuple[str, Tensor]] | None] = ContextVar("ASKED", default=None)
+# Who asks which roots are missing: the unknown, where both ends are on one side, the ends and the
+# sides' difference there.
+Asked = tuple[str, Tensor, tuple[Tensor, ...]]
+ASKED: ContextVar[list[Asked] | None] = ContextVar("ASKED", default=None)
 
 
 @contextmanager
-def asked_roots() -> Iterator[list[tuple[str, Tensor]]]:
+def asked_roots() -> Iterator[list[Asked]]:
     """Collects the unknowns that are solved for inside, each with where it has no root."""
-    found: list[tuple[str, Tensor]] = []
+    found: list[Asked] = []
     token = ASKED.set(found)
     try:
         yield found
@@ -50,7 +52,7 @@ def root(
         a, b = (as_real(end).plain().detach() for end in (low, high))
         first, last = difference(a).detach(), difference(b).detach()
         a, b, first, last = broadcast(a, b, first, last)
-        falls = first >= last
+        bracket, falls = (a, b, first, last), first >= last
         bit = torch.finfo(a.dtype).eps / 2 * torch.maximum(a.abs(), b.abs())
         for _ in range(2 - round(math.log2(torch.finfo(a.dtype).eps))):
             middle = a + (b - a) / 2
@@ -64,7 +66,7 @@ def root(
         beyond = torch.maximum(ends[0], -ends[1]) / torch.clamp(unknown.abs(), min=1.0)
         asked = None if is_traced() else ASKED.get()
         if asked is not None:
-            asked.append((name, beyond > 1e-9))
+            asked.append((name, beyond > 1e-9, bracket))
         lost = (beyond > 1 / 1024) & torch.isfinite(unknown) & torch.isfinite(beyond)
         unknown = torch.where(lost, math.nan, unknown)
     for _ in range(2):

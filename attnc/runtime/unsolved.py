@@ -70,9 +70,11 @@ def _ask(reference: Any, given: Mapping[str, Any], at: dict[str, int], apart: bo
             reference(**call)
     except CallError:
         return
-    for name, uncrossed in roots:
+    for name, uncrossed, bracket in roots:
         if bool(uncrossed.any()):
             row = ", ".join(f"{axis} = {place}" for axis, place in at.items())
             expected = "a bracket at whose ends the sides differ in sign"
-            came = f"the same sign at both, in the row {row}"
+            low, high, below, above = (float(one[uncrossed][0]) for one in bracket)
+            came = f"the same sign at both: left less right is {below:.4g} at {low:.4g} and "
+            came += f"{above:.4g} at {high:.4g}, in the row {row}"
             raise ValueRangeError(signature.name, name, expected, came)

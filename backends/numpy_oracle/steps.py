@@ -31,7 +31,7 @@ def solve(evaluator: Evaluator, node: Expr, low: Grid, high: Grid, frame: Frame)
         left, right = (evaluator.value(side, inner) for side in node.args[2:])
         return pointwise("sub", "real", "", [left, right])
 
-    ends = difference(low), difference(high)
+    bracket, ends = (low, high), (difference(low), difference(high))
     falls = g.compare(np.greater_equal, *ends)
     dims, (low, high, falls, *_) = g.joined(g.plain(low), g.plain(high), falls, *ends)
     width = np.maximum(np.abs(low.mantissa), np.abs(high.mantissa))
@@ -47,19 +47,28 @@ def solve(evaluator: Evaluator, node: Expr, low: Grid, high: Grid, frame: Frame)
         low, high = g.choose(above, middle, low), g.choose(above, high, middle)
     root = Grid(dims, low.mantissa + (high.mantissa - low.mantissa) / 2)
     troubles = (*low.troubles, *high.troubles, *difference(root).troubles)
-    troubles = (*troubles, *_uncrossed(node, root, falls, ends))
+    troubles = (*troubles, *_uncrossed(node, root, falls, bracket, ends))
     return replace(root, troubles=g.collected(troubles))
 
 
-def _uncrossed(node: Expr, root: Grid, falls: Grid, ends: tuple[Grid, Grid]) -> tuple[Trouble, ...]:
-    """Where both ends of the bracket lie on one side, by more than rounding."""
+def _uncrossed(
+    node: Expr, root: Grid, falls: Grid, bracket: tuple[Grid, Grid], ends: tuple[Grid, Grid]
+) -> tuple[Trouble, ...]:
+    """Where both ends of the bracket lie on one side, by more than rounding: the first such row is
+    told with its ends and the sides' difference there."""
     near = Grid(root.dims, 1e-9 * np.maximum(1.0, np.abs(root.mantissa)))
     first, last = g.choose(falls, *ends), g.choose(falls, ends[1], ends[0])
     bad = g.either(g.compare(np.less, first, g.negative(near)), g.compare(np.greater, last, near))
     if not bad.mantissa.any():
         return ()
+    _, (bad, *rows) = g.joined(bad, *map(g.plain, (*bracket, *ends)))
+    at = np.unravel_index(int(np.argmax(bad.mantissa)), bad.mantissa.shape)
+    low, high, below, above = (
+        float(np.broadcast_to(one.mantissa, bad.mantissa.shape)[at]) for one in rows
+    )
     name, wanted = str(node.attr), "a bracket at whose ends the sides differ in sign"
-    return (Trouble(name, wanted, f"the same sign at both{place_of(node)}", False, bad),)
+    came = f"the same sign at both{place_of(node)}: left less right is {below:.4g} at {low:.4g}"
+    return (Trouble(name, wanted, f"{came} and {above:.4g} at {high:.4g}", False, bad),)
 
 
 def repeated(evaluator: Evaluator, repeat: Repeat) -> dict[str, Grid]:
