@@ -313,6 +313,21 @@ def test_powers_of_each_entry():
     close(load(spec)(**to_torch({"v": v, "p": p}))["out"], evaluate(spec, {"v": v, "p": p})["out"])
 
 
+def test_whole_powers_are_exact_for_floors_look_at_them():
+    text = """
+attention levels(q, k, v):
+    axis level < 7
+    depth[i, j] = sum(level: where(floor(i / 2 ** level) == floor(j / 2 ** level), 1, 0))
+    score: dot(q[i], k[j]) - 3 ** (depth - 7)
+    normalize: softmax(j: score)
+"""
+    operator = attnc.compile(text, backend="eager")
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 70, 4, generator=generator).double() for _ in range(3))
+    wanted = torch.as_tensor(operator.reference(q, k, v))
+    torch.testing.assert_close(operator(q, k, v), wanted)
+
+
 def test_long_and_deep_texts():
     terms = " + ".join(f"dot(q[i], k[j]) * {n}e-6" for n in range(400))
     nested = "tanh(" * 90 + "dot(q[i], k[j])" + ")" * 90

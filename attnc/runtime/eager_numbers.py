@@ -89,7 +89,9 @@ class Real:
         return where(by.detach() == 0, 1.0, value)  # type: ignore[no-any-return]
 
     def __rpow__(self, base: Value) -> Real:
-        return exp(self * math.log(base)) if base > 0 else as_real(base, self) ** self
+        if base <= 0:
+            return as_real(base, self) ** self
+        return where(*_whole_power(base, self.plain()), exp(self * math.log(base)))  # type: ignore[no-any-return]
 
     def _compared(self, op: str, other: Value) -> Tensor:
         (left, right), _ = aligned(self, as_real(other, self))
@@ -238,6 +240,18 @@ def function(name: str, x: Value) -> Value:
     if isinstance(x, (int, float)):
         return float(getattr(math, name)(x))
     return Real(chained(name, as_real(x).plain()))
+
+
+def _whole_power(base: float, by: Tensor) -> tuple[Tensor, Real]:
+    """Where `by` is whole and the power no larger than a mantissa, and that power: to the last bit,
+    for a floor may look at it."""
+    at = by.detach()
+    whole = (at == at.round()) & ((at * math.log2(base)).abs() < 24)
+    power = torch.pow(base, torch.where(whole, by, torch.zeros_like(by)))
+    if float(base).is_integer():
+        nearest = torch.where(at < 0, power, power.round()).detach()
+        power = power + (nearest - power.detach())
+    return whole, Real(power)
 
 
 def absolute(x: Value) -> Value:
