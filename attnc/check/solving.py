@@ -9,7 +9,8 @@ from attnc.check import messages as m
 from attnc.check.checker import Checker
 from attnc.check.operators import axes_text, cast
 from attnc.check.values import Environment, Value, join_needs
-from attnc.expressions.tree import Expr, call
+from attnc.expressions.signs import is_negative, is_positive
+from attnc.expressions.tree import Expr, call, postorder, rewrite
 
 
 def solve_value(checker: Checker, node: syntax.Solve, env: Environment) -> Value | None:
@@ -33,13 +34,32 @@ def solve_value(checker: Checker, node: syntax.Solve, env: Environment) -> Value
     if not _mentions(values[2].expr, values[3].expr, unknown):
         return checker.report(m.solve_without_unknown(node.span, name))
     args = tuple(cast(value.expr, "real") for value in values)
+    texts = (node.left.span.text, node.right.span.text)
+    where = uncrossed(args, unknown)
+    if where is not None:
+        left, right = texts if where[1] else texts[::-1]
+        return checker.report(m.solve_infeasible(node.span, name, where[0], left, right))
     expr = Expr("solve", args, unknown.attr, "real", node.span)
     return Value(expr, (), join_needs(*(value.needs for value in values)))
 
 
-def _mentions(left: Expr, right: Expr, unknown: Expr) -> bool:
-    from attnc.expressions.tree import postorder
+def uncrossed(args: tuple[Expr, ...], unknown: Expr) -> tuple[str, bool] | None:
+    """Where the sides of (low, high, left, right) cannot meet, by their signs, and whether the left
+    one is the larger there; None where nothing shows it."""
+    low, high, left, right = args
+    gap = call("sub", left, right)
 
+    def put(end: Expr) -> Expr:
+        return rewrite(gap, lambda node: end if node == unknown else node)
+
+    for where, gaps in (("everywhere", (gap,)), ("at both ends", (put(low), put(high)))):
+        for larger, test in ((True, is_positive), (False, is_negative)):
+            if all(map(test, gaps)):
+                return where, larger
+    return None
+
+
+def _mentions(left: Expr, right: Expr, unknown: Expr) -> bool:
     return any(node == unknown for node in postorder(left, right))
 
 

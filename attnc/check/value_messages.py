@@ -256,6 +256,14 @@ def solve_bracket(name: str, low: str, high: str) -> Wording:
 
 
 @message("legality")
+def solve_infeasible(name: str, where: str, larger: str, smaller: str) -> Wording:
+    return Wording(
+        f"no `{name}` solves this: {where} {larger} is above {smaller}.",
+        "The sides cross once in a bracket: one is above the other at one end, below at the other.",
+    )
+
+
+@message("legality")
 def solve_without_unknown(name: str) -> Wording:
     return Wording(f"neither side of the equation has `{name}`.", "solve x in a .. b: f(x) == c")
 

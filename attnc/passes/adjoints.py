@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.signs import is_positive, never_negative
 from attnc.expressions.tree import TRUE, Expr, call, length, number, postorder, substitute_all
 from attnc.passes.contexts import Opened, close
 from attnc.passes.factors import ONE, ZERO, Factors, factors_of, multiply
-from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import all_of, make
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnc.expressions.index import Index
+from attnc.expressions.signs import never_positive
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import (
     TRUE,
@@ -36,7 +37,6 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import Recurrence
 from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
-from attnc.passes.signs import never_positive
 from attnc.passes.simplify import make
 
 Kind = Literal[

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
+from attnc.expressions.signs import is_positive
 from attnc.expressions.tree import Expr, call, is_infinite, number, number_of, postorder
 from attnc.passes.constants import evaluate
-from attnc.passes.signs import is_positive
 
 NOTHING = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
 

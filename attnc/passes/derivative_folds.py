@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.signs import is_positive, never_negative
 from attnc.expressions.tree import Expr, call, is_number, number, postorder
 from attnc.passes.adjoints import finite
 from attnc.passes.contexts import Opened, close, excluded, opened
 from attnc.passes.edges import Edge, Edges
 from attnc.passes.factors import ZERO, Factors, addends_of, factors_of, total
-from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make
 
 

@@ -20,11 +20,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from attnc.expressions.signs import never_negative
 from attnc.expressions.tree import COMPARISON, Expr, is_number, number, postorder
 from attnc.passes.constants import LN_2, LOG2_E
 from attnc.passes.factors import ONE, ZERO, Factors, factors_of
 from attnc.passes.linear import Linear
-from attnc.passes.signs import never_negative
 from attnc.passes.simplify import make, simplify_node
 
 NONE = Linear()

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from attnc.expressions.index import Index
+from attnc.expressions.signs import never_positive
 from attnc.expressions.tree import value
 from attnc.passes.constants import LOG2_E
 from attnc.passes.exponents import NONE, Scaled
@@ -19,7 +20,6 @@ from attnc.passes.factors import ONE
 from attnc.passes.fold_results import Part, Reduction
 from attnc.passes.linear import Linear
 from attnc.passes.reductions import Reductions
-from attnc.passes.signs import never_positive
 from attnc.passes.simplify import make
 
 REFERENCE = "reference"

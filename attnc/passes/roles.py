@@ -12,6 +12,7 @@ from typing import Literal
 
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.places import ends_of, first_of
+from attnc.expressions.signs import is_positive
 from attnc.expressions.tree import (
     TRUE,
     Expr,
@@ -29,7 +30,6 @@ from attnc.expressions.tree import fold as sum_over
 from attnc.graph import conjuncts
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.frame import Frame
-from attnc.passes.signs import is_positive
 from attnc.passes.simplify import make, simplify_node
 
 Role = Literal["grid", "row", "key", "coarse", "width"]

@@ -6,11 +6,11 @@ A fold over nothing is 0, even where the factor is not finite: then the product 
 from __future__ import annotations
 
 from attnc.expressions.index import Axis
+from attnc.expressions.signs import is_positive, never_negative
 from attnc.expressions.tree import Expr, is_number, postorder
 from attnc.passes.factors import ONE, ZERO, factors_of
 from attnc.passes.frame import Frame
 from attnc.passes.separate import finished
-from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make
 
 

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from attnc.expressions.index import Index
+from attnc.expressions.signs import is_positive, never_negative
 from attnc.expressions.tree import Expr, is_number, number_of, postorder
 from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of
 from attnc.passes.frame import Frame
 from attnc.passes.linear import Linear
-from attnc.passes.signs import is_positive, never_negative
 from attnc.passes.simplify import make, simplify_node
 
 Store = Callable[[Expr], Expr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 
 from attnc.expressions.tree import Expr, postorder
 
@@ -35,6 +36,12 @@ def is_positive(expr: Expr) -> bool:
     return sign_of(expr) == ABOVE
 
 
+def is_negative(expr: Expr) -> bool:
+    """Whether the expression is below zero."""
+    sign = sign_of(expr)
+    return sign.negative and not sign.zero and not sign.positive
+
+
 def never_negative(expr: Expr) -> bool:
     """Whether the expression is zero or more."""
     return not sign_of(expr).negative
@@ -60,9 +67,9 @@ def _step(node: Expr, args: list[Sign]) -> Sign:
     if op == "neg":
         return Sign(args[0].positive, args[0].zero, args[0].negative)
     if op in ("mul", "div"):
-        return _product(args[0], args[1], op == "div")
+        return reduce(lambda a, b: _product(a, b, op == "div"), args)
     if op == "add":
-        return _sum(args[0], args[1])
+        return reduce(_sum, args)
     if op == "sub" and _is_gap(*node.args):
         return Sign(positive=False)
     if op == "sub":
@@ -70,7 +77,7 @@ def _step(node: Expr, args: list[Sign]) -> Sign:
     if op == "where":
         return _either(args[1], args[2])
     if op in ("max", "min"):
-        return _extremum(op, args[0], args[1])
+        return reduce(lambda a, b: _extremum(op, a, b), args)
     if op == "pow":
         return _power(node, args[0])
     if op == "fold":
