@@ -12,6 +12,7 @@ from catalogue_calls import CALLS, read, tensors
 from eager_loader import load, to_torch
 from spec_builder import causal
 
+import attnc
 from attnc.front import load_source, read_spec
 from attnc.spec import Spec
 
