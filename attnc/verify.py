@@ -30,6 +30,7 @@ from attnc.schedule.maps import MapKernel, SelectKernel, StepKernel
 from attnc.schedule.scans import ReverseScanKernel, RowWrite, ScanKernel, Shares
 from attnc.schedule.statements import (
     Contraction,
+    Decays,
     Deposit,
     Let,
     PairStore,
@@ -362,6 +363,10 @@ class _Verifier:
                         where = f"{kernel.name}: {statement.name}"
                         self.expr(part, where, values, pair | widths | {statement.along})
                 self.name(statement.name, statement.right, values)
+                continue
+            if isinstance(statement, Decays):
+                self.expr(statement.log, f"{kernel.name}: {statement.name}", values, pair)
+                self.name(statement.name, statement.log, values)
                 continue
             if isinstance(statement, Scanned):
                 for part in (statement.factor, statement.added):

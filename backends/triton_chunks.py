@@ -17,7 +17,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, is_number
 from attnc.schedule import Schedule
 from attnc.schedule.scans import ScanKernel
-from attnc.schedule.statements import Contraction, TriangularSolve
+from attnc.schedule.statements import Contraction, Decays, TriangularSolve
 
 DOT = "input_precision=CHUNK_PRECISION, out_dtype=ACC"
 
@@ -86,6 +86,8 @@ class ChunkPrinter(ScanPrinter):
     def _statement(self, statement: Any, lines: list[str]) -> None:
         if isinstance(statement, Contraction):
             text, over = self._contraction(statement, lines)
+        elif isinstance(statement, Decays):
+            text, over = self._decays(statement, lines)
         elif isinstance(statement, TriangularSolve):
             text, over = self._solve(statement, lines)
         else:
@@ -96,10 +98,22 @@ class ChunkPrinter(ScanPrinter):
         leaf = Leaf(name, self.places.ordered(over))
         self.scope = self.scope.extended(values={statement.name: leaf})
 
+    def _decays(self, one: Decays, lines: list[str]) -> tuple[str, tuple[Index, ...]]:
+        log, _ = self._log(one.log, lines)
+        if one.which == "since":
+            log = f"gpu_shifted({log}, 1, CHUNK)" if one.before else log
+            return f"tl.exp(tl.cumsum({log}, 0))", (self.time,)
+        if one.which == "until":
+            rest = f"tl.cumsum(gpu_shifted({log}, -1, CHUNK), 0, reverse=True)"
+            return f"tl.exp({rest})", (self.time,)
+        pairs = f"gpu_between({log}, {one.before}, CHUNK)"
+        return pairs if one.which == "between" else f"tl.trans({pairs})", (self.time, self.inner)
+
     def _solve(self, one: TriangularSolve, lines: list[str]) -> tuple[str, tuple[Index, ...]]:
         matrix = self._tile(one.matrix, (self.time, self.inner), lines, one.name)
         right = self._tile(one.right, (self.time, one.width), lines, one.name)
         text = f"gpu_solved({matrix}, {right}, CHUNK, CHUNK_BLOCK, CHUNK_PRECISION)"
+        text = right if is_number(one.matrix, 0) else text
         if one.left is not None:
             left = self._tile(one.left, (self.time, self.inner), lines, one.name)
             text = f"tl.dot({left}, {text}, {DOT})"

@@ -19,7 +19,15 @@ from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, position, postorder
 from attnc.schedule import Schedule
 from attnc.schedule.scans import ScanKernel
-from attnc.schedule.statements import Contraction, Let, Product, Scanned, Store, TriangularSolve
+from attnc.schedule.statements import (
+    Contraction,
+    Decays,
+    Let,
+    Product,
+    Scanned,
+    Store,
+    TriangularSolve,
+)
 
 
 def expressions(kernel: ScanKernel) -> tuple[Expr, ...]:
@@ -43,7 +51,7 @@ def repeated(kernel: ScanKernel) -> tuple[Expr, ...]:
 
 
 def parts_of(
-    statement: Let | Product | TriangularSolve | Contraction | Scanned,
+    statement: Let | Product | TriangularSolve | Contraction | Decays | Scanned,
 ) -> tuple[Expr, ...]:
     """The expressions of a statement."""
     if isinstance(statement, Let):
@@ -53,6 +61,8 @@ def parts_of(
     if isinstance(statement, TriangularSolve):
         left = () if statement.left is None else (statement.left,)
         return (statement.matrix, statement.right, *left)
+    if isinstance(statement, Decays):
+        return (statement.log,)
     log = statement.log if isinstance(statement, Contraction) else None
     return (statement.left, statement.right, *(() if log is None else (log,)))
 

@@ -12,7 +12,7 @@ from scan_interpreter import Instance, run_scan
 from attnc.expressions.index import Index
 from attnc.expressions.tree import postorder
 from attnc.schedule.scans import ScanKernel
-from attnc.schedule.statements import Contraction, Let, TriangularSolve
+from attnc.schedule.statements import Contraction, Decays, Let, TriangularSolve
 
 
 def run_chunks(interpreter: Any, kernel: ScanKernel) -> None:
@@ -63,6 +63,8 @@ class ChunkInstance(Instance):
             return self.number(one.expr, values)
         if isinstance(one, Contraction):
             return self.contraction(one, values)
+        if isinstance(one, Decays):
+            return self.decays(one, values)
         assert isinstance(one, TriangularSolve)
         assert loop.inner is not None
         matrix = self.array(self.number(one.matrix, values), (loop.time, loop.inner))
@@ -73,6 +75,22 @@ class ChunkInstance(Instance):
             right = left @ np.linalg.solve(unit, right)
             return self.placed(right, (loop.time, loop.inner))
         return self.placed(np.linalg.solve(unit, right), (loop.time, one.width))
+
+    def decays(self, one: Decays, values: Mapping[str, Any]) -> Any:
+        time, inner = self.kernel.loop.time, self.kernel.loop.inner
+        assert inner is not None
+        logs = self.array(self.number(one.log, values), (time,))
+        rows = range(len(logs))
+        if one.which == "since":
+            sums = np.array([logs[: t if one.before else t + 1].sum() for t in rows])
+            return self.placed(np.exp(sums), (time,))
+        if one.which == "until":
+            return self.placed(np.exp(np.array([logs[t + 1 :].sum() for t in rows])), (time,))
+        pairs = np.zeros((len(logs), len(logs)))
+        for t in rows:
+            for s in range(t if one.before else t + 1):
+                pairs[t, s] = np.exp(logs[s + 1 : t if one.before else t + 1].sum())
+        return self.placed(pairs if one.which == "between" else pairs.T, (time, inner))
 
     def contraction(self, one: Contraction, values: Mapping[str, Any]) -> Any:
         """Every term with its factor, a product of decays by their logarithms' sum over rows."""

@@ -23,11 +23,10 @@ SHAPE = Shape(7, 7, 3, 4, 2, 2, 2)
 CHUNKED = (
     "linear_attention", "constant_decay", "gla", "value_decay", "rwkv6", "delta_rule",
     "gated_delta", "householder", "rwkv7", "mamba2", "document_reset", "lagged",
-    "key_heads",
+    "key_heads", "momentum",
 )  # fmt: skip
 WHY = {
     "mamba": "the update of H is elementwise",
-    "momentum": "the update of S reads Z too",
     "running_max": "the update of top is not affine: `max` of a state",
     "nonlinear": "the update of S is not affine",
     "both_sides": "the update of S is not affine",

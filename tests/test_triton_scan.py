@@ -171,7 +171,7 @@ def test_no_gradient_spills(wanted: str) -> None:
 CHUNKED = (
     "linear_attention", "constant_decay", "gla", "value_decay", "rwkv6", "delta_rule",
     "gated_delta", "householder", "rwkv7", "mamba2", "document_reset", "lagged",
-    "key_heads",
+    "key_heads", "momentum",
 )  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def _transition(
         elif term.read.args == tuple(map(position, state.indices)) and not term.bound:
             decay = term.coefficient
         else:
-            found = _low_rank(term, state, widths)
+            found = corrections_of(term, state, widths)
             low_rank += found
             rest += [] if found else [term]
     return Transition(state, decay, tuple(low_rank), tuple(coupled), tuple(rest), added, widths)
@@ -335,7 +335,7 @@ def _merged(terms: tuple[Term, ...]) -> tuple[Term, ...]:
     return tuple(sums.values())
 
 
-def _low_rank(term: Term, state: Array, widths: tuple[Index, ...]) -> list[RankOne]:
+def corrections_of(term: Term, state: Array, widths: tuple[Index, ...]) -> list[RankOne]:
     """The term as corrections along one axis; none where it is more than these."""
     whole = _rank_one(term, state, widths)
     if whole is not None:

@@ -25,7 +25,7 @@ Sources: Yang et al. 2024, "Gated Linear Attention"; Yang et al. 2024,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import (
@@ -40,76 +40,18 @@ from attnc.expressions.tree import (
     value,
 )
 from attnc.graph import GraphOutput, Recurrence
-from attnc.passes.affine import (
-    NotAffine,
-    Transition,
-    affine_terms,
-    log_decay,
-    shrinks,
-    transitions,
-)
+from attnc.passes.affine import NotAffine, affine_terms, transitions
+from attnc.passes.chunk_forms import Family, Form, Group, families_of, linked_states
+from attnc.passes.chunk_forms import RowByRow as RowByRow  # of this pass too
 from attnc.passes.elimination import System
-from attnc.passes.factors import ZERO, Factors, addends_of, factors_of, total
+from attnc.passes.factors import ZERO, Factors, factors_of, total
 from attnc.passes.rows import STATES, Rows
 from attnc.passes.simplify import make
 from attnc.schedule.scans import Final, ScanKernel, ScanLoop
-from attnc.schedule.statements import Contraction, Let, Store, TriangularSolve
+from attnc.schedule.statements import Contraction, Decays, Let, Store, TriangularSolve, Which
 
 PLAIN = ("read", "number", "value")
 INNER = 4_000_000  # number of the index of the earlier row of a pair
-
-
-RANK = 4  # most corrections of a row: a system of n has some n^3 / 3 products more than one
-
-
-class RowByRow(Exception):
-    """Why a recurrence has no chunkwise form, in a sentence's end."""
-
-
-@dataclass
-class Group:
-    """Terms x(t) y(t)^T of one x: `known` of y, and the coefficients of products with the state, by
-    their place in a form's `rights`, if the state is corrected along x."""
-
-    x: Expr
-    known: list[Expr] = field(default_factory=list)
-    corrections: dict[int, Expr] = field(default_factory=dict)
-    y: Expr | None = None
-
-
-@dataclass
-class Form:
-    """One state: `key` is the width that its products contract, `across` the other.
-
-    log     of the decay; None: a running sum
-    rights  the vectors whose products with the state before the row correct it
-    """
-
-    state: Array
-    key: Index
-    across: Index | None
-    log: Expr | None
-    groups: list[Group]
-    rights: list[Expr]
-
-    @property
-    def log_across(self) -> Expr | None:
-        """The logarithm of a decay along the other width."""
-        return self.log if self.log is not None and self.across in self.log.free else None
-
-    @property
-    def log_key(self) -> Expr | None:
-        """The logarithm of a decay of one number, or along the contracted width."""
-        return ZERO if self.log is None else None if self.log_across is not None else self.log
-
-
-def _why(transition: Transition) -> str:
-    """What of an update no chunk has products for."""
-    if transition.kind == "coupled":
-        found = {term.read.array.name for term in transition.coupled if term.read is not None}
-        return f"reads {' and '.join(sorted(found))} too"
-    reason = f": {transition.reason}" if transition.reason else ""
-    return f"is {transition.kind}{reason}"
 
 
 @dataclass(frozen=True)
@@ -140,7 +82,7 @@ class _Chunks:
         self.rows, self.recurrence, self.time = rows, recurrence, recurrence.time
         self.inner = Index(self.time.name, self.time.axis, INNER)
         self.names = frozenset(state.name for state in recurrence.states)
-        self.statements: list[Let | Contraction | TriangularSolve] = []
+        self.statements: list[Let | Contraction | TriangularSolve | Decays] = []
         self.known: dict[tuple[object, ...], Expr] = {}
         self.readings: list[Reading] = []
         self.grid = rows.grid
@@ -149,12 +91,15 @@ class _Chunks:
         self, name: str, outputs: Sequence[GraphOutput], finals: tuple[Final, ...]
     ) -> ScanKernel:
         moves = transitions(self.recurrence, self.grid)
-        for transition in moves:  # what a state is says more than how it is read
-            self._log(transition)
+        linked_states(moves)  # what a state is says more than how it is read
         found = [self._read(output.expr) for output in outputs]
-        forms = {transition.state.name: self._form(transition) for transition in moves}
-        for form in forms.values():
-            self._settle(form)
+        contracted: dict[str, set[Index]] = {}
+        for one in self.readings:
+            contracted.setdefault(one.state, set()).add(one.key)
+        families = families_of(moves, contracted)
+        forms = {form.state.name: form for family in families for form in family.forms}
+        for family in families:
+            self._settle(family, forms)
         sums = {
             one.name: self._through(forms[one.state], one.left, self.recurrence.reads_old)
             for one in self.readings
@@ -178,87 +123,15 @@ class _Chunks:
         )
         return ScanKernel(name, self.grid, tuple(lets["constant"]), loop, tuple(stores), finals)
 
-    # --- What a state is --------------------------------------------------------------------------
-
-    def _form(self, transition: Transition) -> Form:
-        state = transition.state
-        log = self._log(transition)
-        keys = {one.key for one in self.readings if one.state == state.name}
-        keys |= {one.along for one in transition.low_rank}
-        if len(keys) != 1:
-            which = "several widths" if keys else "no width"
-            raise RowByRow(f"results contract {state.name} along {which}")
-        (key,) = keys
-        rest = [index for index in state.indices if index != key]
-        if len(rest) > 1:
-            raise RowByRow(f"{state.name} has more than two widths")
-        across = rest[0] if rest else None
-        groups: dict[Expr, Group] = {}
-        for addend, minus in addends_of(transition.added or ZERO):
-            if addend == ZERO:
-                continue
-            x, y = self._parted(factors_of(addend), key, across, state)
-            group = groups.setdefault(x, Group(x))
-            group.known.append(make("neg", y) if minus else y)
-        rights = self._corrections(transition, groups, key, across, log)
-        return Form(state, key, across, log, list(groups.values()), rights)
-
-    def _log(self, transition: Transition) -> Expr | None:
-        """The logarithm of the decay; None of a decay of 1."""
-        name, kind = transition.state.name, transition.kind
-        if kind not in ("sum", "scalar", "diagonal", "low rank", "diagonal plus low rank"):
-            raise RowByRow(f"the update of {name} {_why(transition)}")
-        log = log_decay(transition)
-        if transition.decay is None or log is None:
-            raise RowByRow(f"the decay of {name} has no logarithm that is known")
-        if not shrinks(transition):
-            raise RowByRow(f"that the decay of {name} is at most 1 is not proved")
-        return None if log == ZERO else log
-
-    def _parted(
-        self, factors: Factors, key: Index, across: Index | None, state: Array
-    ) -> tuple[Expr, Expr]:
-        """A product as a vector along the key and one along the other width, the sign with it."""
-        x, y = factors.split(lambda factor: key in factor.free)
-        if key not in x.expr.free or (across is not None and across in x.expr.free):
-            raise RowByRow(f"what is added to {state.name} is no product of two vectors")
-        return Factors(x.above, x.below).expr, Factors(y.above, y.below, factors.negative).expr
-
-    def _corrections(
-        self,
-        transition: Transition,
-        groups: dict[Expr, Group],
-        key: Index,
-        across: Index | None,
-        log: Expr | None,
-    ) -> list[Expr]:
-        """Notes the coefficients of products with the state; what multiplies it in them."""
-        name, rights = transition.state.name, list[Expr]()
-        if transition.rank > RANK:
-            raise RowByRow(f"{name} is corrected in rank {transition.rank}")
-        if transition.low_rank and (across is None or (log is not None and across in log.free)):
-            raise RowByRow(
-                f"{name} is corrected along the width that its decay does not vary along"
-            )
-        for one in transition.low_rank:
-            x, scalar = self._parted(factors_of(one.left), key, across, transition.state)
-            right, minus = one.vector
-            if right not in rights:
-                rights.append(right)
-            found = groups.setdefault(x, Group(x)).corrections
-            place, scalar = rights.index(right), make("neg", scalar) if minus else scalar
-            found[place] = make("add", found[place], scalar) if place in found else scalar
-        if sum(bool(group.corrections) for group in groups.values()) > RANK:
-            raise RowByRow(f"{name} is corrected along more than {RANK} vectors")
-        return rights
-
     # --- Statements -------------------------------------------------------------------------------
 
-    def _settle(self, form: Form) -> None:
+    def _settle(self, family: Family, forms: dict[str, Form]) -> None:
         """The operands as values of a row; what solves the triangular system."""
-        form.log = None if form.log is None else self._operand(form.log)
-        corrected = [group for group in form.groups if group.corrections]
-        for group in form.groups:
+        for form in family.forms:
+            form.log = None if form.log is None else self._operand(form.log)
+            form.link = None if form.link is None else self._operand(form.link)
+        corrected = [group for group in family.groups if group.corrections]
+        for group in family.groups:
             group.x = self._operand(group.x)
             if group.known and not group.corrections:
                 group.y = self._operand(total(group.known))
@@ -266,18 +139,19 @@ class _Chunks:
             {place: self._operand(factor) for place, factor in group.corrections.items()}
             for group in corrected
         ]
-        others = [self._through(form, right, before=True) for right in form.rights]
-        lefts = [self._operand(right) for right in form.rights]
+        others = [self._through(forms[name], right, True) for name, right in family.rights]
+        lefts = [(forms[name], self._operand(right)) for name, right in family.rights]
+        first = family.forms[0]
         system = System(
-            lambda matrix, right: self._solve(form, matrix, right),
+            lambda matrix, right: self._solve(first, matrix, right),
             self._between,
-            lambda pair, row: self._product(form, pair, row),
+            lambda pair, row: self._product(first, pair, row),
         )
         for group, factor in zip(corrected, factors, strict=True):
             system.matrix.append([])
             for other in corrected:
                 terms = (
-                    make("mul", by, self._pair(form, lefts[place], other.x, True))
+                    make("mul", by, self._reach(*lefts[place], other, True))
                     for place, by in factor.items()
                 )
                 system.matrix[-1].append(make("neg", total(terms)))
@@ -313,23 +187,36 @@ class _Chunks:
         """The sum over the key of left * state, after the row or before it: what the chunk began
         with, and what its rows have added so far."""
         left = self._operand(left)
-        state = read(form.state, map(position, form.state.indices))
         over = (self.time, *((form.across,) if form.across is not None else ()))
-        parts = [self._contracted("kept", form.key, left, state, form.log, before, over)]
-        for group in form.groups:
+        own = self._contracted("kept", form.key, left, _state(form), form.log, before, over)
+        parts, leader = [own], form.leader
+        if leader is not None:
+            kept = self._contracted("kept", form.key, left, _state(leader), None, before, over)
+            parts.append(make("mul", self._handed_since(form, before), kept))
+        for group in _reaching(form):
             if group.y is not None:
-                pair, log = self._pair(form, left, group.x, before), form.log_across
+                pair, log = self._reach(form, left, group, before), form.log_across
                 made = self._contracted("added", self.inner, pair, group.y, log, before, over)
                 parts.append(made)
         return total(parts)
 
-    def _pair(self, form: Form, left: Expr, x: Expr, before: bool) -> Expr:
-        over = (self.time, self.inner)
-        return self._contracted("pair", form.key, left, x, form.log_key, before, over)
+    def _reach(self, form: Form, left: Expr, group: Group, before: bool) -> Expr:
+        """What a row's `left` meets of what an earlier one has added, for each pair of rows."""
+        over, leader = (self.time, self.inner), form.leader
+        if not _among(group, _reaching(form)):
+            return ZERO
+        if leader is None or not _among(group, leader.groups):
+            log = form.log_key
+            return self._contracted("pair", form.key, left, group.x, log, before, over)
+        plain = self._contracted("pair", form.key, left, group.x, None, False, over)
+        factor = self._handed(form, before)
+        if _among(group, form.groups):
+            factor = make("add", self._decays(form, "between", before), factor)
+        return make("mul", plain, factor)
 
     def _advance(self, form: Form) -> Expr:
         """The state after the chunk."""
-        own = read(form.state, map(position, form.state.indices))
+        own, leader = _state(form), form.leader
         parts = [own]
         if form.log is not None:
             key = ("elapsed", form.log.digest)
@@ -339,13 +226,72 @@ class _Chunks:
                 self.known[key] = self._named("elapsed", free)
                 self.statements.append(Let(str(self.known[key].attr), whole))
             parts = [make("mul", self.known[key], own)]
+        if leader is not None:
+            parts.append(make("mul", self._handed_through(form), _state(leader)))
         over = tuple(i for i in (form.key, form.across) if i is not None)
-        for group in form.groups:
-            if group.y is not None:
-                parts.append(
-                    self._contracted("rows", self.time, group.x, group.y, form.log, False, over)
-                )
+        for group in _reaching(form):
+            if group.y is None:
+                continue
+            log, right = form.log, group.y
+            if leader is not None and _among(group, leader.groups):
+                factor, log = self._handed_until(form), None
+                if _among(group, form.groups):
+                    factor = make("add", self._decays(form, "until"), factor)
+                right = make("mul", factor, right)
+            made = self._contracted("rows", self.time, group.x, right, log, False, over)
+            parts.append(made)
         return total(parts)
+
+    # --- What one state is handed of another ------------------------------------------------------
+
+    def _handed(self, form: Form, before: bool) -> Expr:
+        """The sum over rows u of decays of the leader after s before u, the link, and the state's
+        own decays after u up to t: for pairs (t, s)."""
+        assert form.leader is not None and form.link is not None
+        given = make("mul", form.link, self._decays(form.leader, "between", True))
+        key = ("handed", form.state.name, before)
+        if key not in self.known:
+            self.known[key] = self._between(self._decays(form, "between", before), ZERO, given)
+        return self.known[key]
+
+    def _handed_since(self, form: Form, before: bool) -> Expr:
+        """The same of the state before the chunk, for rows t."""
+        return self._row_sum(self._decays(form, "between", before), self._given(form))
+
+    def _handed_until(self, form: Form) -> Expr:
+        """The same for the state after the chunk, for rows s."""
+        assert form.leader is not None and form.link is not None
+        later = make("mul", form.link, self._decays(form, "until"))
+        return self._row_sum(self._decays(form.leader, "after", True), later)
+
+    def _handed_through(self, form: Form) -> Expr:
+        """The same from the state before the chunk to that after it."""
+        key = ("handed through", form.state.name)
+        if key not in self.known:
+            term = make("mul", self._decays(form, "until"), self._given(form))
+            self.known[key] = self._named("handed", ())
+            self.statements.append(Let(str(self.known[key].attr), fold("sum", (self.time,), term)))
+        return self.known[key]
+
+    def _given(self, form: Form) -> Expr:
+        assert form.leader is not None and form.link is not None
+        return make("mul", form.link, self._decays(form.leader, "since", True))
+
+    def _row_sum(self, pair: Expr, row: Expr) -> Expr:
+        over = (self.time,)
+        return self._contracted("handed", self.inner, pair, row, None, False, over)
+
+    def _decays(self, form: Form, which: Which, before: bool = False) -> Expr:
+        log = ZERO if form.log is None else form.log
+        key = ("decays", log.digest, which, before)
+        if key not in self.known:
+            pairs = which in ("between", "after")
+            name = self._named("decays", (self.time, *((self.inner,) if pairs else ())))
+            self.statements.append(Decays(str(name.attr), log, which, before))
+            self.known[key] = name
+        return self.known[key]
+
+    # --- Products ---------------------------------------------------------------------------------
 
     def _contracted(
         self,
@@ -417,3 +363,17 @@ class _Chunks:
 
     def _replaced(self, expr: Expr, sums: dict[str, Expr]) -> Expr:
         return rewrite(expr, lambda n: sums.get(str(n.attr), n) if n.op == "value" else n)
+
+
+def _state(form: Form) -> Expr:
+    return read(form.state, map(position, form.state.indices))
+
+
+def _among(group: Group, groups: Iterable[Group]) -> bool:
+    return any(group is one for one in groups)
+
+
+def _reaching(form: Form) -> list[Group]:
+    """What is added to a state, or to the one that is handed on to it."""
+    leader = form.leader.groups if form.leader is not None else []
+    return [*form.groups, *(group for group in leader if not _among(group, form.groups))]

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
-from attnc.schedule.statements import Contraction, Let, Product, Scanned, Store, TriangularSolve
+from attnc.schedule.statements import (
+    Contraction,
+    Decays,
+    Let,
+    Product,
+    Scanned,
+    Store,
+    TriangularSolve,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +37,7 @@ class ScanLoop:
     inner: Index | None
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
-    inside: tuple[Let | Product | TriangularSolve | Contraction | Scanned, ...]
+    inside: tuple[Let | Product | TriangularSolve | Contraction | Decays | Scanned, ...]
     advance: tuple[Expr, ...]
     after: tuple[Let, ...] = ()
 

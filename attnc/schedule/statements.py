@@ -9,6 +9,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
 
 Monoid = Literal["sum", "prod", "max", "min"]
+Which = Literal["between", "after", "since", "until"]
 
 
 # --- Access --------------------------------------------------------------------------------------
@@ -175,6 +176,23 @@ class TriangularSolve:
     right: Expr
     width: Index
     left: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decays:
+    """`name` = exp(sum of `log` over rows u), `log` over time: one number a head and row.
+
+    between  over (time, inner), s < u <= t, 0 for pairs with s > t
+    after    the same of later rows: over (time, inner), the row itself before `inner`
+    since    over time: from the chunk's first row, u <= t
+    until    over time: to its last row, u > t
+    before   without the row itself, or the later row: u < t; a pair has s < t
+    """
+
+    name: str
+    log: Expr
+    which: Which
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from attnc.schedule.statements import (
     Access,
     Carried,
     Contraction,
+    Decays,
     Contribution,
     Deposit,
     Let,
@@ -226,6 +227,9 @@ def _statement(statement: Let | Product | TriangularSolve | Contraction | Scanne
         return f"scan {_left(statement.after)} = {pair}{_text(statement.added)}"
     if isinstance(statement, Contraction):
         return _contraction(statement)
+    if isinstance(statement, Decays):
+        own = " before the row" if statement.before else ""
+        return f"{statement.name} = decays {statement.which}{own}: {_text(statement.log)}"
     if isinstance(statement, Product):
         return _product(statement)
     return f"{statement.name} = solve(1 + {_text(statement.matrix)}, {_text(statement.right)})"
