@@ -419,13 +419,17 @@ class _StreamRun:
             with np.errstate(all="ignore"):
                 term = np.where(visible, term * operand, 0.0)
         places = []
+        cells = None  # a table may have rows or keys of its own
+        if getattr(one, "at", None) is not None:
+            cells = one.array.indices[-2 if width is not None else -1]
         for index in one.array.indices:
-            if index in where:
+            if index in where and index is not cells:
                 places.append(where[index] - run.first(index))
             else:
                 cell = run._value(one.at, pair, values) - run.first(index)
                 size = run.size(index)
-                assert np.all(~visible | ((cell >= 0) & (cell < size))), "outside its table"
+                inside = (cell >= 0) & (cell < size)
+                assert np.all(~visible | inside | (term == 0.0)), "outside its table"
                 places.append(np.clip(cell, 0, max(size - 1, 0)))
         shape = np.broadcast_shapes(*(np.shape(p) for p in (*places, term)))
         full = [np.broadcast_to(p, shape) for p in places]

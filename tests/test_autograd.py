@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_cli import NO_GRADIENT
 from test_module import alone as run_alone
 from torch.utils.checkpoint import checkpoint
 
@@ -318,8 +319,7 @@ def test_explain_tells_of_derivatives() -> None:
 
 
 def test_explain_tells_why_there_is_no_gradient() -> None:
-    path = Path(__file__).parent.parent / "examples/convolution/gated_conv.attn"
-    said = attnc.compile(path).explain()
+    said = attnc.compile(NO_GRADIENT).explain()
     assert "backward: refused: " in said and "a vector for each pair" in said
 
 

@@ -258,7 +258,14 @@ def with_loop(kernel: StreamKernel, loop: Any) -> StreamKernel:
 
 
 @pytest.mark.parametrize(
-    "name", ["softmax/causal_softmax", "softmax/concat_kv", "positional/rope", "variants/soft_cap"]
+    "name",
+    [
+        "softmax/causal_softmax",
+        "softmax/concat_kv",
+        "positional/rope",
+        "variants/soft_cap",
+        "variants/stick_breaking",
+    ],
 )
 def test_tangents(name: str) -> None:
     spec = spec_of(name)
@@ -295,6 +302,10 @@ SECOND = (
     "variants/relu_length",  # counts
     "window/interval_mask",  # rows without keys, whose sums are divided by
     "models/padded_causal",
+    "axis/channel_gram",  # rows and keys on one axis, ties of a maximum
+    "softmax/smeared_key",  # a key that reads another
+    "normalizer/sparsemax",  # an equation's root
+    "grid/botnet",  # sums over heads inside of sums over pairs
 )
 
 

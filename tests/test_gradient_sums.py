@@ -13,7 +13,7 @@ from test_two_places import SQUARE
 from attnc.cases import draw_case
 from attnc.errors import UnsupportedError
 from attnc.front import load_source, read_spec
-from attnc.passes import dense_sums, held_sums, roles
+from attnc.passes import cell_sums, dense_sums, held_sums, roles
 from attnc.passes import gradients as walk
 from attnc.passes.backward import lower_derivative
 from attnc.passes.pair_sums import PairSums
@@ -39,7 +39,25 @@ attention blocks(q, k) for i over j:
     normalize: softmax(j: score)
     read: sum(j: weight * held[i // 3, j])
 """
-WRITTEN = {"parts": PARTS, "blocks": BLOCKS}
+# A bias of all heads at places that data say: two reads of a table, and slopes at kinks.
+TENT = """
+attention tent(q, k, v):
+    axis x < 6
+    input table: real[h, x], own: real[b, i], other: real[b, j]
+    at[i, j] = 2.5 + tanh(own[i]) - tanh(other[j])
+    low[i, j] = floor(at[i, j])
+    part[i, j] = at[i, j] - low[i, j]
+    near[i, j] = max(1 - abs(part), 0) * table[low[i, j]]
+    score: dot(q[i], k[j]) * scale + near + max(1 - abs(part - 1), 0) * table[low[i, j] + 1]
+    normalize: softmax(j: score)
+"""
+# A convolution times a linear map of the row: what a tap sends to a row is a vector of both.
+GATED = """
+attention gated_taps(x) for i over u:
+    input x: real[b, i, c], taps: real[u, c], W: real[c, a in c]
+    read: sum(u: taps[u] * (x[i - u] else 0)) * (W @ x[i])
+"""
+WRITTEN = {"parts": PARTS, "blocks": BLOCKS, "tent": TENT, "gated_taps": GATED}
 NAMES = ("summary/additive_pooling", "sparse/lte_window", "axis/depth_attention", *WRITTEN)
 
 
@@ -72,7 +90,8 @@ def refused(sums: PairSums, whole: Any, *more: Any) -> Any:
         ("summary/additive_pooling", (walk, "is_outer_product", lambda *given: False)),
         ("summary/additive_pooling", (held_sums, "_outside", lambda roles, whole: frozenset())),
         ("axis/depth_attention", (dense_sums, "_distributed", refused)),
-        ("parts", (roles, "_swapped", lambda factor, roles: factor)),
+        ("tent", (walk.Gradients, "_outer_sums", lambda self, whole: [])),
+        ("gated_taps", (cell_sums, "_gathered", lambda *given: None)),
         ("blocks", (walk, "in_parts", refused)),
     ],
 )
@@ -82,6 +101,14 @@ def test_each_rule_is_needed(
     monkeypatch.setattr(*without)
     with pytest.raises(UnsupportedError):
         lower_derivative(read(name))
+
+
+def test_sums_within_differences_are_merged_or_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roles, "_swapped", lambda factor, roles: factor)
+    lower_derivative(read("parts"))
+    monkeypatch.setattr(walk.Gradients, "_outer_sums", lambda self, whole: [])
+    with pytest.raises(UnsupportedError):
+        lower_derivative(read("parts"))
 
 
 @pytest.mark.parametrize("what", ["twice", "dropped"])

@@ -12,8 +12,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.places import same_places
 from attnc.expressions.signs import is_positive, never_negative
-from attnc.expressions.tree import TRUE, Expr, call, length, number, postorder, substitute_all
+from attnc.expressions.tree import (
+    TRUE,
+    Expr,
+    call,
+    length,
+    number,
+    postorder,
+    start,
+    substitute_all,
+)
 from attnc.passes.contexts import Opened, close
 from attnc.passes.factors import ONE, ZERO, Factors, factors_of, multiply
 from attnc.passes.simplify import all_of, make
@@ -183,12 +193,18 @@ def _shared(
 @dataclass(frozen=True)
 class Closer:
     """Sums adjoints over indices: over widths one by one, with the other factors outside; over
-    rows, keys and outer axes in one fold, its indices in the order of `wide`."""
+    rows, keys and outer axes in one fold, its indices in the order of `wide`.
+
+    rows    the axes of rows, the held one last; `keys`: those of keys"""
 
     wide: tuple[Axis, ...]
+    rows: tuple[Axis, ...] = ()
+    keys: frozenset[Axis] = frozenset()
 
     def closed(self, adjoint: Adjoint, keep: frozenset[Index], whole: bool = False) -> Adjoint:
         """The adjoint over `keep` alone. `whole`: the last fold keeps all of its body."""
+        if not whole:
+            adjoint = self._settled(adjoint, keep)
         extra = adjoint.over - keep
         for index in sorted(extra, key=lambda i: (i.name, i.number)):
             if index.axis not in self.wide:
@@ -198,6 +214,32 @@ class Closer:
             return adjoint
         order = sorted(rest, key=lambda i: (self.wide.index(i.axis), i.name))
         return self._fold(adjoint, tuple(order), whole)
+
+    def _settled(self, adjoint: Adjoint, keep: frozenset[Index]) -> Adjoint:
+        """The adjoint without indices that a row settles: sum_x (if e == x: f(x)) is f(e) where e
+        is on the axis. What is given to a gradient is read where the gradient was sent to."""
+        for condition in adjoint.domain:
+            for place, other in _ties(condition):
+                if other in keep or other not in adjoint.over or not self._settles(place, other):
+                    continue
+                rest = tuple(one for one in adjoint.domain if one is not condition)
+                inside = _within(place, other.axis)
+                slim = replace(adjoint, over=adjoint.over - {other}, domain=rest)
+                moved = slim.renamed({}, {other: place})
+                domain = tuple(dict.fromkeys((*moved.domain, *inside)))
+                return self._settled(replace(moved, domain=domain), keep)
+        return adjoint
+
+    def _settles(self, place: Expr, other: Index) -> bool:
+        """Whether the place of a token or of a table's entry is known to a row, or to another key.
+        (Outer axes are what loops go over, and keys that a mask counts from the row.)"""
+        if other in place.free or not self.rows or other.axis.form == "coarse":
+            return False
+        if other.axis in self.keys and place.op != "index":
+            return any(index.axis is other.axis for index in place.free)
+        if other.axis in self.rows[:-1]:
+            return False
+        return any(index.axis is self.rows[-1] for index in place.free)
 
     def _width(self, adjoint: Adjoint, index: Index) -> Adjoint:
         """A width is never empty: unless a condition says so, every factor may leave."""
@@ -228,6 +270,24 @@ class Closer:
         if conditions or any(index.axis in self.wide for index in bound):
             met = (*met, (Opened(bound, conditions, ONE),))
         return Adjoint(adjoint.over - inside, domain, guards, outer, met)
+
+
+def _ties(condition: Expr) -> Iterable[tuple[Expr, Index]]:
+    """Places with the index that the condition says each is."""
+    pairs = (condition.args, condition.args[::-1]) if condition.op == "eq" else ()
+    return [
+        (place, other.attr)
+        for place, other in pairs
+        if other.op == "index" and isinstance(other.attr, Index)
+    ]
+
+
+def _within(place: Expr, axis: Axis) -> tuple[Expr, ...]:
+    """That a place is on an axis, if it is not that of one with the same positions."""
+    if isinstance(place.attr, Index) and place.op == "index" and same_places(place.attr.axis, axis):
+        return ()
+    first = start(axis)
+    return make("ge", place, first), make("lt", place, make("add", first, length(axis)))
 
 
 def _leaving(product: Factors, bound: frozenset[Index], always: bool) -> tuple[Factors, Factors]:

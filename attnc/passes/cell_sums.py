@@ -2,17 +2,34 @@
 
 table_grad[h, x] = sum(i, j if i - j == x: body) is added by each pair to its own cell; of several
 dimensions, x[i // n, j], one axis of cells counts them all.
+
+What is added to a cell is a number times a vector of the row or of the key. Where both have a part
+in the vector, as in a convolution times a gate, a table of rows is gathered instead:
+
+    sum(i, u if i - u == x: t[u, d] * y[i, d])  =  sum(u: t[u, d] * y[x + u, d])     held by rows x
 """
 
 from __future__ import annotations
 
 from attnc.expressions.canonical import fresh_index, indices_in
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Expr, call, length, number, position, start, substitute
+from attnc.expressions.tree import (
+    Array,
+    Expr,
+    call,
+    length,
+    number,
+    position,
+    read,
+    start,
+    substitute,
+)
+from attnc.passes.factors import Factors, factors_of
+from attnc.passes.held_sums import held_by_row
 from attnc.passes.inner_sums import split
 from attnc.passes.pair_sums import PairSums, positions
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Sum
+from attnc.passes.roles import Sum, settled
 from attnc.passes.simplify import make, simplify_node
 
 
@@ -42,6 +59,9 @@ def scattered(sums: PairSums, whole: Sum, key: Index, both: tuple[Expr, ...]) ->
         if len(found) != 1:
             raise refuse("bias_table: a table that is read at no place of its own")
         pairs.append(found[0])
+    gathered = _gathered(sums, whole, key, both)
+    if gathered is not None:
+        return held_by_row(sums, gathered, key)
     axes = tuple(dummy.axis for _, dummy in pairs)
     cells, at, where = _cells(axes, [p for p, _ in pairs], [position(d) for _, d in pairs])
     row = next(i for i in whole.bound if sums.roles.of(i.axis) == "row")
@@ -56,6 +76,42 @@ def scattered(sums: PairSums, whole: Sum, key: Index, both: tuple[Expr, ...]) ->
         inside,
         lambda inner: _cell_sum(sums, inner, key, cells, at, where),
     )
+
+
+def _gathered(sums: PairSums, whole: Sum, key: Index, both: tuple[Expr, ...]) -> Sum | None:
+    """The sum over keys for each row of a table of rows, where what is added is a vector of row and
+    key both, and one row alone adds to a cell for a key."""
+    row = next(i for i in whole.bound if sums.roles.of(i.axis) == "row")
+    along, rest = factors_of(whole.body).split(lambda f: bool(sums.roles.widths((f,))))
+    free = frozenset().union(*(f.free for f in (*along.above, *along.below)))
+    at = settled(both[0], row) if len(both) == 1 and {row, key} <= free else None
+    if at is None or not any(i in sums.dummies and i.axis is row.axis for i in at.free):
+        return None
+    own, others = along.split(lambda f: row in f.free and key not in f.free)
+    if len(sums.roles.widths((own.expr,))) == 1:
+        own = Factors((_vector(sums, own.expr),))
+    moves = {row: at}
+    low = start(row.axis)
+    inside = make("le", low, at), make("lt", at, make("add", low, length(row.axis)))
+    conditions = (substitute(c, moves) for c in whole.conditions if c is not both[0])
+    bound = tuple(index for index in whole.bound if index != row)
+    return Sum(bound, (*inside, *conditions), substitute((own * others * rest).expr, moves))
+
+
+def _vector(sums: PairSums, expr: Expr) -> Expr:
+    """A vector of a row, made once, before the loops that read it at other rows."""
+    (wide,) = sums.roles.widths((expr,))
+    width = Index(wide.axis.name, wide.axis, 0)
+    moves = {**positions(sums.canonical(expr.free)), wide: position(width)}
+    named = sums.values.exchange(substitute(expr, moves), pair=False)
+    rows = (*sums.roles.frame.grid, sums.roles.frame.held)
+    if named.digest not in sums.values.prepared:
+        name = sums.names.fresh("row_vector")
+        array = Array(name, (*(i for i in rows if i in named.free), width), "real", "workspace")
+        sums.values.prepared[named.digest] = (array, named)
+    array, _ = sums.values.prepared[named.digest]
+    places = {own: old for old, own in sums.canonical(expr.free).items()} | {width: wide}
+    return read(array, [position(places[index]) for index in array.indices])
 
 
 def _cell_sum(sums: PairSums, inner: Sum, key: Index, cells: Axis, at: Expr, where: Expr) -> Expr:

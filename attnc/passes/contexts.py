@@ -11,9 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import TRUE, Expr, call, fold, number, position, postorder, substitute
+from attnc.expressions.tree import (
+    TRUE,
+    Expr,
+    call,
+    fold,
+    length,
+    number,
+    position,
+    postorder,
+    substitute,
+)
 from attnc.graph import conjuncts
 from attnc.passes.simplify import make, simplify_node
 
@@ -34,6 +45,9 @@ class Opened:
     @property
     def seen(self) -> Expr:
         """Whether the fold is over anything."""
+        if not self.conditions:
+            lengths = (make("gt", length(index.axis), number(0)) for index in self.bound)
+            return reduce(lambda one, other: make("and", one, other), lengths)
         return make("gt", close("sum", self.bound, self.conditions, number(1)), number(0))
 
 

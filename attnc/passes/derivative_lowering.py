@@ -42,7 +42,7 @@ from attnc.passes.roles import Roles, uncoarsened
 from attnc.passes.row_values import RowValues
 from attnc.passes.scans import compared
 from attnc.passes.stream import emit as emit_kernels
-from attnc.passes.stream import emit_passes, without_stop
+from attnc.passes.stream import emit_passes, emit_solves, used_by, without_stop
 from attnc.schedule import Kernel, Schedule, Workspace
 from attnc.schedule.statements import Contribution, Deposit, Scatter
 from attnc.schedule.streams import StreamKernel, WalkedLoop
@@ -101,9 +101,11 @@ class Backward:
         self._columns()
         for array, expr in self.values.prepared.values():
             self.made.workspaces.append(Workspace(array, "accumulate"))
-            self.made.kernels.append(
-                map_of(f"{self.graph.name}_{array.name}", rows, None, array, expr, self.names.taken)
-            )
+            name = f"{self.graph.name}_{array.name}"
+            over = tuple(index for index in array.indices if index in rows)
+            width = next((index for index in array.indices if index not in rows), None)
+            taken = self.names.taken
+            self.made.kernels.append(map_of(name, over, width, array, expr, taken))
         for number, formulas in enumerate(self._row_sums(), 1):
             name = "row_sums" if number == 1 else f"row_sums_{number}"
             self.made.emit(Holder(name, self.frame, formulas=formulas), self.graph.name)
@@ -115,14 +117,26 @@ class Backward:
         for level in sorted({self.values.levels[t.array.name] for t in targets}):
             own = tuple(t for t in targets if self.values.levels[t.array.name] == level)
             lowering = Lowering(self.frame, passing, self.preparations)
-            emit_kernels(lowering, f"{self.graph.name}_pass_{level + 1}", own)
+            given = [target for target in own if not used_by(passing, (target,))]
+            lowering.kernels.extend(map(self._map, given))
+            walked = tuple(target for target in own if target not in given)
+            if walked:
+                emit_kernels(lowering, f"{self.graph.name}_pass_{level + 1}", walked)
             self._take(lowering, own)
 
+    def _map(self, target: Target) -> Kernel:
+        """What is finished once roots are at hand, without a loop."""
+        rows = (*self.frame.grid, self.frame.held)
+        name = f"{self.graph.name}_{target.array.name}"
+        taken = self.names.taken
+        return map_of(name, rows, target.width, target.array, target.expr, taken)
+
     def _columns(self) -> None:
-        """Loops for values of keys that fold over rows."""
+        """Loops for roots of equations, and for values of keys that fold over rows."""
         assert self.values.passing is not None
         lowering = Lowering(self.frame, self.values.passing, self.preparations)
         emit_columns(lowering, self.graph.name, emit_passes)
+        emit_solves(lowering, self.graph.name)
         self.made.kernels.extend(lowering.kernels)
         self.made.workspaces.extend(lowering.workspaces)
         self.made.notes.extend(note for note in lowering.notes if note not in self.made.notes)
@@ -278,14 +292,22 @@ def _whole(array: Array) -> Expr:
 
 
 def _ordered(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
-    """The kernels with each after those whose arrays it reads, else in the order given."""
-    rest = list(kernels)
-    done: list[Kernel] = []
+    """The kernels with each after those whose arrays it reads, else in the order given. An array
+    that several write, as the ends of a bracket, is that of those before."""
+    reads, writes = ([of(kernel) for kernel in kernels] for of in (arrays_read, arrays_written))
+    places = range(len(kernels))
+    needs: list[set[int]] = []
+    for place in places:
+        earlier = {n for n in range(place) if writes[n] & writes[place]}
+        for name in reads[place]:
+            writers = {n for n in places if name in writes[n] and n != place}
+            earlier |= {n for n in writers if n < place} or writers
+        needs.append(earlier)
+    rest, done = list(places), list[int]()
     while rest:
-        waiting = {name for kernel in rest for name in arrays_written(kernel)}
-        ready = next((k for k in rest if not arrays_read(k) & waiting), None)
+        ready = next((n for n in rest if needs[n] <= set(done)), None)
         if ready is None:
             raise AssertionError("kernels that wait for each other")
         rest.remove(ready)
         done.append(ready)
-    return tuple(done)
+    return tuple(kernels[n] for n in done)

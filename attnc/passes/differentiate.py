@@ -187,9 +187,10 @@ class Pullback:
     def __post_init__(self) -> None:
         axes = wide_axes(self.graph) if self.axes is None else self.axes
         self.wide = frozenset(axes)
-        rows = (index.axis for index in self.graph.rows)
-        self.tokens = frozenset(rows).union(*self.graph.keys)
-        self.closer = Closer(axes)
+        rows = tuple(index.axis for index in self.graph.rows)
+        keys = frozenset[Axis]().union(*self.graph.keys)
+        self.tokens = keys.union(rows)
+        self.closer = Closer(axes, rows, keys)
 
     def begin(self, output: GraphOutput, cotangent: Array) -> None:
         """An output's adjoint is its cotangent."""

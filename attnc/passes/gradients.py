@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 from attnc.expressions.canonical import canonical, fresh_index, indices_in
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, fold, position, rewrite, substitute
+from attnc.expressions.tree import Expr, fold, is_number, position, rewrite, substitute
 from attnc.passes.cell_sums import in_parts, scattered
 from attnc.passes.dense_sums import dense_gradient
-from attnc.passes.factors import addends_of, total
+from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.held_sums import column_extremum, held_by_key, held_by_row, is_outer_product
 from attnc.passes.pair_sums import PairSums, positions
 from attnc.passes.refusals import refuse
@@ -78,7 +78,7 @@ class Gradients:
         if not self.sums.roles.folds_keys(node) or not self.sums.roles.is_row(node):
             return False
         if self.sums.values.forward is None:  # its powers need a reference of their own
-            counted = node.op == "gt" and node.args[0].kind == "int"
+            counted = node.op in ("gt", "to_real") and node.args[0].kind == "int"
             whole = node.args[0] if counted else node
             if whole.op != "fold" or not (counted or whole.kind == "real"):
                 return False
@@ -96,6 +96,9 @@ class Gradients:
 
     def _sum(self, node: Expr) -> Expr:
         whole = taken_apart(node, self.sums.dummies, self.sums.roles)
+        several = self._outer_sums(whole)
+        if several:
+            return total(map(self._sum, several))
         pinned = self.sums.pinned(whole)
         outer = {i for i in whole.body.free if self.sums.roles.is_outer(i)}
         for condition in whole.conditions:
@@ -143,6 +146,39 @@ class Gradients:
             fold("sum", whole.bound, make("neg", part) if minus else part, test)
             for part, minus in found
         ]
+
+    def _outer_sums(self, whole: Sum) -> list[Expr]:
+        """x (a + sum_h b) as the sums of x a and of x sum_h b, h an outer index of pairs: each is
+        one sum over all that it is over. Nothing where there is no such sum."""
+        factors = factors_of(whole.body)
+        for place, factor in enumerate(factors.above):
+            parts = addends_of(factor)
+            if len(parts) < 2 or not any(self._has_outer_sum(part) for part, _ in parts):
+                continue
+            rest = (*factors.above[:place], *factors.above[place + 1 :])
+            around = Factors(rest, factors.below, factors.negative)
+            found = []
+            for part, minus in parts:
+                own = around * factors_of(make("neg", part) if minus else part)
+                found.append(fold("sum", whole.bound, own.expr, all_of(whole.conditions)))
+            return found
+        return []
+
+    def _has_outer_sum(self, expr: Expr) -> bool:
+        """Whether a factor sums numbers of pairs over outer axes, in a choice of zero or not."""
+        roles, stack = self.sums.roles, [expr]
+        while stack:
+            for addend, _ in addends_of(stack.pop()):
+                for factor in factors_of(addend).above:
+                    if not {"row", "key"} <= {roles.of(index.axis) for index in factor.free}:
+                        continue
+                    if roles.sums_outer(factor):
+                        return True
+                    if factor.op == "where":
+                        stack += [arg for arg in factor.args[1:] if not is_number(arg, 0)]
+                    elif factor.op in ("add", "sub"):
+                        stack.append(factor)
+        return False
 
     def _mapped(self, whole: Sum) -> Expr:
         """A sum over rows or outer axes of what has its sums over keys inside."""

@@ -78,6 +78,11 @@ class Roles:
             for index in node.bound
         )
 
+    def sums_outer(self, node: Expr) -> bool:
+        """Whether the node is a sum over outer axes."""
+        sums = node.op == "fold" and node.monoid == "sum" and node.kind == "real"
+        return sums and all(self.of(index.axis) in ("grid", "coarse") for index in node.bound)
+
     def _walks(self, node: Expr, role: Role) -> bool:
         return any(self.of(index.axis) == role for index in node.bound)
 
@@ -232,10 +237,10 @@ def _hides_outer_sum(factor: Expr, roles: Roles) -> bool:
 def _sums_groups(factor: Expr, roles: Roles) -> bool:
     """Whether a sum over key heads is of a sum over the query heads of each: one over all heads."""
     inner = factor.args[1]
-    if inner.op != "fold" or len(factor.bound) != 1 or factor.args[0] != TRUE:
+    if inner.op != "fold" or factor.args[0] != TRUE:
         return False
     places = (coarse_place(part, roles) for part in conjuncts(inner.args[0]))
-    return any(place is not None and place[1] == factor.bound[0] for place in places)
+    return any(place is not None and place[1] in factor.bound for place in places)
 
 
 def _sums_heads_of_pairs(node: Expr, roles: Roles) -> bool:
@@ -309,6 +314,12 @@ def says_place(condition: Expr, index: Index) -> bool:
     """Whether a condition says which place the index is: `e == x`, e of something else."""
     pairs = (condition.args, condition.args[::-1]) if condition.op == "eq" else ()
     return any(a == position(index) and index not in b.free for a, b in pairs)
+
+
+def settled(part: Expr, index: Index) -> Expr | None:
+    """The one place at which a condition lets an index be: x of `i - u == x` lets i be at x + u."""
+    side, other = _sides(part, index)
+    return other if side is not None and side.op == "index" else None
 
 
 def _sides(part: Expr, index: Index) -> tuple[Expr, Expr] | tuple[None, None]:

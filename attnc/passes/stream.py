@@ -44,7 +44,7 @@ def stream(graph: Graph) -> Lowering:
 def emit_passes(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> None:
     """The kernels that compute the targets, those of row values that they need first."""
     emit_columns(lowering, name, emit_passes)
-    _solve(lowering, name)
+    emit_solves(lowering, name)
     for level in range(
         1 + max((p.level for p in lowering.reductions.pending.values()), default=-1)
     ):
@@ -55,7 +55,7 @@ def emit_passes(lowering: Lowering, name: str, targets: tuple[Target, ...]) -> N
     emit(lowering, name, targets)
 
 
-def _solve(lowering: Lowering, name: str) -> None:
+def emit_solves(lowering: Lowering, name: str) -> None:
     """The kernels of unknowns that nobody has solved yet, each after those it is made of."""
     for one in tuple(lowering.reductions.solves.values()):
         if one.low.name not in {space.array.name for space in lowering.workspaces}:

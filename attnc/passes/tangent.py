@@ -99,7 +99,8 @@ class Pushforward:
             return read(self.given[node.array.name], node.args)
         parts = merged(self._contributions(node))
         nothing: frozenset[Index] = frozenset()
-        return total(self.walk.closer.closed(e, nothing, whole=True).expr() for e in parts)
+        whole = not _runs_along(node)
+        return total(self.walk.closer.closed(e, nothing, whole).expr() for e in parts)
 
     def _contributions(self, node: Expr) -> Iterable[Adjoint]:
         for edge in self.walk.edges[node.digest]:
@@ -109,6 +110,13 @@ class Pushforward:
                 moves = (make("ne", change, ZERO),) if node.op in POLES else ()
                 guards = (*edge.guards, *moves)
                 yield Adjoint(frozenset(edge.bound), edge.conditions, guards, product)
+
+
+def _runs_along(node: Expr) -> bool:
+    """Whether the node folds over keys for each key: what is of that key leaves the fold, so that
+    one walk along the keys makes it for all."""
+    own = {index.axis for index in node.bound}
+    return any(index.axis in own for index in node.free)
 
 
 # --- recurrences ----------------------------------------------------------------------------------
