@@ -49,6 +49,7 @@ class Row:
     picture: dict[str, Any] = field(default_factory=dict)
     gradient: str = ""
     gradient_on_triton: str = ""
+    public: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path | None:
@@ -59,6 +60,7 @@ class Row:
 def read_rows() -> list[Row]:
     """The rows of the catalogue, in its order."""
     entries = tomllib.loads((HERE / "catalogue.toml").read_text(encoding="utf-8"))
+    public = tomllib.loads((HERE / "references.toml").read_text(encoding="utf-8"))
     return [
         Row(
             name,
@@ -71,6 +73,7 @@ def read_rows() -> list[Row]:
             entry.get("picture", {}),
             entry.get("gradient", ""),
             entry.get("gradient_on_triton", entry.get("gradient", "")),
+            tuple(public.get(name, ())),
         )
         for name, entry in entries.items()
     ]
@@ -207,7 +210,7 @@ def print_png(pairs: np.ndarray, scale: int = 2) -> bytes:
 HEAD = """\
 # The gallery
 
-Printed by `make gallery` from `catalogue.toml`; change that, not this.
+Printed by `make gallery` from `catalogue.toml` and `references.toml`; change those, not this.
 
 Each operator is one file. *Verified* means: the float64 oracle agrees with a short reference that
 was written from the paper's equations, every mutant of the text (a conjunct dropped, `<` for `<=`,
@@ -221,6 +224,9 @@ A *gradient* is verified when those of every real input that both kernels give a
 autograd of the dense formula in float64 as autograd of that formula in the dtype of the call is,
 within twice its error. What has no derivative yet is *refused* with the feature that it lacks;
 *derived* are those that nobody has compared yet.
+
+Some operators are compared with *public implementations* too, with random weights; the table at the
+end says which with what.
 
 A pipeline is several operators with equations between them: kernels for the one, torch for the
 other (`op.explain()` says which).
@@ -291,9 +297,30 @@ def print_page(rows: list[Row]) -> str:
             if row.family == family:
                 lines.append(print_row(row, (PICTURES / f"{row.name}.png").exists()))
         lines.append("")
+    lines += print_references(rows)
     lines.append("## What is shipped\n")
     lines += [f"- `{name}`: {what}." for name, what in read_shipped().items()]
     return "\n".join(lines) + "\n"
+
+
+def print_references(rows: list[Row]) -> list[str]:
+    """What was compared with other people's code."""
+    compared = [row for row in rows if row.public]
+    return [
+        "## Compared with public implementations\n",
+        f"{len(compared)} operators; the tests are those named `test_*_public.py` and "
+        "`test_scan_fla.py`.\n",
+        "| operator | public implementation |",
+        "|---|---|",
+        *(f"| `{row.name}` | {'; '.join(map(named, row.public))} |" for row in compared),
+        "",
+    ]
+
+
+def named(reference: str) -> str:
+    """`package: what` as the page has it."""
+    package, _, what = reference.partition(": ")
+    return f"{package} `{what}`"
 
 
 def draw(rows: list[Row]) -> None:

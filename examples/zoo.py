@@ -71,6 +71,7 @@ def facts_of(row: gallery.Row) -> Entry:
         row.outside_what,
         path=path.relative_to(gallery.HERE).as_posix() if path else "",
         spec=path.read_text(encoding="utf-8") if path else "",
+        public=row.public,
     )
 
 
@@ -148,7 +149,7 @@ def is_current(stored: Entry, row: gallery.Row) -> bool:
     """Whether the row and its spec are those that were stored."""
     facts = facts_of(row)
     names = ("family", "title", "paper", "features", "outside", "outside_what", "path", "spec")
-    return all(getattr(stored, name) == getattr(facts, name) for name in names)
+    return all(getattr(stored, name) == getattr(facts, name) for name in (*names, "public"))
 
 
 def main(names: list[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -114,42 +113,3 @@ def test_sdpa_both_ways() -> None:
     back = F.scaled_dot_product_attention(t["k"].repeat_interleave(2, 1), t["q"], t["u"])
     np.testing.assert_allclose(found["out"], expected.numpy(), rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(found["answer"], back.numpy(), rtol=1e-10, atol=1e-12)
-
-
-def test_doge_mask() -> None:
-    """transformers' choice of keys; its bias is the exponential that the paper's log undoes."""
-    from transformers.models.doge.modeling_doge import DogeAttention
-
-    t, _ = drawn("dynamic_mask", {"keep": 6})
-    delta = t["a"][:, None] * F.softplus(torch.einsum("bhje,he->bhj", t["v"], t["w"]))
-    later = torch.ones(37, 37, dtype=torch.float64).triu(1).expand(2, 1, 37, 37)
-    mask = DogeAttention.prepare_dynamic_mask(None, t["q"][:, 0], delta, 6, later)  # type: ignore[arg-type]
-    arrays = {name: tensor.numpy() for name, tensor in t.items()}
-    opened = evaluate(load(PATHS["dynamic_mask"]), arrays, {"keep": 6}, emit=["open"])["open"]
-    np.testing.assert_array_equal(opened, (mask > torch.finfo(torch.float64).min).numpy())
-
-
-@pytest.mark.parametrize("causal", [False, True])
-def test_informer(causal: bool) -> None:
-    from transformers.models.informer.modeling_informer import InformerProbSparseAttention
-
-    torch.manual_seed(3)
-    layer = InformerProbSparseAttention(32, 2, sampling_factor=2, is_decoder=causal).double()
-    x, rows = torch.randn(2, 37, 32, dtype=torch.float64), 2 * math.ceil(math.log1p(37))
-    masked = torch.full((37, 37), -float("inf"), dtype=torch.float64).triu(1)
-    torch.manual_seed(4)
-    expected = layer(x, attention_mask=masked.expand(2, 1, 37, 37) if causal else None)[0]
-    torch.manual_seed(4)
-    sample = torch.randint(0, 37, (37,)).expand(37, 37)  # one draw for all rows
-    q, k, v = (
-        each(x).unflatten(-1, (2, 16)).transpose(1, 2)
-        for each in (layer.q_proj, layer.k_proj, layer.v_proj)
-    )
-    arrays = {"q": q, "k": k, "v": v, "sample": sample}
-    found = evaluate(
-        load(PATHS["probsparse"]),
-        {name: tensor.detach().numpy() for name, tensor in arrays.items()},
-        {"active": rows, "causal": causal},
-    )["out"]
-    mixed = layer.out_proj(torch.from_numpy(found).transpose(1, 2).flatten(2))
-    np.testing.assert_allclose(mixed.detach(), expected.detach(), rtol=1e-6, atol=1e-6)

@@ -27,7 +27,12 @@ from transformers.models.longformer.modeling_longformer import LongformerSelfAtt
 from transformers.models.nystromformer.modeling_nystromformer import NystromformerSelfAttention
 from transformers.models.swin.modeling_swin import SwinLayer
 from x_transformers.attend import Attend
-from x_transformers.x_transformers import AlibiPositionalBias, RelativePositionBias
+from x_transformers.x_transformers import (
+    AlibiPositionalBias,
+    Attention,
+    CoPE,
+    RelativePositionBias,
+)
 
 from attnc.front import load_source, read_spec
 from attnc.source import Source
@@ -91,6 +96,7 @@ ATTEND: dict[str, tuple[Options, Options, Callable[[Tensors], Options]]] = {
         CAUSAL | {"sigmoid": True},
         lambda t: {"attn_bias": t["bias"][:, None, None]},
     ),
+    "unnormalised_attention": ({}, CAUSAL | {"sigmoid": True}, lambda t: {}),
     "relu_squared": ({}, CAUSAL | {"custom_attn_fn": lambda s: F.relu(s) ** 2}, lambda t: {}),
     "distance": ({}, EXACT | {"l2_distance": True}, lambda t: {}),
     "learned_sinks": (
@@ -117,6 +123,40 @@ def test_x_transformers(name: str) -> None:
     k, v = (t[each].repeat_interleave(SHAPE.group, 1) for each in "kv")
     expected, _ = module(t["q"], k, v, **more(t))
     np.testing.assert_allclose(out, expected.detach().numpy(), rtol=1e-9, atol=1e-9)
+
+
+def test_contextual_positions() -> None:
+    """The paper's gates ask for the score as it is scaled, ours for the product: they are the same
+    at a scale of 1."""
+    t, _ = drawn("contextual_positions", {})
+    reach = t["table"].shape[1]
+    cope = CoPE(SHAPE.width, HEADS, reach)
+    cope.pos_emb.data = t["table"][0]
+    shared = t | {"table": t["table"][:1].expand(HEADS, -1, -1)}
+    module = Attend(**CAUSAL, **EXACT, scale=1.0, cope=cope).double()
+    k, v = (t[each].repeat_interleave(SHAPE.group, 1) for each in "kv")
+    theirs, _ = module(t["q"], k, v)
+    text = PATHS["contextual_positions"].read_text().replace(" * scale", "")
+    spec = read_spec(Source(text, "text.attn"), statics={"reach": reach})
+    arrays = {name: x.numpy() for name, x in shared.items()}
+    ours = evaluate(spec, arrays, {})["out"]
+    np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["memory_slots", "cosine"])
+def test_layers_of_x_transformers(name: str) -> None:
+    more = {"num_mem_kv": 3} if name == "memory_slots" else {"qk_norm": True, "qk_norm_scale": 7}
+    module = Attention(8, dim_head=4, heads=2, **CAUSAL, **more).double()
+    x = draw(2, 13, 8)
+    tensors = {n: split(getattr(module, f"to_{n}")(x), 2) for n in "qkv"}
+    if name == "memory_slots":
+        module.mem_k.data, module.mem_v.data = draw(2, 3, 4), draw(2, 3, 4)
+        tensors |= {"mk": module.mem_k, "mv": module.mem_v}
+    else:
+        tensors["temperature"] = torch.full((2,), 7.0)
+    theirs = module(x)
+    close = {} if name == "cosine" else {"rtol": 1e-5, "atol": 1e-6}  # its softmax is in float32
+    torch.testing.assert_close(module.to_out(joined(oracle(name, tensors, {}))), theirs, **close)
 
 
 # modules with projections -----------------------------------------------------------------------
@@ -222,6 +262,12 @@ NEAR: dict[str, tuple[str, tuple[int, ...], Options, Options]] = {
         {"size": 3, "dilation": 2, "stride": 2},
         {"kernel_size": 3, "dilation": 2, "stride": 2},
     ),
+    "neighborhood": (
+        "na3d",
+        (5, 6, 7),
+        {"size": 3, "stride": 2},
+        {"kernel_size": 3, "stride": (1, 2, 2), "is_causal": (True, False, False)},
+    ),
     "neighborhood_2d": (
         "na2d",
         (7, 9),
@@ -259,7 +305,7 @@ def test_natten(name: str) -> None:
     torch.testing.assert_close(ours.float(), theirs, rtol=1e-5, atol=1e-5)
 
 
-# The paper's three branches as the package has them: blocks of one size, pooled by a mean, one more
+# The branches of "nsa" as the package has them: blocks of one size, pooled by a mean, one more
 # compressed key, and blocks chosen by the mean of scores where the paper takes a sum of weights.
 SPARSE = """
 from positional import rotary_pairs

@@ -10,7 +10,6 @@ import re
 import struct
 import subprocess
 import sys
-import tomllib
 import xml.etree.ElementTree as ET
 import zlib
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tomllib
 from click.testing import CliRunner
 
 from attnc.cli import commands

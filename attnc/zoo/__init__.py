@@ -30,6 +30,7 @@ class Entry:
     spec      the text of its .attn file; path: where that lies under examples/
     derived   what the compiler says it found (the kernels' lines of `explain`)
     mask      [rows, keys, bits in base 64] of one head, or nothing where every row sees all keys
+    public    public implementations that it was compared with: `package: what`
     ratios    error over that of eager PyTorch, by backend and dtype, where verification stored it
     """
 
@@ -49,6 +50,7 @@ class Entry:
     derived: str = ""
     backends: tuple[str, ...] = ()
     mask: tuple[int, int, str] | None = None
+    public: tuple[str, ...] = ()
     ratios: dict[str, float] = field(default_factory=dict)
 
 

@@ -101,11 +101,19 @@ def _body(entry: Entry) -> Iterator[str]:
         yield f'<p class="lacks">Lacks {words}</p>'
     yield from _details("text", entry.spec)
     yield from _details("derived form", entry.derived)
+    if entry.public:
+        words = "; ".join(_public(one) for one in entry.public)
+        yield f'<p class="public">Compared with {words}</p>'
     if entry.outside_what:
         yield f'<p class="outside">Not part of it: {escape(entry.outside_what)}.</p>'
     if entry.features:
         words = " ".join(f"<code>{escape(word)}</code>" for word in entry.features)
         yield f'<p class="needs">{words}</p>'
+
+
+def _public(reference: str) -> str:
+    package, _, what = reference.partition(": ")
+    return f"{escape(package)} <code>{escape(what)}</code>"
 
 
 def _facts(entry: Entry) -> str:
