@@ -27,7 +27,7 @@ from attnc.expressions.tree import COMPARISON, LOGIC, Array, Expr, postorder
 from attnc.graph import Graph
 from attnc.schedule import Kernel, RepeatKernels, Schedule
 from attnc.schedule.maps import MapKernel, SelectKernel, StepKernel
-from attnc.schedule.scans import ReverseScanKernel, RowWrite, ScanKernel, Shares
+from attnc.schedule.scans import ReverseScanKernel, ReverseTiles, RowWrite, ScanKernel, Shares
 from attnc.schedule.statements import (
     Contraction,
     Decays,
@@ -369,9 +369,7 @@ class _Verifier:
                 self.name(statement.name, statement.log, values)
                 continue
             if isinstance(statement, Scanned):
-                for part in (statement.factor, statement.added):
-                    self.expr(part, f"{kernel.name}: {statement.state.name}", values, pair | widths)
-                self.arrays |= {statement.before.name, statement.after.name}
+                self.scanned(statement, kernel.name, values, pair | widths)
                 continue
             is_product = isinstance(statement, Product)
             first = statement.left if is_product else statement.matrix  # type: ignore[union-attr]
@@ -397,6 +395,13 @@ class _Verifier:
         for other in (kernel.chunked, kernel.tiled):
             if other is not None:
                 self.scan(other)
+
+    def scanned(
+        self, one: Scanned, name: str, values: dict[str, Expr], free: frozenset[Index]
+    ) -> None:
+        for part in (one.factor, one.added):
+            self.expr(part, f"{name}: {one.state.name}", values, free)
+        self.arrays |= {one.before.name, one.after.name}
 
     def shares(self, shares: Shares, kernel: ScanKernel, grid: frozenset[Index]) -> None:
         """The loop of a share, which has values of its own, and what its end does to the states."""
@@ -438,7 +443,22 @@ class _Verifier:
         self.lets(kernel.last, f"{name}: at the end", values, row | widths)
         self._states(name, kernel.carried, kernel.ending, values, row)
         self._row_writes(name, kernel.ended, values, row)
+        if kernel.tiled is not None:
+            self.reverse_tiles(kernel.tiled, name, row)
         self.written |= {final.array.name for final in kernel.finals}
+
+    def reverse_tiles(self, tiles: ReverseTiles, name: str, row: frozenset[Index]) -> None:
+        """Statements in their order, with values of their own."""
+        values: dict[str, Expr] = {}
+        lets = (*tiles.values, *(one for one in tiles.inside if isinstance(one, Let)))
+        widths = frozenset(index for let in lets for index in let.expr.free)
+        self.lets(tiles.values, f"{name}: tiles", values, row | widths)
+        for one in tiles.inside:
+            if isinstance(one, Let):
+                self.lets((one,), f"{name}: tiles", values, row | widths)
+            else:
+                self.scanned(one, name, values, row | frozenset(one.state.indices))
+        self._row_writes(name, tiles.writes, values, row)
 
     def _states(
         self,

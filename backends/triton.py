@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from attnc.backends.triton_associative import TilePrinter
+from attnc.backends.triton_associative import ReverseTilePrinter, TilePrinter
 from attnc.backends.triton_chunks import ChunkPrinter
 from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
@@ -73,7 +73,9 @@ def emit(schedule: Schedule) -> str:
     kernels = leaves(schedule.kernels)
     if any(isinstance(kernel, ScanKernel) and kernel.chunked for kernel in kernels):
         texts.append(read_template("triton/chunks.py.jinja"))
-    if any(isinstance(kernel, ScanKernel) and kernel.tiled for kernel in kernels):
+    if any(
+        isinstance(kernel, (ScanKernel, ReverseScanKernel)) and kernel.tiled for kernel in kernels
+    ):
         texts.append(read_template("triton/associative.py.jinja"))
     for kernel in kernels:
         if isinstance(kernel, StreamKernel):
@@ -248,12 +250,19 @@ def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[
 def _emit_scan_back(
     kernel: ReverseScanKernel, schedule: Schedule
 ) -> tuple[list[str], dict[str, Any]]:
-    """The adjoint of a recurrence, row by row."""
+    """The adjoint of a recurrence row by row, and in tiles of rows where it has that form."""
     holes = ReverseScanPrinter(kernel, schedule).print()
-    entry = {"kind": "scan_back", **_entry(holes), **holes["facts"]}
+    texts = [_render("scan_back", holes)]
+    entry = {"kind": "scan_back", **_entry(holes), **holes["facts"], "tiled": None}
+    entries = [entry]
+    if kernel.tiled is not None:
+        holes = ReverseTilePrinter(kernel, schedule).print()
+        texts.append(_render("scan", holes))
+        entry["tiled"] = {**_entry(holes), **holes["facts"]}
+        entries.append(entry["tiled"])
     made = [write.array.name for write in (*kernel.writes, *kernel.ended)]
     made += [final.array.name for final in kernel.finals]
-    return [_render("scan_back", holes)], entry | _flow([entry], (), tuple(made))
+    return texts, entry | _flow(entries, (), tuple(made))
 
 
 def _widths_across(kernel: MapKernel, schedule: Schedule) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
-"""Prints a scan kernel in tiles of rows as Triton: one program walks time CHUNK rows at a time, each
-row of a tile one of time, and scans each state along them from what it was before the tile.
+"""Prints scan kernels in tiles of rows as Triton: one program walks time CHUNK rows at a time, each
+row of a tile one of time, and scans each state along them from what it was before the tile. The
+reverse of a scan does so twice a tile: its states forwards, then what it carries backwards.
 
 What two rows do together stands in templates/triton/associative.py.jinja.
 """
@@ -9,35 +10,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from attnc.backends.triton_scope import Leaf
+from attnc.backends.scan_order import write_parts
+from attnc.backends.triton_instance import InstancePrinter
 from attnc.backends.triton_scan import ScanPrinter
+from attnc.backends.triton_scan_back import ReverseScanPrinter, zero_of
+from attnc.backends.triton_scope import Leaf
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr, is_number, postorder
+from attnc.expressions.tree import Array, Expr, is_number, postorder, read
 from attnc.schedule import Schedule
-from attnc.schedule.scans import ScanKernel
-from attnc.schedule.statements import Scanned
+from attnc.schedule.scans import ReverseScanKernel, ScanKernel
+from attnc.schedule.statements import Let, Scanned
 
 ONE = {"sum": "1.0", "max": "0.0", "min": "0.0"}
 NOTHING = {"sum": "0.0", "max": 'float("-inf")', "min": 'float("inf")'}
 EXTREMUM = {"max": "gpu_larger", "min": "gpu_smaller"}
 
 
-class TilePrinter(ScanPrinter):
-    """A scan printer whose rows lie in tiles."""
+class TileStatements(InstancePrinter):
+    """Prints what the rows of a tile do to states."""
 
-    how = "in tiles of rows"
+    time: Index
+    read: frozenset[str]
 
-    def __init__(self, kernel: ScanKernel, schedule: Schedule) -> None:
-        super().__init__(kernel, schedule)
-        self.time = kernel.loop.time
+    def _tiles(self, time: Index, inside: Iterable[Let | Scanned], ends: Iterable[Expr]) -> None:
+        """What a loop over tiles has beside that of an instance: `ends` are the expressions after
+        its statements."""
+        self.time = time
         self.scope.names.taken.add("CHUNK")
         self.arguments.option("CHUNK")
-        self.places.axes = (self.time.axis, *self.places.axes)
-        exprs = (*kernel.loop.advance, *(store.expr for store in kernel.stores))
-        exprs += tuple(expr for one in kernel.loop.inside for expr in _exprs(one))
-        reads = {node.array.name for node in postorder(*exprs) if node.op == "read"}
-        self.read = frozenset(reads)
+        self.places.axes = (time.axis, *self.places.axes)
+        exprs = (*ends, *(expr for one in inside for expr in _exprs(one)))
+        self.read = frozenset(node.array.name for node in postorder(*exprs) if node.op == "read")
 
     # --- Where the loop is ------------------------------------------------------------------------
 
@@ -53,50 +57,61 @@ class TilePrinter(ScanPrinter):
         self.scope = self.scope.extended(inside={self.time: Leaf(inside, (self.time,))})
         return lines
 
-    def _count(self) -> str:
-        return f"(({super()._count()} + CHUNK - 1) // CHUNK)"
-
-    def _rows_a_step(self) -> str:
-        return "CHUNK"
-
-    def _step(self, lines: list[str]) -> None:
+    def _enter_tile(self, number: str, lines: list[str]) -> None:
+        """The rows of a tile."""
         lane, inside = self.places.lanes[self.time.axis]
+        length = self.arguments.length(self.time.axis.name)
         lines += [
-            f"{self.row} = (tl.full([], 0, tl.int64) + step) * CHUNK + {lane}",
-            f"{inside} = {self.row} < {super()._count()}",
+            f"{self.row} = (tl.full([], 0, tl.int64) + {number}) * CHUNK + {lane}",
+            f"{inside} = {self.row} < {length}",
         ]
         self._placed(self.time, Leaf(self.row, (self.time,)), lines)
 
     # --- Statements -------------------------------------------------------------------------------
 
-    def _statement(self, statement: Any, lines: list[str]) -> None:
-        if not isinstance(statement, Scanned):
+    def _tile_statement(self, statement: Let | Scanned, lines: list[str]) -> None:
+        if isinstance(statement, Let):
             self._let(statement, lines)
             return
         first = self.places.states[statement.state.name][0]
+        seen = {statement.before.name, statement.after.name} & self.read
+        if not seen and _is_sum(statement):
+            if is_number(statement.added, 0):
+                return
+            added = self._tile(
+                statement.added, statement.after.indices, "0.0", lines, statement.state.name
+            )
+            lines.append(f"{first} += tl.sum({added}, 0)")
+            return
         after = self.scope.names.fresh(statement.after.name)
         lines.append(f"{after} = {self._scanned(statement, first, lines)}")
         self.places.states[statement.after.name] = (after, statement.after)
         if statement.before.name in self.read:
             before = self.scope.names.fresh(statement.before.name)
-            lines.append(f"{before} = gpu_row_before({first}, {after}, CHUNK)")
+            lines.append(f"{before} = gpu_row_before({first}, {after}, {statement.later}, CHUNK)")
             self.places.states[statement.before.name] = (before, statement.before)
+
+    def _carry_tile(self, one: Scanned, lines: list[str]) -> None:
+        """The state after the tile's last row."""
+        if one.after.name in self.places.states:
+            tile, after = (self.places.states[n][0] for n in (one.state.name, one.after.name))
+            lines.append(f"{tile} = gpu_row_last({after}, {one.later}, CHUNK)")
 
     def _scanned(self, one: Scanned, first: str, lines: list[str]) -> str:
         """The state after every row of the tile."""
         over, plus = one.after.indices, one.plus
         added = self._tile(one.added, over, NOTHING[plus], lines, one.state.name)
         begun = f"tl.expand_dims({first}, 0)"
+        way = ", reverse=True" if one.later else ""
+        if _is_sum(one):
+            return f"{begun} + tl.cumsum({added}, 0{way})"
         if is_number(one.factor, float(ONE[plus])):
-            if plus == "sum":
-                return f"{begun} + tl.cumsum({added}, 0)"
             most = EXTREMUM[plus]
-            return f"{most}({begun}, tl.associative_scan({added}, 0, {most}))"
+            return f"{most}({begun}, tl.associative_scan({added}, 0, {most}{way}))"
         factor = self._tile(one.factor, over, ONE[plus], lines, "factor")
         gone, made = map(self.scope.names.fresh, ("gone", "made"))
-        lines.append(
-            f"{gone}, {made} = tl.associative_scan(({factor}, {added}), 0, gpu_pair_{plus})"
-        )
+        pair = f"({factor}, {added}), 0, gpu_pair_{plus}{way}"
+        lines.append(f"{gone}, {made} = tl.associative_scan({pair})")
         if plus == "sum":
             return f"{gone} * {begun} + {made}"
         return f"{EXTREMUM[plus]}({gone} + {begun}, {made})"
@@ -112,11 +127,98 @@ class TilePrinter(ScanPrinter):
         text = f"tl.where({inside}, {text}, {unit}).to(ACC)"
         return printer.bind(stem, f"tl.broadcast_to({text}, [{sizes}])")
 
+
+class TilePrinter(TileStatements, ScanPrinter):
+    """A scan printer whose rows lie in tiles."""
+
+    how = "in tiles of rows"
+
+    def __init__(self, kernel: ScanKernel, schedule: Schedule) -> None:
+        super().__init__(kernel, schedule)
+        loop = kernel.loop
+        inside = tuple(one for one in loop.inside if isinstance(one, (Let, Scanned)))
+        ends = (*loop.advance, *(store.expr for store in kernel.stores))
+        self._tiles(loop.time, inside, ends)
+
+    def _count(self) -> str:
+        return f"(({super()._count()} + CHUNK - 1) // CHUNK)"
+
+    def _rows_a_step(self) -> str:
+        return "CHUNK"
+
+    def _step(self, lines: list[str]) -> None:
+        self._enter_tile("step", lines)
+
+    def _statement(self, statement: Any, lines: list[str]) -> None:
+        self._tile_statement(statement, lines)
+
     def _carry(self, states: Sequence[Array], exprs: Iterable[Expr], lines: list[str]) -> None:
-        """The states after the tile's last row."""
-        for state, expr in zip(states, exprs, strict=True):
-            tile, after = (self.places.states[name][0] for name in (state.name, expr.array.name))
-            lines.append(f"{tile} = gpu_row_last({after}, CHUNK)")
+        for one in self.kernel.loop.inside:
+            if isinstance(one, Scanned):
+                self._carry_tile(one, lines)
+
+
+class ReverseTilePrinter(TileStatements, ReverseScanPrinter):
+    """A printer of a reversed scan whose blocks are tiles."""
+
+    def __init__(self, kernel: ReverseScanKernel, schedule: Schedule) -> None:
+        super().__init__(kernel, schedule)
+        assert kernel.tiled is not None
+        self.tiled = kernel.tiled
+        parts = (part for write in self.tiled.writes for part in write_parts(write))
+        self._tiles(kernel.replay.time, self.tiled.inside, parts)
+
+    def print(self) -> dict[str, Any]:
+        kernel = self.kernel
+        place, lanes = self._place(), self._lanes()
+        begin: list[str] = []
+        for let in (*kernel.grid_values, *self.tiled.values):
+            self._let(let, begin)
+        self._still(begin)
+        self._begun(kernel.carried, kernel.initial, begin)
+        self._begun(kernel.replay.states, map(zero_of, kernel.replay.states), begin)
+        body = self._body()
+        end = self._ended()
+        shifted = list(self.arguments.shifted.values())
+        return {
+            "function": f"kernel_{kernel.name}_tiles",
+            "arguments": self.arguments,
+            "prepared": list(self.arguments.prepared.values()),
+            "place": [*place, *shifted, *lanes],
+            "begin": begin,
+            "time": kernel.replay.time.name,
+            "how": "backwards in tiles of rows",
+            "count": self._blocks(),
+            "rows": body,
+            "end": end,
+            "comment": [f'"""{", ".join(a.name for a in kernel.carried)} in tiles, backwards."""'],
+            "facts": {**self._facts(), "rooms": ()},
+        }
+
+    def _blocks(self) -> str:
+        return f"({self._length()} + {self.kernel.every - 1}) // {self.kernel.every}"
+
+    def _body(self) -> list[str]:
+        """A tile's rows, forwards and backwards, and what they give."""
+        block = self.scope.names.fresh("block_row")
+        lines = [f"{block} = (tl.full([], 0, tl.int64) + {self._blocks()}) - 1 - step"]
+        self._enter_tile(block, lines)
+        for one in self.kernel.checkpoints:
+            at = self._kept_at(one, block)
+            text = self._whole(one.state, read(one.array, at), lines)
+            lines.append(f"{self.places.states[one.state.name][0]} = {text}")
+        for statement in self.tiled.inside:
+            self._tile_statement(statement, lines)
+        for write in self.tiled.writes:
+            lines += self._written(write)
+        for statement in self.tiled.inside:
+            if isinstance(statement, Scanned) and statement.later:
+                self._carry_tile(statement, lines)
+        return lines
+
+
+def _is_sum(one: Scanned) -> bool:
+    return one.plus == "sum" and is_number(one.factor, 1)
 
 
 def _exprs(statement: Any) -> tuple[Expr, ...]:

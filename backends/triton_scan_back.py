@@ -62,7 +62,7 @@ class ReverseScanPrinter(InstancePrinter):
         self._still(begin)
         begin += self._rooms()
         self._begun(kernel.carried, kernel.initial, begin)
-        self._begun(self.replay.states, map(_zero, self.replay.states), begin)
+        self._begun(self.replay.states, map(zero_of, self.replay.states), begin)
         first, load = self._block_begins()
         replay = self._replayed()
         rows = self._backward()
@@ -108,6 +108,7 @@ class ReverseScanPrinter(InstancePrinter):
                 (state.name, state.kind, tuple(axis.name for axis in state.axes))
                 for state in self._kept
             ),
+            "time": self.replay.time.axis.name,
             "every": kernel.every,
             "added": tuple(dict.fromkeys(added)),
             "parts": tuple((name, tuple(axes)) for name, axes in parts.items()),
@@ -327,6 +328,6 @@ def _exprs(lets: Sequence[object]) -> tuple[Expr, ...]:
     return tuple(let.expr for let in lets if isinstance(let, Let))
 
 
-def _zero(state: Array) -> Expr:
+def zero_of(state: Array) -> Expr:
     zeros = {"real": 0.0, "int": 0, "bool": False}
     return number(zeros[state.kind])

@@ -11,13 +11,16 @@ import pytest
 import torch
 import triton_interpreter  # noqa: F401
 from attnc.backends.numpy_oracle import evaluate as oracle
+from test_scan_gradients import error, gradients
+from test_triton_scan_gradients import forced, named
 from triton_scans import call_of, run, spec_of, tensors_of
 
 from attnc.cases import Shape, draw_case
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
-from attnc.passes import lower
-from attnc.schedule.scans import ScanKernel
+from attnc.passes import lower, scan_gradients
+from attnc.passes.backward import lower_derivative
+from attnc.schedule.scans import ReverseScanKernel, ScanKernel
 from attnc.spec import Spec
 
 # Every entry by itself, and no chunk has products for it.
@@ -186,6 +189,42 @@ def test_softmax_is_a_recurrence(backend: str) -> None:
     seen = torch.ones(37, 37, dtype=torch.bool).tril()
     wanted = pairs.masked_fill(~seen, -torch.inf).softmax(-1) @ v
     torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12)
+
+
+# tiles of rows backwards ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_gradients, "ROWS", {})
+    monkeypatch.setattr(scan_gradients, "FEWEST", 4)
+
+
+def off_in_tiles(name: str, shape: Shape) -> float:
+    """How far gradients of tiles are from autograd's."""
+    spec, case = named(name, "tiled"), draw_case(spec_of(name), shape, 3)
+    op = forced(Operator(spec, "triton"), {"tiled": True})
+    tensors = tensors_of(case, torch.float64)
+    found, wanted = (gradients(one, tensors, case) for one in (op, Operator(spec, "eager")))
+    return error(found, wanted)
+
+
+def test_softmax_backwards(short_blocks: None) -> None:
+    assert off_in_tiles("running_max", replace(SHAPE, rows=11, keys=11, key_heads=1)) < 1e-11
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("name", [name for name in TILED if name != "short_convolution"])
+def test_tiles_backwards(name: str, short_blocks: None) -> None:
+    for shape in (replace(SHAPE, rows=11, keys=11), Shape(7, 7, 5, 9, 2, 1, 2)):
+        assert off_in_tiles(name, shape) < 1e-11
+
+
+def test_which_backwards_come_in_tiles() -> None:
+    for name in ("mamba", "running_max", "short_convolution"):
+        kernel = lower_derivative(spec_of(name)).backward.kernels[0]
+        assert isinstance(kernel, ReverseScanKernel)
+        assert (kernel.tiled is not None) == (name != "short_convolution"), name
 
 
 # shares of rows on the CPU ----------------------------------------------------------------------

@@ -88,7 +88,7 @@ class Solved:
     def reads(self, names: Iterable[str]) -> bool:
         wanted = frozenset(names)
         nodes = postorder(self.factor, self.added)
-        return any(_is_state(node) and node.array.name in wanted for node in nodes)
+        return any(is_state(node) and node.array.name in wanted for node in nodes)
 
 
 def solved(recurrence: Recurrence) -> tuple[Solved, ...]:
@@ -154,7 +154,7 @@ def _extremum(state: Array, expr: Expr, waiting: frozenset[str]) -> Solved:
     algebra = ALGEBRAS["max" if expr.op == "max" else "min"]
     factor, added = algebra.nothing, algebra.nothing
     for part in _parts(expr, expr.op):
-        if not any(_is_state(node) and node.array.name in waiting for node in postorder(part)):
+        if not any(is_state(node) and node.array.name in waiting for node in postorder(part)):
             added = make(algebra.add, added, part)
             continue
         own, more = _own(state, part, waiting)
@@ -170,7 +170,7 @@ def _parts(expr: Expr, op: str) -> tuple[Expr, ...]:
     return tuple(part for arg in expr.args for part in _parts(arg, op))
 
 
-def _is_state(node: Expr) -> bool:
+def is_state(node: Expr) -> bool:
     return node.op == "read" and node.array.role in STATES
 
 
@@ -187,15 +187,27 @@ def in_tiles(
 ) -> ScanKernel:
     """The kernel that scans tiles of rows, of a recurrence at home in its instance. Raises
     NotCombined."""
-    constants, loop, stores = _Tiles(rows, recurrence).loop(outputs)
-    return ScanKernel(name, grid, constants, loop, stores, finals)
+    given, time, tiles = recurrence, recurrence.time, Rescanned(rows, recurrence)
+    scans = tiles.scans()
+    seen = tiles.before if given.reads_old else tiles.after
+    stores = []
+    for output in outputs:
+        rest = [i for i in output.array.indices if i not in rows.grid and i != time]
+        expr = rows.settle(tiles.known(output.expr, seen, {}), "before")
+        stores.append(Store(output.array, rest[0] if rest else None, expr))
+    initial = tuple(rows.settle(expr, "before") for expr in given.initial)
+    inside = in_order((*rows.lets["row"], *rows.lets["before"]), scans)
+    loop = ScanLoop(time, None, given.states, initial, inside, tiles.last())
+    constants = tuple(rows.lets["constant"])
+    return ScanKernel(name, grid, constants, loop, tuple(stores), finals)
 
 
-class _Tiles:
-    """before, after: each state before and after every row of the tile, as arrays over time."""
+class Rescanned:
+    """The states of a tile's rows: before and after every row, as arrays over time. `later`: rows
+    come from the last to the first."""
 
-    def __init__(self, rows: Rows, recurrence: Recurrence) -> None:
-        self.rows, self.recurrence = rows, recurrence
+    def __init__(self, rows: Rows, recurrence: Recurrence, later: bool = False) -> None:
+        self.rows, self.recurrence, self.later = rows, recurrence, later
         self.before = {s.name: self._twin(s, "before") for s in recurrence.states}
         self.after = {s.name: self._twin(s, "after") for s in recurrence.states}
 
@@ -203,40 +215,32 @@ class _Tiles:
         name = self.rows.names.fresh(f"{state.name}_{when}")
         return Array(name, (self.recurrence.time, *state.indices), state.kind, "state")
 
-    def loop(
-        self, outputs: Sequence[GraphOutput]
-    ) -> tuple[tuple[Let, ...], ScanLoop, tuple[Store, ...]]:
-        """What time does not move, the loop, and what it stores."""
-        given, rows, time = self.recurrence, self.rows, self.recurrence.time
-        found = solved(given)
+    def scans(self) -> list[Scanned]:
+        """A statement for each state. Raises NotCombined."""
+        given, settle = self.recurrence, self.rows.settle
         whole = dict(zip((state.name for state in given.states), given.next, strict=True))
         updates: dict[bytes, Array] = {}  # of the states solved so far
-        scans = []
-        for one in found:
+        found = []
+        for one in solved(given):
             factor, added = (
-                rows.settle(self._known(part, self.before, updates), "before")
+                settle(self.known(part, self.before, updates), "before")
                 for part in (one.factor, one.added)
             )
             pair = self.before[one.state.name], self.after[one.state.name]
-            scans.append(Scanned(one.state, *pair, one.algebra.plus, factor, added))
+            plus = one.algebra.plus
+            found.append(Scanned(one.state, *pair, plus, factor, added, self.later))
             updates[whole[one.state.name].digest] = one.state
-        seen = self.before if given.reads_old else self.after
-        stores = []
-        for output in outputs:
-            rest = [i for i in output.array.indices if i not in rows.grid and i != time]
-            expr = rows.settle(self._known(output.expr, seen, {}), "before")
-            stores.append(Store(output.array, rest[0] if rest else None, expr))
-        initial = tuple(rows.settle(expr, "before") for expr in given.initial)
-        lets = (*rows.lets["row"], *rows.lets["before"])
-        advance = tuple(self._at(self.after[state.name], state.indices) for state in given.states)
-        inside = in_order(lets, scans)
-        loop = ScanLoop(time, None, given.states, initial, inside, advance)
-        return tuple(rows.lets["constant"]), loop, tuple(stores)
+        return found
+
+    def last(self) -> tuple[Expr, ...]:
+        """The states after the tile."""
+        states = self.recurrence.states
+        return tuple(self._at(self.after[state.name], state.indices) for state in states)
 
     def _at(self, twin: Array, indices: Iterable[Index]) -> Expr:
         return read(twin, map(position, (self.recurrence.time, *indices)))
 
-    def _known(
+    def known(
         self,
         expr: Expr,
         seen: dict[str, Array],
@@ -249,7 +253,7 @@ class _Tiles:
             state = updates.get(node.digest)
             if state is not None:
                 return self._at(self.after[state.name], state.indices)
-            if _is_state(node) and node.array.name in seen:
+            if is_state(node) and node.array.name in seen:
                 return read(seen[node.array.name], (position(self.recurrence.time), *node.args))
             return node
 
@@ -274,7 +278,7 @@ def in_shares(rows: Rows, recurrence: Recurrence) -> Shares:
             passed[one.state.name] = _named(rows, one.state, "passed", indices)
 
     def moved(node: Expr) -> Expr:
-        return read(own[node.array.name], node.args) if _is_state(node) else node
+        return read(own[node.array.name], node.args) if is_state(node) else node
 
     nexts = [rewrite(expr, moved) for expr in recurrence.next]
     initial = [one.algebra.nothing for one in every]
@@ -366,7 +370,7 @@ def _used(one: Let | Scanned) -> set[str]:
     for node in postorder(*exprs):
         if node.op == "value":
             found.add(f"value {node.attr}")
-        elif _is_state(node):
+        elif is_state(node):
             found.add(f"state {node.array.name}")
     return found
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 
 from attnc.expressions.tree import Array, Kind, number
 from attnc.graph import Graph
+from attnc.passes.associative_gradients import with_tiles
 from attnc.passes.chunk import scan
 from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
@@ -126,8 +127,11 @@ def _of_scan(spec: Spec, graph: Graph) -> Derivative:
     forward = Schedule(
         spec.name, _saving(own, found.saved), (found.forward,), (), found.widths, found.notes
     )
-    name = f"{spec.name}_backward"
-    backward = Schedule(name, signature, found.kernels, found.workspaces, found.widths, found.notes)
+    name, kernels, notes = f"{spec.name}_backward", found.kernels, found.notes
+    if found.forward.tiled is not None:
+        kernels, said = with_tiles(kernels, graph)
+        notes = (*notes, said)
+    backward = Schedule(name, signature, kernels, found.workspaces, found.widths, notes)
     for schedule in (forward, backward):
         verify_schedule(schedule)
     given = tuple((output, array.name) for output, array in found.given.items())

@@ -9,7 +9,7 @@ no GPU was at hand.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -233,28 +233,48 @@ def tile_parts(
     """The same of a scan in tiles of rows, each with every entry of a state: parts so narrow, and
     rows so few, that a tile of the largest state has 16 entries a thread. None where not even 16
     rows have them: the widths that cannot be split are too long."""
-    blocks = {axis: power_of_two(width) for axis, width in widths.items()}
-    rows = 16
-
-    def held() -> int:
-        return max(math.prod(blocks[axis] for axis in state) for state in entry["states"])
-
-    def programs() -> int:
-        return outer * math.prod(-(-widths[axis] // blocks[axis]) for axis in entry["split"])
-
-    while rows * held() > TILE_ENTRIES or programs() < SCAN_PROGRAMS:
-        divisible = [axis for axis in entry["split"] if blocks[axis] > SCAN_PART]
-        if not divisible:
-            break
-        blocks[max(divisible, key=blocks.__getitem__)] //= 2
-    while rows * held() > TILE_ENTRIES and any(blocks[axis] > 1 for axis in entry["split"]):
-        blocks[max(entry["split"], key=blocks.__getitem__)] //= 2
-    if rows * held() > TILE_ENTRIES:
+    blocks = _tiled(widths, entry, outer, TILE_ENTRIES // 16, max)
+    if blocks is None:
         return None
-    most = min(64, entry["every"] or 64)
-    while 2 * rows <= most and 2 * rows * held() <= TILE_ENTRIES:
+    held, rows = max(_held(blocks, entry)), 16
+    while 2 * rows <= min(64, entry["every"] or 64) and 2 * rows * held <= TILE_ENTRIES:
         rows *= 2
     return blocks, {"CHUNK": rows}, 4
+
+
+def back_tile_parts(
+    widths: Mapping[str, int], entry: Mapping[str, Any], outer: int
+) -> tuple[dict[str, int], dict[str, int], int] | None:
+    """The same of a reversed scan, whose tiles are its blocks of rows: all that is carried, and the
+    states, have 32 entries a thread."""
+    rows = entry["every"]
+    blocks = _tiled(widths, entry, outer, 4 * TILE_ENTRIES // rows, sum)
+    return None if blocks is None else (blocks, {"CHUNK": rows}, 8)
+
+
+def _tiled(
+    widths: Mapping[str, int],
+    entry: Mapping[str, Any],
+    outer: int,
+    most: int,
+    count: Callable[[Iterable[int]], int],
+) -> dict[str, int] | None:
+    """Parts of widths such that a row has at most so many entries, and narrower ones as long as
+    programs are few; None where the widths that cannot be split are too long."""
+    blocks = {axis: power_of_two(width) for axis, width in widths.items()}
+    while True:
+        programs = outer * math.prod(-(-widths[axis] // blocks[axis]) for axis in entry["split"])
+        crowded = count(_held(blocks, entry)) > most
+        least = 1 if crowded else SCAN_PART
+        divisible = [axis for axis in entry["split"] if blocks[axis] > least]
+        if not divisible or not (crowded or programs < SCAN_PROGRAMS):
+            return None if crowded else blocks
+        blocks[max(divisible, key=blocks.__getitem__)] //= 2
+
+
+def _held(blocks: Mapping[str, int], entry: Mapping[str, Any]) -> list[int]:
+    """The entries of each state."""
+    return [math.prod(blocks[axis] for axis in state) for state in entry["states"]]
 
 
 def fits_chunks(widths: Mapping[str, int], crowded: bool) -> bool:

@@ -12,6 +12,7 @@ from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.triton_lists import list_tiles
 from attnc.runtime.triton_plan import (
     TritonTile,
+    back_tile_parts,
     block_of_width,
     chunk_parts,
     fits_chunks,
@@ -82,31 +83,43 @@ class KernelRun(KernelArguments):
             raise UnsupportedError(f"states of widths {widths}", "triton", ("eager", "numpy"))
 
     def scan_back(self) -> None:
-        """The adjoint of a recurrence. Where programs share a width each has a share of what is
-        folded along it; shares are added in their order."""
+        """The adjoint of a recurrence, row by row or in tiles. Where programs share a width each
+        has a share of what is folded along it; shares are added in their order."""
         kernel, forced = self.kernel, self.backend.forced
         widths = {axis: self.length(axis) for axis in kernel["axes"]}
-        blocks, _, warps = scan_parts(widths, kernel["states"], kernel["split"], self.outer())
+        entry, blocks, options, warps = self.back_form(widths)
         self.blocks = {axis: forced.get(f"BLOCK_{axis.upper()}", blocks[axis]) for axis in widths}
-        self.set_types({})
-        parts = {axis: -(-widths[axis] // self.blocks[axis]) for axis in kernel["split"]}
+        self.set_types(options)
+        parts = {axis: -(-widths[axis] // self.blocks[axis]) for axis in entry["split"]}
         programs = self.outer() * math.prod(parts.values())
-        for name, kind, axes in kernel["rooms"]:
+        for name, kind, axes in entry["rooms"]:
             size = programs * kernel["every"] * math.prod(self.blocks[axis] for axis in axes)
             dtypes = {"real": self.call.accumulate, "int": torch.int64, "bool": torch.int8}
             self.work[f"room.{name}"] = self.buffer(size, dtypes[kind])
-        counts = {name: math.prod(parts[axis] for axis in axes) for name, axes in kernel["parts"]}
+        counts = {name: math.prod(parts[axis] for axis in axes) for name, axes in entry["parts"]}
         shared = self.share(counts)
-        for name in kernel["added"]:
+        for name in entry["added"]:
             tensor = shared[name][1] if name in shared else self.tensors[name]
             if tensor is not None:
                 tensor.zero_()
-        warps = min(2 * warps, 16)  # half of the registers are for what a row computes
         tile = TritonTile({}, forced.get("warps", warps))
-        if programs and not self.try_launch(programs, tile):
+        if programs and not self.try_launch(programs, tile, entry):
             raise UnsupportedError(f"states of widths {widths}", "triton", ("eager", "numpy"))
         for whole, shares in shared.values():
             whole.copy_(shares.sum(0))
+
+    def back_form(
+        self, widths: Mapping[str, int]
+    ) -> tuple[Mapping[str, Any], Mapping[str, int], dict[str, Any], int]:
+        """The entry of a reversed scan, its blocks, its constexprs, its warps: in tiles, which are
+        the blocks of rows, where rows are many and combine."""
+        kernel = self.kernel
+        tiled = kernel["tiled"] and back_tile_parts(widths, kernel["tiled"], self.outer())
+        if tiled and self.backend.forced.get("tiled", self.length(kernel["time"]) >= TILED_ROWS):
+            blocks, options, warps = tiled
+            return kernel["tiled"], blocks, options, warps
+        blocks, _, warps = scan_parts(widths, kernel["states"], kernel["split"], self.outer())
+        return kernel, blocks, {}, min(2 * warps, 16)  # half of the registers are for a row
 
     def share(self, counts: Mapping[str, int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Gives each program a share of these tensors, of which there are so many; gives back

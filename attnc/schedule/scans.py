@@ -114,6 +114,21 @@ class RowWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class ReverseTiles:
+    """The loop of a reversed scan in tiles of `every` rows: what begins and ends it, its checkpoints
+    and results are those of the ReverseScanKernel whose `tiled` it is.
+
+    values    of an instance
+    inside    statements: a Scanned for each state of `replay`, then for each of `carried`
+    writes    rows of gradients, all of a tile's: `over` begins with time
+    """
+
+    values: tuple[Let, ...]
+    inside: tuple[Let | Scanned, ...]
+    writes: tuple[RowWrite, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReverseScanKernel:
     """The adjoint of a scan: one grid instance walks time backwards in blocks of `every` rows. A
     block's states are computed again from the checkpoint before it (`replay`, whose `initial` is
@@ -131,6 +146,7 @@ class ReverseScanKernel:
     ending     what is carried then, with what the initial states add to it; `ended`: writes then
     finals     of what is carried
     cotangents the inputs in which gradients are linear
+    tiled      the same in tiles of rows that are scanned, where that is known
     """
 
     name: str
@@ -152,3 +168,4 @@ class ReverseScanKernel:
     ended: tuple[RowWrite, ...]
     finals: tuple[Final, ...]
     cotangents: tuple[str, ...] = ()
+    tiled: ReverseTiles | None = None

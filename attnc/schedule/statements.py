@@ -230,6 +230,7 @@ class Scanned:
     before, after    the state before and after each row: arrays over time and the state's indices,
                      known to what follows
     factor, added    over time, grid and the state's indices; rows combine in any order
+    later            rows come from the last to the first: before a row is after the next one
     """
 
     state: Array
@@ -238,6 +239,7 @@ class Scanned:
     plus: Literal["sum", "max", "min"]
     factor: Expr
     added: Expr
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,6 +200,11 @@ def _reverse_scan(kernel: ReverseScanKernel) -> Iterator[str]:
     yield from (f"  at the end:{line[1:]}" for line in _carried_on(kernel, kernel.ending))
     yield from (f"  at the end:{_row_write(one)[1:]}" for one in kernel.ended)
     yield from _finals(kernel.finals)
+    if kernel.tiled is not None:
+        yield f"  in tiles of {kernel.every} rows"
+        yield from (f"    {_let(let)}" for let in kernel.tiled.values)
+        yield from (f"    {_statement(statement)}" for statement in kernel.tiled.inside)
+        yield from (f"  {_row_write(write)}" for write in kernel.tiled.writes)
 
 
 def _carried_on(kernel: ReverseScanKernel, exprs: Iterable[Expr]) -> Iterator[str]:
@@ -224,7 +229,8 @@ def _statement(statement: Let | Product | TriangularSolve | Contraction | Scanne
     if isinstance(statement, Scanned):
         times, plus = ("*", "+") if statement.plus == "sum" else ("+", statement.plus)
         pair = f"{_text(statement.factor)} {times} {statement.state.name} {plus} "
-        return f"scan {_left(statement.after)} = {pair}{_text(statement.added)}"
+        way = ", the last row first" if statement.later else ""
+        return f"scan {_left(statement.after)} = {pair}{_text(statement.added)}{way}"
     if isinstance(statement, Contraction):
         return _contraction(statement)
     if isinstance(statement, Decays):
