@@ -310,6 +310,12 @@ def test_kernel_sets_of_a_written_module_keep_their_names_apart(name: str) -> No
     assert f"kernel_{name}" in emit_module(read_spec(load_source(text)))
 
 
+def test_an_operator_that_solves_is_written() -> None:
+    """What it has no form of is refused: partial results, second derivatives."""
+    text = CAUSAL.replace("softmax", "sparsemax")
+    assert "kernel_causal" in emit_module(read_spec(load_source(text)))
+
+
 def test_explain_tells_of_derivatives() -> None:
     said = operators(BIASED)[0].explain()
     assert "backward: gradients of slope, bias, q, k, v" in said

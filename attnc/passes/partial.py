@@ -115,6 +115,8 @@ def carried_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...], list[Carry]]
     lowering, targets = targets_of(graph)
     if lowering.reductions.pending:
         raise refuse("two_pass: a partial result of an operator that walks its keys more than once")
+    if lowering.reductions.solves:
+        raise refuse("simplex_projection: a partial result of an operator that solves for its rows")
     return lowering, targets, carries_of(lowering, targets)
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnc.runtime.eager_numbers import Real, Value, as_real, plain, shifted
-from attnc.runtime.eager_slopes import broadcast, volume
+from attnc.runtime.eager_slopes import broadcast, joint_shape, volume
 from attnc.runtime.eager_support import smallest, total
 
-joint_shape: Any = torch.broadcast_shapes  # without type annotations in torch
 OVER_NOTHING = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
 REDUCTIONS = {"sum": "sum", "prod": "prod", "max": "amax", "min": "amin"}
 OVER_NOTHING_INT = {"sum": 0, "prod": 1, "max": torch.iinfo(torch.int64).min, "min": 2**63 - 1}

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnc.runtime.eager_slopes import broadcast, chained, divided, joint_dtype, multiplied
+from attnc.runtime.eager_slopes import (
+    broadcast,
+    chained,
+    divided,
+    joint_dtype,
+    joint_shape,
+    multiplied,
+)
 
 Value = Any  # a Real, a tensor, or a Python number
 
@@ -342,7 +349,7 @@ def _spread(x: Value, like: Real) -> Real:
     """A number over the axes of another too: which of the two is taken does not change a shape."""
     real = as_real(x, like)
     sizes = real.mantissa.shape, like.mantissa.shape
-    shape = torch.broadcast_shapes(*sizes)  # type: ignore[no-untyped-call]
+    shape = joint_shape(*sizes)
     exponent = None if real.exponent is None else real.exponent.expand(shape)
     return Real(real.mantissa.expand(shape), exponent)
 

@@ -9,7 +9,7 @@ torch.compile, which takes no Function that has a jvp, backward.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,19 @@ def joint_dtype(a: Tensor, b: Tensor) -> torch.dtype:
     whole, lone = (b, a) if a.ndim == 0 else (a, b)
     higher = _dtype_kind(lone) > _dtype_kind(whole)
     return torch.promote_types(a.dtype, b.dtype) if higher else whole.dtype
+
+
+def joint_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape of tensors of these shapes, which fit, spread over one another. (At its first call
+    torch.broadcast_shapes loads torch's compiler, a third of a second; where that runs it is there,
+    and knows symbolic sizes.)"""
+    if torch.compiler.is_compiling():
+        return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+    rank = max(map(len, shapes))
+    rows = [(*(1,) * (rank - len(shape)), *shape) for shape in shapes]
+    return tuple(
+        next((size for size in column if size != 1), 1) for column in zip(*rows, strict=True)
+    )
 
 
 def volume(sizes: Iterable[int]) -> int:
