@@ -37,9 +37,13 @@ from attnc.schedule.statements import (
     Product,
     Running,
     Scanned,
+    ScannedPair,
     Scatter,
     Store,
+    TileScan,
     is_pairwise,
+    scan_parts,
+    twins_of,
 )
 from attnc.schedule.streams import StreamKernel, WalkedLoop
 
@@ -368,7 +372,7 @@ class _Verifier:
                 self.expr(statement.log, f"{kernel.name}: {statement.name}", values, pair)
                 self.name(statement.name, statement.log, values)
                 continue
-            if isinstance(statement, Scanned):
+            if isinstance(statement, (Scanned, ScannedPair)):
                 self.scanned(statement, kernel.name, values, pair | widths)
                 continue
             is_product = isinstance(statement, Product)
@@ -397,11 +401,11 @@ class _Verifier:
                 self.scan(other)
 
     def scanned(
-        self, one: Scanned, name: str, values: dict[str, Expr], free: frozenset[Index]
+        self, one: TileScan, name: str, values: dict[str, Expr], free: frozenset[Index]
     ) -> None:
-        for part in (one.factor, one.added):
-            self.expr(part, f"{name}: {one.state.name}", values, free)
-        self.arrays |= {one.before.name, one.after.name}
+        for part in scan_parts(one):
+            self.expr(part, f"{name}: a scan", values, free)
+        self.arrays |= {array.name for array in twins_of(one)}
 
     def shares(self, shares: Shares, kernel: ScanKernel, grid: frozenset[Index]) -> None:
         """The loop of a share, which has values of its own, and what its end does to the states."""
@@ -457,7 +461,8 @@ class _Verifier:
             if isinstance(one, Let):
                 self.lets((one,), f"{name}: tiles", values, row | widths)
             else:
-                self.scanned(one, name, values, row | frozenset(one.state.indices))
+                indices = (index for array in twins_of(one) for index in array.indices)
+                self.scanned(one, name, values, row | frozenset(indices))
         self._row_writes(name, tiles.writes, values, row)
 
     def _states(

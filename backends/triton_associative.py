@@ -20,7 +20,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, is_number, postorder, read
 from attnc.schedule import Schedule
 from attnc.schedule.scans import ReverseScanKernel, ScanKernel
-from attnc.schedule.statements import Let, Scanned
+from attnc.schedule.statements import Let, Scanned, ScannedPair, TileScan, scan_parts
 
 ONE = {"sum": "1.0", "max": "0.0", "min": "0.0"}
 NOTHING = {"sum": "0.0", "max": 'float("-inf")', "min": 'float("inf")'}
@@ -33,14 +33,14 @@ class TileStatements(InstancePrinter):
     time: Index
     read: frozenset[str]
 
-    def _tiles(self, time: Index, inside: Iterable[Let | Scanned], ends: Iterable[Expr]) -> None:
+    def _tiles(self, time: Index, inside: Iterable[Let | TileScan], ends: Iterable[Expr]) -> None:
         """What a loop over tiles has beside that of an instance: `ends` are the expressions after
         its statements."""
         self.time = time
         self.scope.names.taken.add("CHUNK")
         self.arguments.option("CHUNK")
         self.places.axes = (time.axis, *self.places.axes)
-        exprs = (*ends, *(expr for one in inside for expr in _exprs(one)))
+        exprs = (*ends, *(expr for one in inside for expr in scan_parts(one)))
         self.read = frozenset(node.array.name for node in postorder(*exprs) if node.op == "read")
 
     # --- Where the loop is ------------------------------------------------------------------------
@@ -69,13 +69,15 @@ class TileStatements(InstancePrinter):
 
     # --- Statements -------------------------------------------------------------------------------
 
-    def _tile_statement(self, statement: Let | Scanned, lines: list[str]) -> None:
+    def _tile_statement(self, statement: Let | TileScan, lines: list[str]) -> None:
         if isinstance(statement, Let):
             self._let(statement, lines)
             return
+        if isinstance(statement, ScannedPair):
+            self._scanned_pair(statement, lines)
+            return
         first = self.places.states[statement.state.name][0]
-        seen = {statement.before.name, statement.after.name} & self.read
-        if not seen and _is_sum(statement):
+        if not {statement.before.name, statement.after.name} & self.read and _is_sum(statement):
             if is_number(statement.added, 0):
                 return
             added = self._tile(
@@ -83,19 +85,54 @@ class TileStatements(InstancePrinter):
             )
             lines.append(f"{first} += tl.sum({added}, 0)")
             return
-        after = self.scope.names.fresh(statement.after.name)
-        lines.append(f"{after} = {self._scanned(statement, first, lines)}")
-        self.places.states[statement.after.name] = (after, statement.after)
-        if statement.before.name in self.read:
-            before = self.scope.names.fresh(statement.before.name)
-            lines.append(f"{before} = gpu_row_before({first}, {after}, {statement.later}, CHUNK)")
-            self.places.states[statement.before.name] = (before, statement.before)
+        text = self._scanned(statement, first, lines)
+        self._made(statement.before, statement.after, first, text, statement.later, lines)
 
-    def _carry_tile(self, one: Scanned, lines: list[str]) -> None:
-        """The state after the tile's last row."""
-        if one.after.name in self.places.states:
-            tile, after = (self.places.states[n][0] for n in (one.state.name, one.after.name))
-            lines.append(f"{tile} = gpu_row_last({after}, {one.later}, CHUNK)")
+    def _made(
+        self, before: Array, after: Array, first: str, text: str, later: bool, lines: list[str]
+    ) -> None:
+        """The state after every row, and, where it is read, before."""
+        name = self.scope.names.fresh(after.name)
+        lines.append(f"{name} = {text}")
+        self.places.states[after.name] = (name, after)
+        if before.name in self.read:
+            other = self.scope.names.fresh(before.name)
+            lines.append(f"{other} = gpu_row_before({first}, {name}, {later}, CHUNK)")
+            self.places.states[before.name] = (other, before)
+
+    def _scanned_pair(self, one: ScannedPair, lines: list[str]) -> None:
+        """Two states after every row of the tile."""
+        over = one.after[0].indices
+        parts = [
+            self._tile(expr, over, unit, lines, stem)
+            for expr, unit, stem in zip(
+                (*one.factors, *one.added),
+                ("1.0", "0.0", "0.0", "1.0", "0.0", "0.0"),
+                (*["factor"] * 4, *(state.name for state in one.states)),
+                strict=True,
+            )
+        ]
+        names = [self.scope.names.fresh("gone") for _ in range(4)]
+        names += [self.scope.names.fresh("made") for _ in range(2)]
+        way = ", reverse=True" if one.later else ""
+        scan = f"tl.associative_scan(({', '.join(parts)}), 0, gpu_pair_two{way})"
+        lines.append(f"{', '.join(names)} = {scan}")
+        firsts = [self.places.states[state.name][0] for state in one.states]
+        x, y = (f"tl.expand_dims({first}, 0)" for first in firsts)
+        for place in (0, 1):
+            a, b = names[2 * place : 2 * place + 2]
+            text = f"{a} * {x} + {b} * {y} + {names[4 + place]}"
+            pair = one.before[place], one.after[place]
+            self._made(*pair, firsts[place], text, one.later, lines)
+
+    def _carry_tile(self, one: TileScan, lines: list[str]) -> None:
+        """The states after the tile's last row."""
+        states = one.states if isinstance(one, ScannedPair) else (one.state,)
+        made = one.after if isinstance(one, ScannedPair) else (one.after,)
+        for state, twin in zip(states, made, strict=True):
+            if twin.name in self.places.states:
+                tile, after = (self.places.states[n][0] for n in (state.name, twin.name))
+                lines.append(f"{tile} = gpu_row_last({after}, {one.later}, CHUNK)")
 
     def _scanned(self, one: Scanned, first: str, lines: list[str]) -> str:
         """The state after every row of the tile."""
@@ -136,7 +173,7 @@ class TilePrinter(TileStatements, ScanPrinter):
     def __init__(self, kernel: ScanKernel, schedule: Schedule) -> None:
         super().__init__(kernel, schedule)
         loop = kernel.loop
-        inside = tuple(one for one in loop.inside if isinstance(one, (Let, Scanned)))
+        inside = tuple(one for one in loop.inside if isinstance(one, (Let, Scanned, ScannedPair)))
         ends = (*loop.advance, *(store.expr for store in kernel.stores))
         self._tiles(loop.time, inside, ends)
 
@@ -154,7 +191,7 @@ class TilePrinter(TileStatements, ScanPrinter):
 
     def _carry(self, states: Sequence[Array], exprs: Iterable[Expr], lines: list[str]) -> None:
         for one in self.kernel.loop.inside:
-            if isinstance(one, Scanned):
+            if isinstance(one, (Scanned, ScannedPair)):
                 self._carry_tile(one, lines)
 
 
@@ -212,16 +249,10 @@ class ReverseTilePrinter(TileStatements, ReverseScanPrinter):
         for write in self.tiled.writes:
             lines += self._written(write)
         for statement in self.tiled.inside:
-            if isinstance(statement, Scanned) and statement.later:
+            if not isinstance(statement, Let) and statement.later:
                 self._carry_tile(statement, lines)
         return lines
 
 
 def _is_sum(one: Scanned) -> bool:
     return one.plus == "sum" and is_number(one.factor, 1)
-
-
-def _exprs(statement: Any) -> tuple[Expr, ...]:
-    if isinstance(statement, Scanned):
-        return (statement.factor, statement.added)
-    return (statement.expr,)

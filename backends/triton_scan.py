@@ -25,8 +25,11 @@ from attnc.schedule.statements import (
     Let,
     Product,
     Scanned,
+    ScannedPair,
     Store,
+    TileScan,
     TriangularSolve,
+    scan_parts,
 )
 
 
@@ -51,13 +54,13 @@ def repeated(kernel: ScanKernel) -> tuple[Expr, ...]:
 
 
 def parts_of(
-    statement: Let | Product | TriangularSolve | Contraction | Decays | Scanned,
+    statement: Let | Product | TriangularSolve | Contraction | Decays | TileScan,
 ) -> tuple[Expr, ...]:
     """The expressions of a statement."""
     if isinstance(statement, Let):
         return (statement.expr,)
-    if isinstance(statement, Scanned):
-        return (statement.factor, statement.added)
+    if isinstance(statement, (Scanned, ScannedPair)):
+        return scan_parts(statement)
     if isinstance(statement, TriangularSolve):
         left = () if statement.left is None else (statement.left,)
         return (statement.matrix, statement.right, *left)

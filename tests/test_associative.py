@@ -24,7 +24,10 @@ from attnc.schedule.scans import ReverseScanKernel, ScanKernel
 from attnc.spec import Spec
 
 # Every entry by itself, and no chunk has products for it.
-TILED = ("mamba", "min_gru", "rg_lru", "running_max", "three_axes", "two_rows", "short_convolution")
+TILED = (
+    "mamba", "min_gru", "rg_lru", "running_max", "three_axes", "two_rows", "short_convolution",
+    "exchange",
+)  # fmt: skip
 SHARED = (
     "linear_attention",
     "constant_decay",
@@ -35,7 +38,7 @@ SHARED = (
 )
 WHY = {
     "gated_delta": "the update of S reads it at another place",
-    "exchange": "the update of A reads B too",
+    "momentum": "the update of S reads Z too",
     "nonlinear": "the update of S is not affine",
     "counts": "n is no real number",
 }
@@ -66,6 +69,18 @@ attention stabilized(q, k, v) for t:
         C = exp(kept - top) * C + exp(i[t] - top) * v[t]
         m = top
     read: C / max(abs(q[t] @ n), 1)
+"""
+# Poles that shrink and turn: S4D's, with steps that are positive.
+POLES = """
+attention poles(x) for t:
+    input x: real[b, t, c], rate, turn, C, D: real[c, n], step: real[c]
+    state X, Y: real[c, n] = 0
+    size = softplus(step)
+    update:
+        old = X
+        X = exp(-size * exp(rate)) * (cos(size * turn) * X - sin(size * turn) * Y) + size * x[t]
+        Y = exp(-size * exp(rate)) * (sin(size * turn) * old + cos(size * turn) * Y)
+    read: sum(n: C * X - D * Y)
 """
 RUNNING_SUMS = """
 attention running_sums(q, k, v) for t:
@@ -200,9 +215,9 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_gradients, "FEWEST", 4)
 
 
-def off_in_tiles(name: str, shape: Shape) -> float:
+def off_in_tiles(spec: Spec, shape: Shape) -> float:
     """How far gradients of tiles are from autograd's."""
-    spec, case = named(name, "tiled"), draw_case(spec_of(name), shape, 3)
+    case = draw_case(spec, shape, 3)
     op = forced(Operator(spec, "triton"), {"tiled": True})
     tensors = tensors_of(case, torch.float64)
     found, wanted = (gradients(one, tensors, case) for one in (op, Operator(spec, "eager")))
@@ -210,14 +225,29 @@ def off_in_tiles(name: str, shape: Shape) -> float:
 
 
 def test_softmax_backwards(short_blocks: None) -> None:
-    assert off_in_tiles("running_max", replace(SHAPE, rows=11, keys=11, key_heads=1)) < 1e-11
+    spec = named("running_max", "tiled")
+    assert off_in_tiles(spec, replace(SHAPE, rows=11, keys=11, key_heads=1)) < 1e-11
+
+
+def test_poles_that_turn(short_blocks: None) -> None:
+    """Two states that see each other: their tiles forwards and backwards."""
+    spec = made(POLES)
+    assert "of X with Y combine to" in " ".join(lower(spec).notes)
+    shape = replace(SHAPE, rows=19, keys=19)
+    attended(POLES, "triton", torch.float64)
+    assert off_in_tiles(spec, shape) < 1e-11
+
+
+def test_a_matrix_that_may_grow() -> None:
+    notes = lower(made(POLES.replace("size = softplus(step)", "size = step"))).notes
+    assert any("no product of the matrices of X and Y grows is not proved" in n for n in notes)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("name", [name for name in TILED if name != "short_convolution"])
 def test_tiles_backwards(name: str, short_blocks: None) -> None:
     for shape in (replace(SHAPE, rows=11, keys=11), Shape(7, 7, 5, 9, 2, 1, 2)):
-        assert off_in_tiles(name, shape) < 1e-11
+        assert off_in_tiles(named(name, "tiled"), shape) < 1e-11
 
 
 def test_which_backwards_come_in_tiles() -> None:

@@ -15,7 +15,8 @@ does not  scan what moves along an axis, or states of which each reads the other
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,12 +33,20 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import GraphOutput, Recurrence
 from attnc.passes.affine import NotAffine, Term, affine_terms, log_of
-from attnc.passes.bounded import is_share
+from attnc.passes.bounded import bound_of, is_share, is_turn
 from attnc.passes.factors import ONE, ZERO
 from attnc.passes.rows import STATES, Rows
 from attnc.passes.simplify import make
 from attnc.schedule.scans import Final, ScanKernel, ScanLoop, Shares
-from attnc.schedule.statements import Let, Scanned, Store
+from attnc.schedule.statements import (
+    Let,
+    Scanned,
+    ScannedPair,
+    Store,
+    TileScan,
+    scan_parts,
+    twins_of,
+)
 
 Plus = Literal["sum", "max", "min"]
 
@@ -91,24 +100,76 @@ class Solved:
         return any(is_state(node) and node.array.name in wanted for node in nodes)
 
 
-def solved(recurrence: Recurrence) -> tuple[Solved, ...]:
+@dataclass(frozen=True)
+class SolvedPair:
+    """Two states that see each other: x, y <- a * x + b * y + p, c * x + d * y + q."""
+
+    states: tuple[Array, Array]
+    factors: tuple[Expr, Expr, Expr, Expr]
+    added: tuple[Expr, Expr]
+
+
+def solved(recurrence: Recurrence) -> tuple[Solved | SolvedPair, ...]:
     """The states in the order in which they can be scanned. Raises NotCombined."""
     waiting = dict(zip((s.name for s in recurrence.states), recurrence.states, strict=True))
     updates = {s.name: e for s, e in zip(recurrence.states, recurrence.next, strict=True)}
-    found: list[Solved] = []
+    found: list[Solved | SolvedPair] = []
     while waiting:
-        reasons: list[str] = []
-        for name, state in waiting.items():
-            try:
-                found.append(_solved(state, updates[name], frozenset(waiting)))
-            except NotCombined as reason:
-                reasons.append(str(reason))
-                continue
-            del waiting[name]
-            break
-        else:
-            raise NotCombined(reasons[0])
+        one = _next(waiting, updates)
+        found.append(one)
+        for state in one.states if isinstance(one, SolvedPair) else (one.state,):
+            del waiting[state.name]
     return tuple(found)
+
+
+def _next(waiting: Mapping[str, Array], updates: Mapping[str, Expr]) -> Solved | SolvedPair:
+    """A state, or two, that need none of the others."""
+    reasons: list[str] = []
+    names = frozenset(waiting)
+    for name, state in waiting.items():
+        try:
+            return _solved(state, updates[name], names)
+        except NotCombined as reason:
+            reasons.append(str(reason))
+    for x, y in itertools.combinations(waiting.values(), 2):
+        found = _pair(x, y, updates, names)
+        if found is not None:
+            return found
+    raise NotCombined(reasons[0])
+
+
+def _pair(
+    x: Array, y: Array, updates: Mapping[str, Expr], names: frozenset[str]
+) -> SolvedPair | None:
+    """Two states that see each other alone, each at its own entry, by a matrix none of whose
+    products grows."""
+    if x.indices != y.indices or x.kind != "real" or y.kind != "real":
+        return None
+    factors, added = [], []
+    for state in (x, y):
+        try:
+            terms = affine_terms(updates[state.name], names)
+        except NotAffine:
+            return None
+        sums = {x.name: ZERO, y.name: ZERO}
+        free = ZERO
+        for term in terms:
+            if term.read is None:
+                free = make("add", free, term.coefficient)
+            elif term.read.array.name in sums and _at_home(term, state):
+                name = term.read.array.name
+                sums[name] = make("add", sums[name], term.coefficient)
+            else:
+                return None
+        factors += [sums[x.name], sums[y.name]]
+        added.append(free)
+    a, b, c, d = factors
+    stays = max(bound_of(a) + bound_of(b), bound_of(c) + bound_of(d)) <= 1
+    if not stays and not is_turn(a, b, c, d):
+        raise NotCombined(
+            f"that no product of the matrices of {x.name} and {y.name} grows is not proved"
+        )
+    return SolvedPair((x, y), (a, b, c, d), (added[0], added[1]))
 
 
 def _solved(state: Array, expr: Expr, waiting: frozenset[str]) -> Solved:
@@ -215,13 +276,17 @@ class Rescanned:
         name = self.rows.names.fresh(f"{state.name}_{when}")
         return Array(name, (self.recurrence.time, *state.indices), state.kind, "state")
 
-    def scans(self) -> list[Scanned]:
+    def scans(self) -> list[Scanned | ScannedPair]:
         """A statement for each state. Raises NotCombined."""
         given, settle = self.recurrence, self.rows.settle
         whole = dict(zip((state.name for state in given.states), given.next, strict=True))
         updates: dict[bytes, Array] = {}  # of the states solved so far
-        found = []
+        found: list[Scanned | ScannedPair] = []
         for one in solved(given):
+            if isinstance(one, SolvedPair):
+                found.append(self._pair(one, updates))
+                updates |= {whole[state.name].digest: state for state in one.states}
+                continue
             factor, added = (
                 settle(self.known(part, self.before, updates), "before")
                 for part in (one.factor, one.added)
@@ -231,6 +296,15 @@ class Rescanned:
             found.append(Scanned(one.state, *pair, plus, factor, added, self.later))
             updates[whole[one.state.name].digest] = one.state
         return found
+
+    def _pair(self, one: SolvedPair, updates: dict[bytes, Array]) -> ScannedPair:
+        a, b, c, d, p, q = (
+            self.rows.settle(self.known(part, self.before, updates), "before")
+            for part in (*one.factors, *one.added)
+        )
+        x, y = (state.name for state in one.states)
+        before, after = (self.before[x], self.before[y]), (self.after[x], self.after[y])
+        return ScannedPair(one.states, before, after, (a, b, c, d), (p, q), self.later)
 
     def last(self) -> tuple[Expr, ...]:
         """The states after the tile."""
@@ -265,7 +339,11 @@ class Rescanned:
 
 def in_shares(rows: Rows, recurrence: Recurrence) -> Shares:
     """What a stretch of rows does to the states before it. Raises NotCombined."""
-    found = {one.state.name: one for one in solved(recurrence)}
+    found: dict[str, Solved] = {}
+    for each in solved(recurrence):
+        if isinstance(each, SolvedPair):
+            raise NotCombined(f"{each.states[0].name} and {each.states[1].name} see each other")
+        found[each.state.name] = each
     for one in found.values():
         if one.reads(found):
             raise NotCombined(f"what {one.state.name} becomes depends on another state")
@@ -340,11 +418,11 @@ def _from_the_top(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
     return known[expr.digest]
 
 
-def in_order(lets: Iterable[Let], scans: Iterable[Scanned]) -> tuple[Let | Scanned, ...]:
+def in_order(lets: Iterable[Let], scans: Iterable[TileScan]) -> tuple[Let | TileScan, ...]:
     """Statements, each after those whose values it reads; else as they come."""
-    waiting: list[Let | Scanned] = [*lets, *scans]
+    waiting: list[Let | TileScan] = [*lets, *scans]
     makers = {name: one for one in waiting for name in _made(one)}
-    done: list[Let | Scanned] = []
+    done: list[Let | TileScan] = []
     ready: set[int] = set()
     while waiting:
         one = next(
@@ -358,16 +436,15 @@ def in_order(lets: Iterable[Let], scans: Iterable[Scanned]) -> tuple[Let | Scann
     return tuple(done)
 
 
-def _made(one: Let | Scanned) -> tuple[str, ...]:
+def _made(one: Let | TileScan) -> tuple[str, ...]:
     if isinstance(one, Let):
         return (f"value {one.name}",)
-    return (f"state {one.before.name}", f"state {one.after.name}")
+    return tuple(f"state {array.name}" for array in twins_of(one))
 
 
-def _used(one: Let | Scanned) -> set[str]:
-    exprs = (one.expr,) if isinstance(one, Let) else (one.factor, one.added)
+def _used(one: Let | TileScan) -> set[str]:
     found = set()
-    for node in postorder(*exprs):
+    for node in postorder(*scan_parts(one)):
         if node.op == "value":
             found.add(f"value {node.attr}")
         elif is_state(node):
@@ -379,6 +456,10 @@ def how_combined(recurrence: Recurrence) -> str:
     """How pairs of what rows do combine, for `explain`."""
     kinds: dict[str, list[str]] = {}
     for one in solved(recurrence):
+        if isinstance(one, SolvedPair):
+            names = " with ".join(state.name for state in one.states)
+            kinds.setdefault("(A2 @ A1, A2 @ b1 + b2) of matrices A", []).append(names)
+            continue
         kinds.setdefault(one.algebra.combined, []).append(one.state.name)
     said = (f"of {' and '.join(names)} combine to {how}" for how, names in kinds.items())
     return f"pairs (a, b) {', those '.join(said)}"

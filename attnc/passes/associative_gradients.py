@@ -31,8 +31,8 @@ Change = Callable[[Expr], Expr]
 
 
 def with_tiles(kernels: Sequence[Kernel], graph: Graph) -> tuple[tuple[Kernel, ...], str]:
-    """The kernels of a derivative, a reversed scan in tiles too where rows combine, and what is said
-    of it."""
+    """The kernels of a derivative, a reversed scan in tiles too where rows combine, and what is
+    said of it."""
     found: list[Kernel] = []
     said = ""
     for kernel in kernels:

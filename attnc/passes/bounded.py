@@ -10,6 +10,9 @@ does not  look at data, or use that an input is bounded
 from __future__ import annotations
 
 from attnc.expressions.signs import is_positive, never_positive
+import math
+from collections.abc import Iterable
+
 from attnc.expressions.tree import Expr, is_number, number_of
 from attnc.passes.factors import ONE, addends_of, factors_of, multiply
 from attnc.passes.simplify import make
@@ -21,6 +24,41 @@ def is_share(expr: Expr) -> bool:
     if factors.negative or factors.below:
         return False
     return all(map(_is_one, factors.above))
+
+
+def bound_of(expr: Expr) -> float:
+    """A number that the size of an expression is proved not to exceed."""
+    factors, bound = factors_of(expr), 1.0
+    if factors.below:
+        return math.inf
+    for factor in factors.above:
+        if is_number(factor):
+            bound *= abs(number_of(factor))
+        elif factor.op not in ("cos", "sin", "tanh") and not _is_one(factor):
+            return math.inf
+    return bound
+
+
+def is_turn(a: Expr, b: Expr, c: Expr, d: Expr) -> bool:
+    """Whether [a b; c d] is a rotation times a number between 0 and 1."""
+    cosine, sine, other = factors_of(a), factors_of(b), factors_of(c)
+    if a.digest != d.digest or cosine.negative or sine.negative == other.negative:
+        return False
+    if any(part.below for part in (cosine, sine, other)):
+        return False
+    if _digests(sine.above) != _digests(other.above):
+        return False
+    for place, factor in enumerate(sine.above):
+        if factor.op == "sin":
+            rest = (*sine.above[:place], *sine.above[place + 1 :])
+            turned = (make("cos", factor.args[0]), *rest)
+            if _digests(turned) == _digests(cosine.above):
+                return all(map(is_share, rest))
+    return False
+
+
+def _digests(factors: Iterable[Expr]) -> list[bytes]:
+    return sorted(factor.digest for factor in factors)
 
 
 def _is_one(factor: Expr) -> bool:

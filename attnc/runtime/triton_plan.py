@@ -236,8 +236,9 @@ def tile_parts(
     blocks = _tiled(widths, entry, outer, TILE_ENTRIES // 16, max)
     if blocks is None:
         return None
-    held, rows = max(_held(blocks, entry)), 16
-    while 2 * rows <= min(64, entry["every"] or 64) and 2 * rows * held <= TILE_ENTRIES:
+    most = min(64, entry["every"] or 64)  # a tile begins wherever a state is kept
+    held, rows = max(_held(blocks, entry)), min(16, most)
+    while 2 * rows <= most and 2 * rows * held <= TILE_ENTRIES:
         rows *= 2
     return blocks, {"CHUNK": rows}, 4
 

@@ -11,8 +11,8 @@ from attnc.schedule.statements import (
     Decays,
     Let,
     Product,
-    Scanned,
     Store,
+    TileScan,
     TriangularSolve,
 )
 
@@ -37,7 +37,7 @@ class ScanLoop:
     inner: Index | None
     states: tuple[Array, ...]
     initial: tuple[Expr, ...]
-    inside: tuple[Let | Product | TriangularSolve | Contraction | Decays | Scanned, ...]
+    inside: tuple[Let | Product | TriangularSolve | Contraction | Decays | TileScan, ...]
     advance: tuple[Expr, ...]
     after: tuple[Let, ...] = ()
 
@@ -115,8 +115,8 @@ class RowWrite:
 
 @dataclass(frozen=True, slots=True)
 class ReverseTiles:
-    """The loop of a reversed scan in tiles of `every` rows: what begins and ends it, its checkpoints
-    and results are those of the ReverseScanKernel whose `tiled` it is.
+    """The loop of a reversed scan in tiles of `every` rows: what begins and ends it, its
+    checkpoints and results are those of the ReverseScanKernel whose `tiled` it is.
 
     values    of an instance
     inside    statements: a Scanned for each state of `replay`, then for each of `carried`
@@ -124,7 +124,7 @@ class ReverseTiles:
     """
 
     values: tuple[Let, ...]
-    inside: tuple[Let | Scanned, ...]
+    inside: tuple[Let | TileScan, ...]
     writes: tuple[RowWrite, ...]
 
 

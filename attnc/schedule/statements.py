@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
@@ -243,6 +243,22 @@ class Scanned:
 
 
 @dataclass(frozen=True, slots=True)
+class ScannedPair:
+    """Two states over the same indices that see each other, in every row of a tile:
+
+        x, y <- a * x + b * y + p, c * x + d * y + q        factors (a, b, c, d), added (p, q)
+
+    All else is as in a Scanned."""
+
+    states: tuple[Array, Array]
+    before: tuple[Array, Array]
+    after: tuple[Array, Array]
+    factors: tuple[Expr, Expr, Expr, Expr]
+    added: tuple[Expr, Expr]
+    later: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
     """`array[array.indices] = expr` for each valid position.
 
@@ -255,3 +271,22 @@ class Store:
     array: Array
     width: Index | None
     expr: Expr
+
+
+TileScan: TypeAlias = Scanned | ScannedPair
+
+
+def scan_parts(one: Let | TileScan) -> tuple[Expr, ...]:
+    """The expressions of a statement of a tile."""
+    if isinstance(one, Let):
+        return (one.expr,)
+    if isinstance(one, Scanned):
+        return (one.factor, one.added)
+    return (*one.factors, *one.added)
+
+
+def twins_of(one: TileScan) -> tuple[Array, ...]:
+    """What a scan makes known: states before and after every row."""
+    if isinstance(one, Scanned):
+        return (one.before, one.after)
+    return (*one.before, *one.after)

@@ -23,9 +23,11 @@ from attnc.schedule.statements import (
     Product,
     Running,
     Scanned,
+    ScannedPair,
     Scatter,
     Store,
     Strided,
+    TileScan,
     TriangularSolve,
 )
 from attnc.schedule.streams import StreamKernel, WalkedLoop
@@ -147,7 +149,7 @@ def _contribution(one: Contribution) -> str:
 def _scan(kernel: ScanKernel) -> Iterator[str]:
     loop = kernel.loop
     how = "row by row" if loop.inner is None else "in chunks"
-    how = "in tiles" if any(isinstance(one, Scanned) for one in loop.inside) else how
+    how = "in tiles" if any(isinstance(one, (Scanned, ScannedPair)) for one in loop.inside) else how
     yield f"scan {kernel.name} along {loop.time} {how}, for each {_indices(kernel.grid)}"
     yield from _lets(kernel.grid_values)
     for state, first in zip(loop.states, loop.initial, strict=True):
@@ -223,9 +225,15 @@ def _row_write(write: RowWrite) -> str:
     )
 
 
-def _statement(statement: Let | Product | TriangularSolve | Contraction | Scanned) -> str:
+def _statement(statement: Let | Product | TriangularSolve | Contraction | TileScan) -> str:
     if isinstance(statement, Let):
         return _let(statement)
+    if isinstance(statement, ScannedPair):
+        a, b, c, d = map(_text, statement.factors)
+        p, q = map(_text, statement.added)
+        x, y = (_left(array) for array in statement.after)
+        way = ", the last row first" if statement.later else ""
+        return f"scan ({x}, {y}) = [{a}, {b}; {c}, {d}] @ both + ({p}, {q}){way}"
     if isinstance(statement, Scanned):
         times, plus = ("*", "+") if statement.plus == "sum" else ("+", statement.plus)
         pair = f"{_text(statement.factor)} {times} {statement.state.name} {plus} "
