@@ -164,14 +164,15 @@ def short_name(name: str) -> str:
 def emit_module(spec: Spec, stages: Stages | None = None) -> str:
     """Spec -> the text of a Python module with every backend that can run it, its partial results
     and its derivatives: what a user ships."""
+    from attnc.emission.contents import with_contents
     from attnc.emission.module import print_module
     from attnc.family import members
 
     stages = lower_trained(spec, stages or lower(spec))
     if stages.pipeline is not None:
         found = {one.block: members(one.stages) for one in stages.pipeline.kernels}
-        return print_module(stages, found)
-    return print_module(stages, {"": members(stages)})
+        return with_contents(print_module(stages, found))
+    return with_contents(print_module(stages, {"": members(stages)}))
 
 
 def emit_kernels(stages: Stages) -> str:

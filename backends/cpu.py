@@ -38,6 +38,8 @@ HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "amx_emulated", "amx",
     "products", "walks", "carried", "blocks", "running", "stream", "few", "scattered", "either",
 )  # fmt: skip
+SWEEP_HEADERS = ("sums", "panels", "sweep")
+SCAN_HEADERS = ("scan",)
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,11 @@ def _steps(kernels: Iterable[Kernel], runners: Iterator[str]) -> Iterator[str]:
 def _headers_of(schedule: Schedule) -> tuple[str, ...]:
     keys = schedule.signature.keys
     swept = any(sweeps(kernel, keys) for kernel in leaves(schedule.kernels))
-    sums = ("sums", "panels", "sweep") if swept else ()
-    return (*HEADERS, *sums, *(("scan",) if _scans(schedule) else ()))
+    return (
+        *HEADERS,
+        *(SWEEP_HEADERS if swept else ()),
+        *(SCAN_HEADERS if _scans(schedule) else ()),
+    )
 
 
 def _scans(schedule: Schedule) -> bool:

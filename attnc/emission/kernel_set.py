@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import attnc
 from attnc.emission.signature_text import print_signature
@@ -115,19 +116,30 @@ def _sets(stage: str) -> str:
     return f"SETS[{stage!r}]" if stage else "SETS"
 
 
-def cpu_headers() -> str:
-    """The C++ headers that the sets of a module share."""
+@cache
+def cpu_headers() -> Mapping[str, str]:
+    """The C++ headers that the sets of a module share, by the name that they have there: those of
+    every kernel, of sums that leave a tile, of scans. In a text they stand in this order."""
     from attnc.backends import cpu
 
-    return cpu.headers()
+    return {
+        "CPU_HEADERS": cpu.headers(),
+        "CPU_SWEEP_HEADERS": cpu.headers(cpu.SWEEP_HEADERS),
+        "CPU_SCAN_HEADERS": cpu.headers(cpu.SCAN_HEADERS),
+    }
 
 
 def _cpu_text(text: str, suffix: str) -> str:
     """`CPU_SOURCE = ...`, the headers by name."""
-    before, headers, after = text.partition(cpu_headers())
-    if not headers:
+    pieces, rest = [], text
+    for name, headers in cpu_headers().items():
+        before, found, after = rest.partition(headers)
+        if found:
+            pieces += [f'r"""{before}"""', name]
+            rest = after
+    if not pieces:
         return f'CPU_SOURCE{suffix} = r"""{text}\n"""'
-    return f'CPU_SOURCE{suffix} = CPU_HEADERS.join((r"""{before}""", r"""{after}\n"""))'
+    return f'CPU_SOURCE{suffix} = "".join(({", ".join(pieces)}, r"""{rest}\n"""))'
 
 
 def triton_prelude() -> str:

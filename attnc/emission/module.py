@@ -9,7 +9,7 @@ printed when it is first asked for (`print_chapter`), the same text.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,7 +87,7 @@ class ModuleText:
     banner: str
     signature: str
     eager: str
-    cpu_headers: str
+    cpu_headers: Mapping[str, str]
     triton_prelude: str
     sets: str
     chapters: tuple[str, ...]
@@ -128,7 +128,7 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
         banner=BANNER,
         signature="" if schedule else _plain_set(stages, signature).signature,
         eager=emit_eager(spec).strip("\n"),
-        cpu_headers=cpu_headers() if kernels else "",
+        cpu_headers=_shared(chapters if members is not None else None) if kernels else {},
         triton_prelude=triton_prelude() if kernels else "",
         sets=sets_line(pipeline),
         chapters=tuple(chapters),
@@ -142,6 +142,12 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
         ),
     )
     return template_environment().get_template("module/module.py.jinja").render(m=text)
+
+
+def _shared(chapters: Sequence[str] | None) -> Mapping[str, str]:
+    """The headers that the chapters share, all where there may be others later (None)."""
+    named = cpu_headers().items()
+    return {n: x for n, x in named if chapters is None or any(n in one for one in chapters)}
 
 
 def print_chapter(

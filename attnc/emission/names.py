@@ -12,8 +12,8 @@ from attnc.signature import Signature
 
 OF_EVERY_CALL = ("offset", "key_offset", "key_length", "emit", "operator")
 OF_EVERY_MODULE = (
-    "eager", "operator", "reference", "BACKENDS", "CPU_SOURCE", "CPU_HEADERS", "DIGEST", "SETS",
-    "SIGNATURE", "TRITON_KERNELS",
+    "eager", "operator", "reference", "BACKENDS", "CPU_SOURCE", "CPU_HEADERS",
+    "CPU_SWEEP_HEADERS", "CPU_SCAN_HEADERS", "DIGEST", "SETS", "SIGNATURE", "TRITON_KERNELS",
 )  # fmt: skip
 
 
