@@ -63,9 +63,9 @@ def reciprocal(node: Expr) -> Expr | None:
 
 
 def logistic(node: Expr) -> Expr | None:
-    """x of `1 / (1 + exp(-x))`."""
-    top, bottom = node.args
-    if not is_number(top, 1) or bottom.op != "add" or len(bottom.args) != 2:
+    """x of `y / (1 + exp(-x))`."""
+    _, bottom = node.args
+    if bottom.op != "add" or len(bottom.args) != 2:
         return None
     one, power = bottom.args
     if not is_number(one, 1) or power.op != "exp" or power.args[0].op != "neg":
@@ -109,3 +109,13 @@ def identifier(name: str) -> str:
 
 def joined(parts: list[str]) -> str:
     return "<mo>,</mo>".join(parts)
+
+
+TALL = ("<mfrac", "<munder", "<mtable", "<msqrt")
+
+
+def fenced(inner: str) -> str:
+    """In parentheses, which grow with what is tall only: browsers without a mathematical font grow
+    them around every index."""
+    grown = "" if any(tag in inner for tag in TALL) else ' stretchy="false"'
+    return f"<mo{grown}>(</mo>{inner}<mo{grown}>)</mo>"

@@ -8,6 +8,7 @@ the set V, so that a fold over them is one over V.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -33,6 +34,7 @@ from attnc.zoo.forms import (
     bare,
     case,
     cases,
+    fenced,
     filled,
     identifier,
     is_digits,
@@ -44,6 +46,10 @@ from attnc.zoo.forms import (
     reciprocal,
 )
 
+LETTER = re.compile(
+    r"<mi[^>]*>.[\u2032-\u2034]?</mi>"
+)  # an index that needs no comma beside others
+OWNED = re.compile(r"<msup>(<mi>.</mi>)(<mtext>[^<]*</mtext>)</msup>")  # a stage's mask or score
 LARGEST = 3000  # nodes of an equation that is still typeset; beyond, its text stands
 PRIMES = ("", "\u2032", "\u2033", "\u2034")
 CLAUSES = {"mask": "V", "score": "s", "weight": "w"}
@@ -181,7 +187,9 @@ class _Line:
                 self.primes[index] = PRIMES[min(count, 3)]
 
     def index(self, index: Index) -> str:
-        return f"<mi>{escape(index.name)}{self.primes.get(index, '')}</mi>"
+        primes = self.primes.get(index, "")
+        slanted = ' class="index"' if primes and len(index.name) == 1 else ""
+        return f"<mi{slanted}>{escape(index.name)}{primes}</mi>"
 
     def label(self, array: Array) -> str:
         """The symbol of an array."""
@@ -198,10 +206,13 @@ class _Line:
     def subscripted(self, base: str, parts: list[str]) -> str:
         if not parts:
             return base
-        plain = all("<mrow" not in part and part.count("<mi>") == 1 for part in parts)
+        plain = all(LETTER.fullmatch(part) for part in parts)
         comma = "<mo>&#x2063;</mo>" if plain else "<mo>,</mo>"
         inner = comma.join(parts)
         row = f"<mrow>{inner}</mrow>" if len(parts) > 1 or inner.count("<m") > 1 else inner
+        owned = OWNED.fullmatch(base)
+        if owned is not None:
+            return f"<msubsup>{owned[1]}{row}{owned[2]}</msubsup>"
         return f"<msub>{base}{row}</msub>"
 
     # --- expressions ------------------------------------------------------------------------------
@@ -225,11 +236,11 @@ class _Line:
 
     def function(self, name: str, parts: list[str]) -> str:
         inside = joined(parts)
-        return f"<mrow><mi>{escape(name)}</mi><mo>(</mo>{inside}<mo>)</mo></mrow>"
+        return f"<mrow><mi>{escape(name)}</mi>{fenced(inside)}</mrow>"
 
     def within(self, node: Expr, wanted: int) -> str:
         text, strength = self.print(node)
-        return f"<mrow><mo>(</mo>{text}<mo>)</mo></mrow>" if strength < wanted else text
+        return f"<mrow>{fenced(text)}</mrow>" if strength < wanted else text
 
     def infix(self, node: Expr) -> Printed:
         chain = self.chain(node)
@@ -288,7 +299,11 @@ class _Line:
     def _div(self, node: Expr) -> Printed:
         inner = logistic(node)
         if inner is not None:
-            return self.function("\u03c3", [self.print(inner)[0]]), ATOM
+            squashed = self.function("\u03c3", [self.print(inner)[0]])
+            if is_number(node.args[0], 1):
+                return squashed, ATOM
+            top = self.within(node.args[0], TERM)
+            return f"<mrow>{top}<mo>\u2062</mo>{squashed}</mrow>", TERM
         top, bottom = (self.print(arg)[0] for arg in node.args)
         return f"<mfrac><mrow>{top}</mrow><mrow>{bottom}</mrow></mfrac>", TERM
 
@@ -358,7 +373,7 @@ class _Line:
         if sign.isalpha():
             inner = self.print(body)[0]
             head = f"<munder><mi>{sign}</mi>{under}</munder>"
-            return f"<mrow>{head}<mo>(</mo>{inner}<mo>)</mo></mrow>", ATOM
+            return f"<mrow>{head}{fenced(inner)}</mrow>", ATOM
         return f"<mrow><munder><mo>{sign}</mo>{under}</munder>{self.within(body, TERM)}</mrow>", SUM
 
     def under(self, bound: tuple[Index, ...], condition: Expr) -> str:
@@ -404,7 +419,7 @@ class _Line:
         under = self.under(node.bound, node.args[0])
         inner = joined([self.print(node.args[1])[0], *more])
         head = f"<munder><mi>{name}</mi>{under}</munder>"
-        return f"<mrow>{head}<mo>(</mo>{inner}<mo>)</mo></mrow>"
+        return f"<mrow>{head}{fenced(inner)}</mrow>"
 
     def _solve(self, node: Expr) -> Printed:
         low, high, left, right = (self.print(arg)[0] for arg in node.args)
@@ -416,7 +431,7 @@ class _Line:
         return f"<mrow>{text}</mrow>", ELSE
 
     def _random(self, node: Expr) -> Printed:
-        return "<mrow><mi>random</mi><mo>(</mo><mo>)</mo></mrow>", ATOM
+        return f"<mrow><mi>random</mi>{fenced('')}</mrow>", ATOM
 
     def _stop(self, node: Expr) -> Printed:
         return self.function("sg", [self.print(node.args[0])[0]]), ATOM

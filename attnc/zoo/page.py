@@ -37,12 +37,13 @@ def print_page(entries: Sequence[Entry]) -> str:
         _section(family, titles[family], [e for e in entries if e.family == family])
         for family in families
     ]
+    states = [state for state in STATES if any(entry.state == state for entry in entries)]
     page = {
         "options": "\n".join(
             f'<option value="{escape(family)}">{escape(titles[family])}</option>'
             for family in families
         ),
-        "states": "\n".join(_state_button(state, entries) for state in STATES),
+        "states": "\n".join(_state_button(state, entries) for state in states),
         "contents": "\n".join(
             f'<a href="#family-{escape(family)}">{escape(titles[family])}</a>'
             for family in families
@@ -126,7 +127,8 @@ def _facts(entry: Entry) -> str:
         )
     parts += [f'<span class="backend">{escape(backend)}</span>' for backend in entry.backends]
     parts += [
-        f'<span class="ratio" title="error over that of eager PyTorch">{escape(k)} {v:.2f}</span>'
+        '<span class="ratio" title="error over that of eager PyTorch">'
+        f"{escape(k)} error {v:.2f}</span>"
         for k, v in entry.ratios.items()
     ]
     return "\n".join(parts)
