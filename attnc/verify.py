@@ -26,8 +26,16 @@ from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import COMPARISON, LOGIC, Array, Expr, postorder
 from attnc.graph import Graph
 from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule.chunks import parts_of
 from attnc.schedule.maps import MapKernel, SelectKernel, StepKernel
-from attnc.schedule.scans import ReverseScanKernel, ReverseTiles, RowWrite, ScanKernel, Shares
+from attnc.schedule.scans import (
+    ReverseChunks,
+    ReverseScanKernel,
+    ReverseTiles,
+    RowWrite,
+    ScanKernel,
+    Shares,
+)
 from attnc.schedule.statements import (
     Contraction,
     Decays,
@@ -450,6 +458,29 @@ class _Verifier:
         if kernel.tiled is not None:
             self.reverse_tiles(kernel.tiled, name, row)
         self.written |= {final.array.name for final in kernel.finals}
+        if kernel.chunked is not None:
+            self.reverse_chunks(kernel, kernel.chunked)
+
+    def reverse_chunks(self, kernel: ReverseScanKernel, chunk: ReverseChunks) -> None:
+        """Statements in their order, those of each loop by themselves."""
+        name, local = f"{kernel.name} in chunks", {array.name for array in chunk.arrays}
+        fixed: dict[str, Expr] = {}
+        for let in (*kernel.grid_values, *chunk.values):
+            self.lets((let,), f"{name}: value", fixed, let.expr.free - {kernel.replay.time})
+        for statements in (chunk.forward, chunk.inside):
+            values = dict(fixed)
+            self.arrays -= local
+            for one in statements:
+                for part in parts_of(one):
+                    self.expr(part, f"{name}: {one.name}", values, part.free)
+                self.name(one.name, parts_of(one)[0], values)
+                self.arrays |= {one.name} & local
+            free = frozenset((*kernel.grid, kernel.replay.time))
+            if statements is chunk.forward:
+                self._states(name, kernel.replay.states, chunk.onward, values, free)
+                continue
+            self._row_writes(name, chunk.writes, values, free)
+            self._states(name, kernel.carried, chunk.advance, values, free)
 
     def reverse_tiles(self, tiles: ReverseTiles, name: str, row: frozenset[Index]) -> None:
         """Statements in their order, with values of their own."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from attnc.backends.triton_associative import ReverseTilePrinter, TilePrinter
 from attnc.backends.triton_chunks import ChunkPrinter
+from attnc.backends.triton_chunks_back import ReverseChunkPrinter
 from attnc.backends.triton_map import print_map
 from attnc.backends.triton_names import Argument, Arguments
 from attnc.backends.triton_region import print_region, print_summary
@@ -71,7 +72,8 @@ def emit(schedule: Schedule) -> str:
     """
     texts, entries = [read_template("triton/prelude.py.jinja")], []
     kernels = leaves(schedule.kernels)
-    if any(isinstance(kernel, ScanKernel) and kernel.chunked for kernel in kernels):
+    scans = (ScanKernel, ReverseScanKernel)
+    if any(isinstance(kernel, scans) and kernel.chunked for kernel in kernels):
         texts.append(read_template("triton/chunks.py.jinja"))
     if any(
         isinstance(kernel, (ScanKernel, ReverseScanKernel)) and kernel.tiled for kernel in kernels
@@ -250,11 +252,17 @@ def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[
 def _emit_scan_back(
     kernel: ReverseScanKernel, schedule: Schedule
 ) -> tuple[list[str], dict[str, Any]]:
-    """The adjoint of a recurrence row by row, and in tiles of rows where it has that form."""
+    """The adjoint of a recurrence row by row, and in chunks or in tiles of rows where it has such a
+    form."""
     holes = ReverseScanPrinter(kernel, schedule).print()
     texts = [_render("scan_back", holes)]
-    entry = {"kind": "scan_back", **_entry(holes), **holes["facts"], "tiled": None}
+    entry = {"kind": "scan_back", **_entry(holes), **holes["facts"], "chunked": None, "tiled": None}
     entries = [entry]
+    if kernel.chunked is not None:
+        holes = ReverseChunkPrinter(kernel, schedule).print()
+        texts.append(_render("scan_back", holes))
+        entry["chunked"] = {**_entry(holes), **holes["facts"]}
+        entries.append(entry["chunked"])
     if kernel.tiled is not None:
         holes = ReverseTilePrinter(kernel, schedule).print()
         texts.append(_render("scan", holes))

@@ -9,46 +9,37 @@ from __future__ import annotations
 
 from typing import Any
 
+from attnc.backends.triton_instance import InstancePrinter
 from attnc.backends.triton_scan import ScanPrinter
 from attnc.backends.triton_scope import Leaf
 from attnc.backends.triton_tensors import STATES
 
-from attnc.expressions.index import Index
+from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Expr, is_number
 from attnc.schedule import Schedule
 from attnc.schedule.scans import ScanKernel
-from attnc.schedule.statements import Contraction, Decays, TriangularSolve
+from attnc.schedule.statements import Contraction, Decays, Let, TriangularSolve
 
+OPTIONS = ("CHUNK", "CHUNK_BLOCK", "CHUNK_PRECISION")
 DOT = "input_precision=CHUNK_PRECISION, out_dtype=ACC"
 
 
-class ChunkPrinter(ScanPrinter):
-    """A scan printer whose loop is over chunks."""
+class ChunkStatements(InstancePrinter):
+    """Prints what the rows of a chunk do to one another and to states."""
 
-    how = "in chunks"
+    time: Index
+    inner: Index
 
-    def __init__(self, kernel: ScanKernel, schedule: Schedule) -> None:
-        super().__init__(kernel, schedule)
-        loop = kernel.loop
-        assert loop.inner is not None
-        self.time, self.inner = loop.time, loop.inner
-        self.scope.names.taken.update(("CHUNK", "CHUNK_BLOCK", "CHUNK_PRECISION"))
-        for option in ("CHUNK", "CHUNK_BLOCK", "CHUNK_PRECISION"):
+    def _chunks(self, time: Index, inner: Index, schedule: Schedule) -> None:
+        """What a loop over chunks has beside that of an instance."""
+        self.time, self.inner = time, inner
+        self.scope.names.taken.update(OPTIONS)
+        for option in OPTIONS:
             self.arguments.option(option)
-        self.places.axes = (self.time.axis, *self.places.axes)
+        self.places.axes = (time.axis, *self.places.axes)
         self.logs: dict[bytes, tuple[str, Index | None]] = {}
         arguments = (*schedule.signature.inputs, *schedule.signature.outputs)
         self.query = frozenset(one.name for one in arguments if one.dtype == "query")
-
-    def _facts(self) -> dict[str, Any]:
-        """And whether a chunk has more than one state's products in registers, or decays of
-        widths beside them."""
-        loop = self.kernel.loop
-        solves = any(isinstance(one, TriangularSolve) for one in loop.inside)
-        logs = [one.log for one in loop.inside if isinstance(one, Contraction) and one.log]
-        crowded = solves or len(loop.states) > 1
-        spread = any(self._width(log) is not None for log in logs)
-        return {**super()._facts(), "crowded": crowded, "short": crowded or spread}
 
     # --- Where the loop is ------------------------------------------------------------------------
 
@@ -60,23 +51,24 @@ class ChunkPrinter(ScanPrinter):
         self.places.lanes[self.time.axis] = (lane, inside)
         self.row = row
         lines = [f"{lane} = tl.arange(0, CHUNK)", *super()._lanes()]
-        for index in (self.time, self.inner):
+        for index in self._row_indices():
             self.places.add(index)
             self.arguments.blocks[index] = "CHUNK"
             self.scope = self.scope.extended(inside={index: Leaf(inside, (index,))})
         return lines
 
-    def _count(self) -> str:
-        return f"(({super()._count()} + CHUNK - 1) // CHUNK)"
+    def _row_indices(self) -> tuple[Index, ...]:
+        """The indices that are over the rows of a chunk."""
+        return self.time, self.inner
 
-    def _rows_a_step(self) -> str:
-        return "CHUNK"
+    def _block(self, axis: Axis) -> str:
+        return "CHUNK" if axis is self.time.axis else super()._block(axis)
 
-    def _step(self, lines: list[str]) -> None:
+    def _enter_chunk(self, first: str, length: str, lines: list[str]) -> None:
+        """The rows of a chunk that begins there."""
         lane, inside = self.places.lanes[self.time.axis]
-        length = super()._count()
         lines += [
-            f"{self.row} = (tl.full([], 0, tl.int64) + step) * CHUNK + {lane}",
+            f"{self.row} = (tl.full([], 0, tl.int64) + {first}) * CHUNK + {lane}",
             f"{inside} = {self.row} < {length}",
         ]
         self._placed(self.time, Leaf(self.row, (self.time,)), lines)
@@ -84,19 +76,23 @@ class ChunkPrinter(ScanPrinter):
     # --- Statements -------------------------------------------------------------------------------
 
     def _statement(self, statement: Any, lines: list[str]) -> None:
-        if isinstance(statement, Contraction):
-            text, over = self._contraction(statement, lines)
-        elif isinstance(statement, Decays):
-            text, over = self._decays(statement, lines)
-        elif isinstance(statement, TriangularSolve):
-            text, over = self._solve(statement, lines)
-        else:
+        if isinstance(statement, Let):
             self._let(statement, lines)
             return
+        text, over = self._product(statement, lines)
         name = self.scope.names.fresh(statement.name)
         lines.append(f"{name} = {text}")
         leaf = Leaf(name, self.places.ordered(over))
         self.scope = self.scope.extended(values={statement.name: leaf})
+
+    def _product(self, statement: Any, lines: list[str]) -> tuple[str, tuple[Index, ...]]:
+        """The text of a statement and what it is over."""
+        if isinstance(statement, Contraction):
+            return self._contraction(statement, lines)
+        if isinstance(statement, Decays):
+            return self._decays(statement, lines)
+        assert isinstance(statement, TriangularSolve)
+        return self._solve(statement, lines)
 
     def _decays(self, one: Decays, lines: list[str]) -> tuple[str, tuple[Index, ...]]:
         log, _ = self._log(one.log, lines)
@@ -120,7 +116,8 @@ class ChunkPrinter(ScanPrinter):
         return text, (self.time, one.width)
 
     def _contraction(self, one: Contraction, lines: list[str]) -> tuple[str, tuple[Index, ...]]:
-        if one.right.op == "read" and one.right.array.role in STATES:
+        of_state = one.right.op == "read" and one.right.array.role in STATES
+        if of_state and self.time not in one.right.free:
             return self._from_state(one, lines)
         if one.along == self.inner:
             return self._over_rows(one, lines)
@@ -252,3 +249,34 @@ class ChunkPrinter(ScanPrinter):
 
     def _bracketed(self, text: str) -> str:
         return f"({text})" if " " in text else text
+
+
+class ChunkPrinter(ChunkStatements, ScanPrinter):
+    """A scan printer whose loop is over chunks."""
+
+    how = "in chunks"
+
+    def __init__(self, kernel: ScanKernel, schedule: Schedule) -> None:
+        super().__init__(kernel, schedule)
+        loop = kernel.loop
+        assert loop.inner is not None
+        self._chunks(loop.time, loop.inner, schedule)
+
+    def _facts(self) -> dict[str, Any]:
+        """And whether a chunk has more than one state's products in registers, or decays of
+        widths beside them."""
+        loop = self.kernel.loop
+        solves = any(isinstance(one, TriangularSolve) for one in loop.inside)
+        logs = [one.log for one in loop.inside if isinstance(one, Contraction) and one.log]
+        crowded = solves or len(loop.states) > 1
+        spread = any(self._width(log) is not None for log in logs)
+        return {**super()._facts(), "crowded": crowded, "short": crowded or spread}
+
+    def _count(self) -> str:
+        return f"(({super()._count()} + CHUNK - 1) // CHUNK)"
+
+    def _rows_a_step(self) -> str:
+        return "CHUNK"
+
+    def _step(self, lines: list[str]) -> None:
+        self._enter_chunk("step", ScanPrinter._count(self), lines)

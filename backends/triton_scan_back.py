@@ -57,7 +57,7 @@ class ReverseScanPrinter(InstancePrinter):
         kernel = self.kernel
         place, lanes = self._place(), self._lanes()
         begin: list[str] = []
-        for let in kernel.grid_values:
+        for let in self._first_values():
             self._let(let, begin)
         self._still(begin)
         begin += self._rooms()
@@ -87,6 +87,10 @@ class ReverseScanPrinter(InstancePrinter):
             ],
             "facts": self._facts(),
         }
+
+    def _first_values(self) -> tuple[Let, ...]:
+        """Values of the instance."""
+        return self.kernel.grid_values
 
     def _facts(self) -> dict[str, Any]:
         """What the launch must know: the grid, the axes of tiles, which of them may be split, the
@@ -171,11 +175,15 @@ class ReverseScanPrinter(InstancePrinter):
                 )
                 inner = [self._block(other.axis) for other in own[place + 1 :]]
                 terms.append(" * ".join([lane, *inner]))
-            base = f"{pointer} + program * ({self.kernel.every} * {size})"
+            base = f"{pointer} + program * ({self._slots()} * {size})"
             name = self.scope.names.fresh(f"{state.name}_room_at")
             lines.append(f"{name} = {' + '.join([base, *terms])}")
             self.rooms[state.name] = f"{name} + AT * ({size})"
         return lines
+
+    def _slots(self) -> str:
+        """How many states of a block are kept."""
+        return str(self.kernel.every)
 
     def _room(self, state: Array, at: str) -> str:
         return self.rooms[state.name].replace("AT", at)

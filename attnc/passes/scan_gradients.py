@@ -34,6 +34,8 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import Graph
 from attnc.passes.chunk import Instance, instance_of, last_state, place_of, scan
+from attnc.passes.chunk_gradients import ChunkReverse
+from attnc.passes.chunkwise import RowByRow
 from attnc.passes.differentiate import Names as ArrayNames
 from attnc.passes.differentiate import Pullback, cotangents, finished, inputs_of
 from attnc.passes.edges import refuse
@@ -43,7 +45,14 @@ from attnc.passes.roles import group_size
 from attnc.passes.rows import Rows, Side
 from attnc.passes.scan_inputs import Destinations, own, plus
 from attnc.schedule import Kernel, Workspace
-from attnc.schedule.scans import Checkpoint, ReverseScanKernel, RowWrite, ScanKernel, ScanLoop
+from attnc.schedule.scans import (
+    Checkpoint,
+    ReverseChunks,
+    ReverseScanKernel,
+    RowWrite,
+    ScanKernel,
+    ScanLoop,
+)
 
 Way = Literal["grid", "member", "time", "width", "computed"]
 # Rows of a block: its states are computed again, and stay in cache until they are read.
@@ -223,6 +232,8 @@ class _Reverse:
             tuple(self.ends.finals),
             tuple(array.name for array in self.given.values()),
         )
+        chunked, note = self._in_chunks(forward.kernel, rows.names)
+        kernel = replace(kernel, chunked=chunked)
         return ScanDerivative(
             forward.kernel,
             (kernel, *self.ends.kernels),
@@ -236,8 +247,24 @@ class _Reverse:
                 f"Kept for the backward: {_listed(one.array for one in checkpoints)}, once in "
                 f"{every} rows; a block's states are computed again and stay in cache.",
                 "The backward is the adjoint of one row's update, walked backwards.",
+                note,
             ),
         )
+
+    def _in_chunks(self, forward: ScanKernel, names: Names) -> tuple[ReverseChunks | None, str]:
+        """The reverse of the forward's chunks, and what is said of it."""
+        if forward.chunked is None or forward.chunked.loop.inner is None:
+            return None, "No reverse in chunks: the forward has none."
+        if any(node.op == "stop" for node in postorder(*self.graph.roots)):
+            return None, "No reverse in chunks: a value is marked as constant."
+        taken = self.names.taken | names.taken
+        chunk = ChunkReverse(
+            forward.chunked, self.one, self.ends, self.graph, self.given, self.adjoints, taken
+        )
+        try:
+            return chunk.chunks(), "In chunks too, as the forward: products of matrices."
+        except RowByRow as reason:
+            return None, f"No reverse in chunks: {reason}."
 
     def _sides(self) -> dict[str, Side]:
         states = (*self.old.values(), *self.new.values())

@@ -40,6 +40,7 @@ class Destinations:
     back       an adjoint as statements have it
     sums       what is carried for inputs without time, by input; `parts`: what a row adds to each,
                `endings`: what it is after the initial states, both by the sum's name
+    ways       how each input is read; `rows`: the write of an input that has a row for each row
     writes     of a row; `ended`: of the initial states
     """
 
@@ -54,6 +55,8 @@ class Destinations:
     parts: dict[str, Expr] = field(default_factory=dict)
     endings: dict[str, Expr] = field(default_factory=dict)
     spaces: dict[str, Array] = field(default_factory=dict)
+    ways: dict[str, tuple[Way, ...]] = field(default_factory=dict)
+    rows: dict[str, RowWrite] = field(default_factory=dict)
     writes: list[RowWrite] = field(default_factory=list)
     ended: list[RowWrite] = field(default_factory=list)
     finals: list[Final] = field(default_factory=list)
@@ -74,7 +77,7 @@ class Destinations:
         if not row and not first:
             self._nothing(array)
             return
-        ways = self._ways(array, [*row, *first])
+        ways = self.ways[name] = self._ways(array, [*row, *first])
         if "computed" in ways or ("time" in ways and first):
             self._scattered(array, ways, pulled, row, self.writes)
             self._scattered(array, ways, begun, first, self.ended)
@@ -82,6 +85,17 @@ class Destinations:
             self._rows(array, ways, pulled)
         else:
             self._summed(array, ways, pulled, begun)
+
+    def again(self, name: str, pulled: Pullback, back: Callable[[Expr], Expr]) -> Expr | None:
+        """What rows give to an input whose gradient has its place, by another pullback; None if
+        they give it at computed places."""
+        sites = pulled.reads.get(name, [])
+        if name not in self.ways or not sites:
+            return ZERO
+        array, ways = self.inputs[name], self.ways[name]
+        if (name not in self.rows and name not in self.sums) or self._ways(array, sites) != ways:
+            return None
+        return self._along(array, ways, pulled, back)
 
     def _ways(self, array: Array, sites: Sequence[tuple[Expr, Adjoint]]) -> tuple[Way, ...]:
         """How each dimension of an input is read, at every site alike (else it is computed)."""
@@ -115,7 +129,13 @@ class Destinations:
         own = self.gradients[array.name].indices
         return tuple(i for i, way in zip(own, ways, strict=True) if way in ("width", "computed"))
 
-    def _along(self, array: Array, ways: tuple[Way, ...], pulled: Pullback) -> Expr:
+    def _along(
+        self,
+        array: Array,
+        ways: tuple[Way, ...],
+        pulled: Pullback,
+        back: Callable[[Expr], Expr] | None = None,
+    ) -> Expr:
         """What one row gives to an input that is read straight, over the inner indices."""
         inner = self._inner(array, ways)
         straight = Array(f"row of {array.name}", inner, "real", "input")
@@ -124,7 +144,7 @@ class Destinations:
             (read(straight, (node.args[place] for place in keep)), adjoint)
             for node, adjoint in pulled.reads.get(array.name, [])
         ]
-        return self.back(pulled.gradient(straight, inner))
+        return (back or self.back)(pulled.gradient(straight, inner))
 
     def _target(
         self, array: Array, ways: tuple[Way, ...], moving: bool, direct: bool
@@ -198,7 +218,8 @@ class Destinations:
         """A row of the gradient for each row."""
         target, at = self._target(array, ways, True, True)
         term = self._along(array, ways, pulled)
-        self.writes.append(RowWrite(target, at, self._inner(array, ways), term))
+        self.rows[array.name] = RowWrite(target, at, self._inner(array, ways), term)
+        self.writes.append(self.rows[array.name])
 
     def _summed(
         self,

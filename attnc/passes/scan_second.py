@@ -121,7 +121,7 @@ def _schedule(
     kernels: list[Kernel] = [row]
     for kernel in found.kernels:
         if isinstance(kernel, ReverseScanKernel):
-            kernel = replace(kernel, checkpoints=kept(kernel.checkpoints))
+            kernel = replace(kernel, checkpoints=kept(kernel.checkpoints), chunked=None)
         kernels.append(kernel)
     inputs = (*own.inputs, *more)
     signature = replace(

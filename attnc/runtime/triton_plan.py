@@ -227,6 +227,15 @@ def chunk_parts(
     return blocks, {"CHUNK": chunk, "CHUNK_BLOCK": 16}, 8 if chunk == 32 or widest > 64 else 4
 
 
+def back_chunk_parts(
+    widths: Mapping[str, int], split: Sequence[str]
+) -> tuple[dict[str, int], dict[str, int], int]:
+    """The same of a reversed scan in chunks: twice the states and more beside them, so the fewest
+    rows."""
+    blocks, _, _ = chunk_parts(widths, split, short=True)
+    return blocks, {"CHUNK": 16, "CHUNK_BLOCK": 16}, 8
+
+
 def tile_parts(
     widths: Mapping[str, int], entry: Mapping[str, Any], outer: int
 ) -> tuple[dict[str, int], dict[str, int], int] | None:

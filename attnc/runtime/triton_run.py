@@ -12,6 +12,7 @@ from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.triton_lists import list_tiles
 from attnc.runtime.triton_plan import (
     TritonTile,
+    back_chunk_parts,
     back_tile_parts,
     block_of_width,
     chunk_parts,
@@ -83,17 +84,19 @@ class KernelRun(KernelArguments):
             raise UnsupportedError(f"states of widths {widths}", "triton", ("eager", "numpy"))
 
     def scan_back(self) -> None:
-        """The adjoint of a recurrence, row by row or in tiles. Where programs share a width each
+        """The adjoint of a recurrence, in rows, chunks or tiles. Where programs share a width each
         has a share of what is folded along it; shares are added in their order."""
         kernel, forced = self.kernel, self.backend.forced
         widths = {axis: self.length(axis) for axis in kernel["axes"]}
         entry, blocks, options, warps = self.back_form(widths)
         self.blocks = {axis: forced.get(f"BLOCK_{axis.upper()}", blocks[axis]) for axis in widths}
         self.set_types(options)
+        self.options["CHUNK_PRECISION"] = forced.get("CHUNK_PRECISION", self.state_precision())
         parts = {axis: -(-widths[axis] // self.blocks[axis]) for axis in entry["split"]}
         programs = self.outer() * math.prod(parts.values())
         for name, kind, axes in entry["rooms"]:
-            size = programs * kernel["every"] * math.prod(self.blocks[axis] for axis in axes)
+            slots = kernel["every"] // options.get("CHUNK", 1)
+            size = programs * slots * math.prod(self.blocks[axis] for axis in axes)
             dtypes = {"real": self.call.accumulate, "int": torch.int64, "bool": torch.int8}
             self.work[f"room.{name}"] = self.buffer(size, dtypes[kind])
         counts = {name: math.prod(parts[axis] for axis in axes) for name, axes in entry["parts"]}
@@ -111,9 +114,18 @@ class KernelRun(KernelArguments):
     def back_form(
         self, widths: Mapping[str, int]
     ) -> tuple[Mapping[str, Any], Mapping[str, int], dict[str, Any], int]:
-        """The entry of a reversed scan, its blocks, its constexprs, its warps: in tiles, which are
-        the blocks of rows, where rows are many and combine."""
-        kernel = self.kernel
+        """The entry of a reversed scan, its blocks, its constexprs, its warps: in chunks where rows
+        are many and matrix units take its products, and a block of rows is so many chunks; in
+        tiles, which are those blocks, where rows combine."""
+        kernel, forced = self.kernel, self.backend.forced
+        chunked, every = kernel["chunked"], kernel["every"]
+        if chunked is not None:
+            blocks, options, warps = back_chunk_parts(widths, chunked["split"])
+            options |= {name: forced[name] for name in options if name in forced}
+            many = self.length(kernel["time"]) >= CHUNKED_ROWS and fits_chunks(widths, True)
+            units = self.state_precision() != "ieee"
+            if every % options["CHUNK"] == 0 and forced.get("chunked", many and units):
+                return chunked, blocks, options, warps
         tiled = kernel["tiled"] and back_tile_parts(widths, kernel["tiled"], self.outer())
         if tiled and self.backend.forced.get("tiled", self.length(kernel["time"]) >= TILED_ROWS):
             blocks, options, warps = tiled

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr
+from attnc.schedule.chunks import ChunkStatement
 from attnc.schedule.statements import (
     Contraction,
     Decays,
@@ -114,6 +115,30 @@ class RowWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class ReverseChunks:
+    """The loop of a reversed scan in chunks: what begins and ends it, its checkpoints and results
+    are those of the ReverseScanKernel whose `chunked` it is. A chunk's first states are computed
+    from the checkpoint before its block.
+
+    values    of an instance
+    arrays    of the statements that are read at indices: name, and what each is over
+    forward   of a chunk: its statements, for `onward`, the states after it
+    inside    statements of the way back
+    writes    rows of gradients, for all rows of a chunk
+    advance   what is carried before the chunk, from what was carried after it
+    """
+
+    values: tuple[Let, ...]
+    inner: Index
+    arrays: tuple[Array, ...]
+    forward: tuple[ChunkStatement, ...]
+    onward: tuple[Expr, ...]
+    inside: tuple[ChunkStatement, ...]
+    writes: tuple[RowWrite, ...]
+    advance: tuple[Expr, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReverseTiles:
     """The loop of a reversed scan in tiles of `every` rows: what begins and ends it, its
     checkpoints and results are those of the ReverseScanKernel whose `tiled` it is.
@@ -146,6 +171,7 @@ class ReverseScanKernel:
     ending     what is carried then, with what the initial states add to it; `ended`: writes then
     finals     of what is carried
     cotangents the inputs in which gradients are linear
+    chunked    the same in chunks of rows, where that is known; printers take either
     tiled      the same in tiles of rows that are scanned, where that is known
     """
 
@@ -168,4 +194,5 @@ class ReverseScanKernel:
     ended: tuple[RowWrite, ...]
     finals: tuple[Final, ...]
     cotangents: tuple[str, ...] = ()
+    chunked: ReverseChunks | None = None
     tiled: ReverseTiles | None = None

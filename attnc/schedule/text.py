@@ -8,15 +8,30 @@ from attnc.expressions.index import Index
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import Array, Expr
 from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule.chunks import (
+    ChunkStatement,
+    LaterRows,
+    LogGradient,
+    Pairs,
+    RowSum,
+    TransposedSolve,
+    parts_of,
+)
 from attnc.schedule.maps import MapKernel, SelectKernel, StepKernel
 from attnc.schedule.regions import Region
-from attnc.schedule.scans import Final, ReverseScanKernel, RowWrite, ScanKernel
+from attnc.schedule.scans import (
+    Final,
+    ReverseChunks,
+    ReverseScanKernel,
+    RowWrite,
+    ScanKernel,
+)
 from attnc.schedule.statements import (
     Access,
     Carried,
     Contraction,
-    Decays,
     Contribution,
+    Decays,
     Deposit,
     Let,
     Paged,
@@ -202,11 +217,26 @@ def _reverse_scan(kernel: ReverseScanKernel) -> Iterator[str]:
     yield from (f"  at the end:{line[1:]}" for line in _carried_on(kernel, kernel.ending))
     yield from (f"  at the end:{_row_write(one)[1:]}" for one in kernel.ended)
     yield from _finals(kernel.finals)
+    if kernel.chunked is not None:
+        yield from _reverse_chunks(kernel, kernel.chunked)
     if kernel.tiled is not None:
         yield f"  in tiles of {kernel.every} rows"
         yield from (f"    {_let(let)}" for let in kernel.tiled.values)
         yield from (f"    {_statement(statement)}" for statement in kernel.tiled.inside)
         yield from (f"  {_row_write(write)}" for write in kernel.tiled.writes)
+
+
+def _reverse_chunks(kernel: ReverseScanKernel, chunk: ReverseChunks) -> Iterator[str]:
+    yield f"reversed scan {kernel.name} in chunks"
+    yield from _lets(chunk.values)
+    for one in chunk.forward:
+        yield f"    {_statement(one)}"
+    for state, expr in zip(kernel.replay.states, chunk.onward, strict=True):
+        yield f"    {_left(state)} <- {_text(expr)}"
+    for one in chunk.inside:
+        yield f"  {_statement(one)}"
+    yield from map(_row_write, chunk.writes)
+    yield from _carried_on(kernel, chunk.advance)
 
 
 def _carried_on(kernel: ReverseScanKernel, exprs: Iterable[Expr]) -> Iterator[str]:
@@ -225,7 +255,7 @@ def _row_write(write: RowWrite) -> str:
     )
 
 
-def _statement(statement: Let | Product | TriangularSolve | Contraction | TileScan) -> str:
+def _statement(statement: Product | ChunkStatement | Decays | TileScan) -> str:
     if isinstance(statement, Let):
         return _let(statement)
     if isinstance(statement, ScannedPair):
@@ -246,7 +276,24 @@ def _statement(statement: Let | Product | TriangularSolve | Contraction | TileSc
         return f"{statement.name} = decays {statement.which}{own}: {_text(statement.log)}"
     if isinstance(statement, Product):
         return _product(statement)
-    return f"{statement.name} = solve(1 + {_text(statement.matrix)}, {_text(statement.right)})"
+    if isinstance(statement, (TriangularSolve, TransposedSolve)):
+        turned = "" if isinstance(statement, TriangularSolve) else "transposed "
+        return f"{statement.name} = solve({turned}1 + {_text(statement.matrix)}, " + (
+            f"{_text(statement.right)})"
+        )
+    return f"{statement.name} = {_of_rows(statement)}"
+
+
+def _of_rows(one: RowSum | Pairs | LaterRows | LogGradient) -> str:
+    """What a statement of a reversed chunk makes."""
+    parts = " * ".join(map(_text, parts_of(one)))
+    if isinstance(one, RowSum):
+        which = "after" if one.later else "before"
+        return f"sum over rows {which}{', with its own' if one.own else ''}: {parts}"
+    what = {Pairs: "pairs, decayed", LaterRows: "sum over later rows"}.get(
+        type(one), "of logarithms"
+    )
+    return f"{what}{' before the row' if one.before else ''}: {parts}"
 
 
 def _contraction(one: Contraction) -> str:
