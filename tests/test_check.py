@@ -171,6 +171,7 @@ CALLS: dict[str, dict[str, str]] = {
         "sparsemax": "normalize: sparsemax(j: score)",
         "entmax": "normalize: entmax(j: score)",
         "stick_breaking": "normalize: stick_breaking(j: score)",
+        "top_mass": "normalize: top_mass(j: score, 0.9)",
         "sinkhorn": "normalize: sinkhorn(i, j: score)",
         "dropout": "normalize: dropout(softmax(j: score), 0.1)",
         "merge": "read: merge(r < 2: v[0] * r, 1.0 * r)",

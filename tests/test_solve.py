@@ -37,6 +37,13 @@ attention soft_topk(q, k, v):
     normalize: kept(j: score, 3, low, high)
 """
 
+TOP_MASS = """
+attention nucleus(q, k, v):
+    param p: real
+    mask: j < i
+    score: dot(q[i], k[j]) * scale
+    normalize: top_mass(j: score, p)
+"""
 ENDS = r"`edge`.*the same sign at both.* -\S+ at 8 and -\S+ at 9.* b = 0, h = 0, i ="
 
 
@@ -143,6 +150,22 @@ def test_a_written_module_tells_it_too(tmp_path: Path, monkeypatch: pytest.Monke
     assert module.reference(q, k, v, low=8.0, high=9.0).isnan().all()
     q[1, 0, 4] = float("nan")  # a NaN that is given is no such row
     assert run(q, k, v, low=-9.0, high=9.0).isnan().any(-1).nonzero().tolist() == [[1, 0, 4]]
+
+
+def test_the_fewest_keys_of_a_mass() -> None:
+    """Largest first, up to the one with which the mass is reached; a row without keys is 0."""
+    op = attnc.compile(TOP_MASS, backend="cpu")
+    rng = np.random.default_rng(4)
+    q, k, v = (rng.standard_normal((1, 2, 21, 5)) for _ in range(3))
+    scores = np.einsum("bhid,bhjd->bhij", q, k) / np.sqrt(5)
+    weights = np.zeros_like(scores)
+    for b, h, i in np.ndindex(scores.shape[:3]):
+        shares = np.exp(scores[b, h, i, :i]) / np.exp(scores[b, h, i, :i]).sum()
+        order = np.argsort(-shares)
+        kept = order[: np.searchsorted(np.cumsum(shares[order]), 0.7) + 1]
+        weights[b, h, i, kept] = shares[kept] / shares[kept].sum()
+    for out in (op(q, k, v, p=0.7), op.reference(q, k, v, p=0.7)):
+        np.testing.assert_allclose(out, weights @ v, atol=1e-12)
 
 
 def rounds_of(schedule: Schedule) -> RepeatKernels:

@@ -15,6 +15,8 @@ from attnc.passes.simplify import make
 
 def dense_gradient(sums: PairSums, whole: Expr) -> Expr:
     """A gradient over rows and keys both."""
+    if whole.op == "number":  # what is compared alone moves nothing
+        return whole
     bottom = _where_else(whole)
     if bottom is not None:
         condition, inner, otherwise = bottom

@@ -38,7 +38,8 @@ def solve(evaluator: Evaluator, node: Expr, low: Grid, high: Grid, frame: Frame)
     bit = width * float(np.finfo(np.float64).eps) / 2
     while ((high.mantissa - low.mantissa) > bit).any():
         middle = Grid(dims, low.mantissa + (high.mantissa - low.mantissa) / 2)
-        if ((middle.mantissa == low.mantissa) | (middle.mantissa == high.mantissa)).all():
+        ended = (middle.mantissa == low.mantissa) | (middle.mantissa == high.mantissa)
+        if (ended | ~(low.mantissa < high.mantissa)).all():  # of no keys a bracket has no inside
             break
         at = difference(middle)
         positive = g.compare(np.greater, at, g.constant(0.0))
