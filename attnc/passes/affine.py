@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnc.expressions.index import Index
-from attnc.expressions.signs import never_positive
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import (
     TRUE,
@@ -36,6 +35,7 @@ from attnc.expressions.tree import (
     substitute,
 )
 from attnc.graph import Recurrence
+from attnc.passes.bounded import is_share
 from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.simplify import make
 
@@ -171,23 +171,7 @@ def _log(factor: Expr) -> Expr | None:
 
 def shrinks(transition: Transition) -> bool:
     """Whether the decay is proved to lie between 0 and 1."""
-    return transition.decay is not None and _is_share(transition.decay)
-
-
-def _is_share(expr: Expr) -> bool:
-    """Whether a number lies between 0 and 1: a product of such, a choice between such."""
-    factors = factors_of(expr)
-    if factors.negative or factors.below:
-        return False
-    return all(_is_share_itself(factor) for factor in factors.above)
-
-
-def _is_share_itself(factor: Expr) -> bool:
-    if factor.op == "where":
-        return all(_is_share(branch) for branch in factor.args[1:])
-    if is_number(factor):
-        return 0 <= number_of(factor) <= 1
-    return factor.op == "sigmoid" or (factor.op == "exp" and never_positive(factor.args[0]))
+    return transition.decay is not None and is_share(transition.decay)
 
 
 def sentence(transition: Transition) -> str:

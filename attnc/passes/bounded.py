@@ -9,10 +9,10 @@ does not  look at data, or use that an input is bounded
 
 from __future__ import annotations
 
-from attnc.expressions.signs import is_positive, never_positive
 import math
 from collections.abc import Iterable
 
+from attnc.expressions.signs import is_positive, never_positive
 from attnc.expressions.tree import Expr, is_number, number_of
 from attnc.passes.factors import ONE, addends_of, factors_of, multiply
 from attnc.passes.simplify import make
