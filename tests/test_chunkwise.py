@@ -27,6 +27,7 @@ CHUNKED = (
 )  # fmt: skip
 WHY = {
     "mamba": "the update of H is elementwise",
+    "exchange": "A and B are handed on to each other",
     "running_max": "the update of top is not affine: `max` of a state",
     "nonlinear": "the update of S is not affine",
     "both_sides": "the update of S is not affine",

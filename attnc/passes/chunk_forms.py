@@ -102,11 +102,21 @@ def linked_states(moves: Sequence[Transition]) -> frozenset[str]:
     Raises RowByRow for what no state may be, however it is read."""
     names = {move.state.name: _read_by(move) for move in moves if move.coupled}
     linked = frozenset(names).union(*names.values())
+    words = " and ".join(move.state.name for move in moves if move.state.name in linked)
+    if len(linked) > 2:
+        raise RowByRow(f"{words} see one another, and products of decays are of two")
+    handed = [move for move in moves if any(_is_whole(term) for term in move.coupled)]
+    if len(handed) > 1:
+        raise RowByRow(f"{words} are handed on to each other: a rotation, or more than a triangle")
     for move in moves:
         _log(move, move.state.name in linked)
-    if len(linked) > 2:
-        raise RowByRow(f"{', '.join(sorted(linked))} see one another")
     return linked
+
+
+def _is_whole(term: Term) -> bool:
+    """Whether a state is read entry by entry, at its own place."""
+    assert term.read is not None
+    return not term.bound and term.read.args == tuple(map(position, term.read.array.indices))
 
 
 def families_of(moves: Sequence[Transition], contracted: Mapping[str, set[Index]]) -> list[Family]:
@@ -149,8 +159,6 @@ def _family(moves: Sequence[Transition], contracted: Mapping[str, set[Index]]) -
         form.groups = [_known(family.groups, group) for group in groups]
         family.forms.append(form)
     links = [name for name, (link, _) in beside.items() if link is not None]
-    if len(links) > 1:
-        raise RowByRow(f"{words} are handed on to each other")
     if len(moves) > 1 and any(
         form.log is not None and _wide(form.log, form) for form in family.forms
     ):
@@ -182,7 +190,7 @@ def _beside(
     for term in move.coupled:
         assert term.read is not None
         other = states[term.read.array.name]
-        if term.read.args == tuple(map(position, other.indices)) and not term.bound:
+        if _is_whole(term):
             if not term.coefficient.free.isdisjoint(other.indices):
                 raise RowByRow(f"{move.state.name} takes {other.name} by a number for each entry")
             link = term.coefficient if link is None else make("add", link, term.coefficient)

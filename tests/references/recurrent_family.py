@@ -134,6 +134,7 @@ def titans_linear(t, n, offset):
         alpha, eta, theta = (sigmoid(t[name][b, h, i]) for name in ("alpha", "eta", "theta"))
         if i == 0:
             m["momentum"] = np.zeros_like(m["S"])
+            m["S"] = t["first"][h] if "first" in t else m["S"]
         if i % n["chunk"] == 0:
             m["start"] = m["S"]
         k, q = unit(k), unit(q)
@@ -254,6 +255,21 @@ def titans_mag(t, n, offset):
         near = softmax(keys @ q[b, h, i] / np.sqrt(q.shape[-1])) @ values
         gate = sigmoid(t["told"][h] * rmsnorm(far[b, h, i]))
         out[b, h, i] = t["own"][h] * rmsnorm(near) * gate
+    return out
+
+
+@reference
+def titans_mal(t, n, offset):
+    """The memory's rows first, then a window of them."""
+    told = titans_linear(t, n, offset)
+    asked = np.einsum("bhie,hed->bhid", told, t["wq"])
+    keys = np.einsum("bhie,hed->bhid", told, t["wk"])
+    values = np.einsum("bhie,hea->bhia", told, t["wv"])
+    out = np.zeros_like(told)
+    for b, h, i in np.ndindex(asked.shape[:3]):
+        seen = slice(max(i - n["window"] + 1, 0), i + 1)
+        weights = softmax(keys[b, h, seen] @ asked[b, h, i] / np.sqrt(asked.shape[-1]))
+        out[b, h, i] = weights @ values[b, h, seen]
     return out
 
 
