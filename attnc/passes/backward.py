@@ -74,7 +74,7 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
     if graph.recurrences:
         return _of_scan(spec, graph)
     turned = bool(graph.iterations)
-    graph = unrolled(graph) if turned else graph
+    graph = _in_turns(graph)
     derivative = differentiate(graph)
     verify_graph(derivative)
     given = cotangents(graph)
@@ -113,6 +113,11 @@ def lower_derivative(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two")
             if any(o.array.name == f"{name}_grad" for o in derivative.outputs)
         ),
     )
+
+
+def _in_turns(graph: Graph) -> Graph:
+    """The graph with its iterations written out."""
+    return unrolled(graph) if graph.iterations else graph
 
 
 def _of_scan(spec: Spec, graph: Graph) -> Derivative:
@@ -236,6 +241,7 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
     graph = prepare(spec, emit)
     if graph.recurrences:
         return backward_tangent_of_scan(graph, signature_of(spec, graph))
+    graph = _in_turns(graph)
     derivative = differentiate(graph)
     moved = tangent(derivative)
     moved = replace(moved, outputs=moved.outputs[len(derivative.outputs) :])
@@ -288,7 +294,7 @@ def lower_tangent(
     those named), in the loop that the operator has itself: weights are computed once for both.
 
     Raises UnsupportedError for what kernels cannot run yet."""
-    graph = prepare(spec, emit)
+    graph = _in_turns(prepare(spec, emit))
     moved = tangent(graph, along)
     verify_graph(moved)
     own = signature_of(spec, graph)
