@@ -17,6 +17,7 @@ from functools import reduce
 from attnc.build import first_value
 from attnc.expressions.canonical import set_apart
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.tree import (
     Array,
     Expr,
@@ -85,12 +86,12 @@ def takers_of(spec: Spec, lagged: Iterable[str]) -> dict[str, Array]:
     found: dict[str, Array] = {}
     for name in lagged:
         array = next(one.array for one in spec.inputs if one.name == name)
-        axis = Axis(_fresh(f"{array.name}_rows", taken))
+        axis = Axis(fresh_name(f"{array.name}_rows", taken))
         indices = tuple(
             Index(axis.name, axis, index.number) if index.axis is time else index
             for index in array.indices
         )
-        taker = _fresh(f"{array.name}_held", taken)
+        taker = fresh_name(f"{array.name}_held", taken)
         found[name] = Array(taker, indices, array.kind, array.role, array.span)
     return found
 
@@ -193,10 +194,3 @@ class Rows:
             return self.block(one)
         lines = tuple(map(self.definition, one.statements))
         return replace(one, count=self.expr(one.count), statements=lines)
-
-
-def _fresh(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    taken.add(name)
-    return name

@@ -67,7 +67,7 @@ class MapPrinter:
         outer = tuple(index for index in kernel.over[:-1] if index.axis.name == "b")
         inner = tuple(index for index in kernel.over[:-1] if index not in outer)
         self.fields = GridFields(self.slots, outer)
-        outer_count = self._enter(outer)
+        outer_count = self.fields.enter(outer)
         scope = Scope(self.fields, self.names)
         for index in outer:
             scope = self._placed(scope, index, self.fields.row(index))
@@ -81,16 +81,6 @@ class MapPrinter:
             enter=tuple(self.fields.statements),
             body=tuple(body),
         )
-
-    def _enter(self, outer: tuple[Index, ...]) -> str:
-        counts = []
-        for index in reversed(outer):
-            length = self.slots.integer(f"len_{index.axis.name}")
-            key = f"row {index.number} {index.name}"
-            self.fields.add(key, "int64_t", f"{index.name} row", f"instance % {length}")
-            self.fields.statements.append(f"instance /= {length};")
-            counts.append(length)
-        return " * ".join(counts) or "1"
 
     def _placed(self, scope: Scope, index: Index, row: str) -> Scope:
         start = Printer(scope).start(index.axis)

@@ -200,6 +200,18 @@ class GridFields:
         initial = self.slots.length(axis)
         return self.add(f"len {axis.name}", "int64_t", f"len {axis.name}", initial)
 
+    def enter(self, indices: tuple[Index, ...]) -> str:
+        """Fields for the rows of the indices, read off the number of the instance; how many
+        instances there are."""
+        counts = []
+        for index in reversed(indices):
+            length = self.slots.integer(f"len_{index.axis.name}")
+            key = f"row {index.number} {index.name}"
+            self.add(key, "int64_t", f"{index.name} row", f"instance % {length}")
+            self.statements.append(f"instance /= {length};")
+            counts.append(length)
+        return " * ".join(counts) or "1"
+
     def batch(self) -> str:
         """The row of the batch index of the grid, 0 where there is none."""
         for index in self.grid:

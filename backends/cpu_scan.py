@@ -69,7 +69,7 @@ class InstancePrinter:
         self.fields = GridFields(self.slots, self.grid)
         names = Names({"grid", "arrays", "count", "begin", "call", "instance", "worker"})
         self.rows = RowPrinter(self.slots, self.fields, self.grid, self.time, bound, names)
-        count = self._enter()
+        count = self.fields.enter(self.grid)
         scope = Scope(self.fields, names)
         for index in self.grid:
             scope = self.rows.placed(scope, index, self.fields.row(index))
@@ -91,16 +91,6 @@ class InstancePrinter:
             enter=tuple(self.fields.statements),
             walk=tuple(walk),
         )
-
-    def _enter(self) -> str:
-        counts = []
-        for index in reversed(self.grid):
-            length = self.slots.integer(f"len_{index.axis.name}")
-            key = f"row {index.number} {index.name}"
-            self.fields.add(key, "int64_t", f"{index.name} row", f"instance % {length}")
-            self.fields.statements.append(f"instance /= {length};")
-            counts.append(length)
-        return " * ".join(counts) or "1"
 
     # --- Statements -------------------------------------------------------------------------------
 

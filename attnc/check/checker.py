@@ -19,6 +19,7 @@ from attnc.check.values import Environment, Evaluate, Facts, Need
 from attnc.errors import Diagnostic
 from attnc.expressions import tree
 from attnc.expressions.index import Axis, AxisForm, Index
+from attnc.expressions.naming import numbered_name
 from attnc.expressions.tree import Array, Expr, Kind, Role, position, substitute
 from attnc.source import Source, Span
 from attnc.spec import Block, Check, Definition, Input, Number, ReadCheck, Repeat
@@ -147,12 +148,7 @@ class Checker:
 
     def unique(self, name: str) -> str:
         """A name that no other array or axis of the Spec has."""
-        found, count = name, 1
-        while found in self.names:
-            count += 1
-            found = f"{name}_{count}"
-        self.names.add(found)
-        return found
+        return numbered_name(name, self.names)
 
     def array(
         self, name: str, indices: Iterable[Index], kind: Kind, role: Role, span: Span
@@ -173,10 +169,7 @@ class Checker:
     ) -> Axis:
         """An axis under `name`, or `name_2` where another axis of the Spec has that name."""
         taken = {axis.name for axis in self.axes}
-        found, count = name, 1
-        while found in taken:
-            count += 1
-            found = f"{name}_{count}"
+        found = numbered_name(name, taken)
         axis = Axis(found, form, low, length, parts, of, shifted)
         self.axes.append(axis)
         return axis

@@ -13,7 +13,12 @@ def same_places(one: Axis, other: Axis) -> bool:
 
 def ends_of(axis: Axis) -> tuple[Expr, Expr]:
     """The first position of an axis and its length, as expressions."""
-    return first_of(axis), length(axis) if axis.length is None else axis.length
+    return first_of(axis), size_of(axis)
+
+
+def size_of(axis: Axis) -> Expr:
+    """How many positions an axis has."""
+    return length(axis) if axis.length is None else axis.length
 
 
 def first_of(axis: Axis) -> Expr:
@@ -23,4 +28,4 @@ def first_of(axis: Axis) -> Expr:
     return number(0) if axis.low is None else axis.low
 
 
-__all__ = ["ends_of", "first_of", "same_places"]
+__all__ = ["ends_of", "first_of", "same_places", "size_of"]

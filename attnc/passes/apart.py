@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.places import ends_of
 from attnc.expressions.tree import position, postorder, substitute
 from attnc.graph import Graph, GraphOutput
@@ -38,12 +39,8 @@ def rows_apart(graph: Graph) -> Graph:
 
 
 def _twin(axis: Axis, taken: set[str]) -> Axis:
-    name = f"row_of_{axis.name}"
-    while name in taken:
-        name += "_"
-    taken.add(name)
     first, size = ends_of(axis)
-    return Axis(name, "range", first, size)
+    return Axis(fresh_name(f"row_of_{axis.name}", taken), "range", first, size)
 
 
 def _names(graph: Graph) -> set[str]:

@@ -21,6 +21,7 @@ from attnc.build import output_indices
 from attnc.errors import NoDerivative
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.tree import (
     FALSE,
     Array,
@@ -96,10 +97,7 @@ class Names:
         return Names({array.name for array in inputs_of(graph)})
 
     def fresh(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
-        return name
+        return fresh_name(name, self.taken)
 
 
 def inputs_of(graph: Graph) -> tuple[Array, ...]:

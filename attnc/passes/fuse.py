@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from attnc.expressions.naming import numbered_name
 from attnc.expressions.tree import Expr, rewrite, value
 from attnc.passes.prune import arrays_read, arrays_written, needed
 from attnc.schedule import Kernel, Schedule
@@ -54,11 +55,7 @@ def _join(first: MapKernel, second: MapKernel) -> MapKernel:
         if expr.digest in known:
             renamed[let.name] = known[expr.digest]
             continue
-        name, count = let.name, 1
-        while name in taken:
-            count += 1
-            name = f"{let.name}_{count}"
-        taken.add(name)
+        name = numbered_name(let.name, taken)
         renamed[let.name] = name
         values.append(Let(name, expr))
     stores = tuple(replace(s, expr=_renamed(s.expr, renamed)) for s in second.stores)

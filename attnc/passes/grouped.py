@@ -28,6 +28,7 @@ from functools import reduce
 
 from attnc.expressions.canonical import canonical, set_apart
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.naming import numbered_name
 from attnc.expressions.tree import (
     TRUE,
     Array,
@@ -87,12 +88,7 @@ class Statistics:
 
     def fresh(self, word: str) -> str:
         """A name that nothing of the Spec has."""
-        name, number = word, 1
-        while name in self.taken:
-            number += 1
-            name = f"{word}_{number}"
-        self.taken.add(name)
-        return name
+        return numbered_name(word, self.taken)
 
     def parted(self, block: Block) -> Block:
         """The block, and those within it, reading statistics of groups."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from attnc.expressions.index import Index
+from attnc.expressions.naming import numbered_name
 from attnc.expressions.tree import Expr, postorder, value
 from attnc.graph import Graph
 from attnc.passes.frame import Frame, Level
@@ -33,12 +34,7 @@ class Names:
 
     def fresh(self, base: str) -> str:
         """`base`, or base_2, base_3 ... if it is taken."""
-        name, count = base, 1
-        while name in self.taken:
-            count += 1
-            name = f"{base}_{count}"
-        self.taken.add(name)
-        return name
+        return numbered_name(base, self.taken)
 
 
 def names_in(graph: Graph) -> set[str]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.places import ends_of
 from attnc.expressions.tree import (
     Expr,
@@ -81,10 +82,8 @@ def _folded(node: Expr, product: Product) -> Expr:
 
 
 def _product(source: Keys, taken: set[str]) -> Product:
-    name = "_".join(("pairs", *dict.fromkeys(axis.name for axis in source)))
-    while name in taken:
-        name += "_"
-    taken.add(name)
+    words = ("pairs", *dict.fromkeys(axis.name for axis in source))
+    name = fresh_name("_".join(words), taken)
     size: Expr = number(1)
     for axis in source:
         size = make("mul", size, ends_of(axis)[1])

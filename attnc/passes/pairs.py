@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.tree import (
     Array,
     Expr,
@@ -94,10 +95,7 @@ class Parts:
         return re, im
 
     def fresh(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
-        return name
+        return fresh_name(name, self.taken)
 
     # ------------------------------------------------------------------------------- the body
 

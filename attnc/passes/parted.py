@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Index
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.tree import Array, Expr, position, postorder, read, substitute
 from attnc.passes.carried import carries, clauses_of
 from attnc.spec import Block, Definition, Spec
@@ -91,14 +92,8 @@ class Reads:
         self.order = [index.axis for index in spec.root.result.array.indices]
         self.taken = {*spec.definitions, *(one.name for one in spec.inputs), *moving}
         self.taken |= {one.name for one in spec.numbers} | {axis.name for axis in spec.axes}
-        self.name = self._fresh(f"{spec.root.name}_state")
+        self.name = fresh_name(f"{spec.root.name}_state", self.taken)
         self.found: dict[bytes, Definition] = {}
-
-    def _fresh(self, name: str) -> str:
-        while name in self.taken:
-            name += "_"
-        self.taken.add(name)
-        return name
 
     def without(self, expr: Expr) -> Expr | None:
         """The expression over the found reads; None where a state is read at a key."""
@@ -141,7 +136,7 @@ class Reads:
         moves = dict(zip(indices, map(position, own), strict=True))
         body = canonical(substitute(node, moves))
         if body.digest not in self.found:
-            name = self._fresh(f"{self.name}_{len(self.found) + 1}")
+            name = fresh_name(f"{self.name}_{len(self.found) + 1}", self.taken)
             array = Array(name, tuple(own), "real", "definition", node.span)
             self.found[body.digest] = Definition(array, body, node.span)
         return read(self.found[body.digest].array, map(position, indices), node.span)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.places import ends_of, first_of
 from attnc.expressions.signs import is_positive
 from attnc.expressions.tree import (
@@ -292,9 +293,7 @@ def _along(fold: Expr, index: Index, side: Expr, other: Expr, conditions: list[E
     whole = ends_of(index.axis)[1]
     quotients = make("floordiv", make("sub", make("add", whole, size), number(1)), size)
     taken = {i.axis.name for node in postorder(fold) for i in (*node.free, *node.bound)}
-    name = f"run_of_{index.axis.name}"
-    while name in taken:
-        name += "_"
+    name = fresh_name(f"run_of_{index.axis.name}", taken)
     longest = make("min", size, whole) if side.op == "floordiv" else quotients
     run = Axis(name, "range", number(0), longest)
     step = Index(name, run, index.number)

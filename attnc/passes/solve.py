@@ -29,6 +29,7 @@ from dataclasses import replace
 from functools import partial, reduce
 
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.naming import fresh_name
 from attnc.expressions.tree import Array, Expr, number, value
 from attnc.passes.columns import Emit, part_of
 from attnc.passes.derivative_rules import put, slope_by
@@ -96,9 +97,7 @@ def _idling(kernel: Kernel, one: Solve) -> Kernel:
     """The kernel of a round, which leaves out tiles of rows that are done."""
     if not isinstance(kernel, StreamKernel):
         return kernel
-    name, taken = "done", {let.name for let in (*kernel.held_values, *kernel.finish)}
-    while name in taken:
-        name += "_"
+    name = fresh_name("done", {let.name for let in (*kernel.held_values, *kernel.finish)})
     done = Let(name, _done(one))
     idle = value(name, "bool", done.expr.free)
     return replace(kernel, held_values=(*kernel.held_values, done), idle=idle)

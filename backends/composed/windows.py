@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.places import size_of
 from attnc.expressions.tree import (
     TRUE,
     Expr,
@@ -238,7 +239,7 @@ def _steps_of(at: Expr, axis: Axis, bound: set[Index]) -> Read | None:
     atoms = {each.digest: (each, size) for i in points for each, size in _own_coordinates(i)}
     varying = at.free
     steps, used = [], []
-    sizes = [length(axis)] if axis.form != "product" else [_size(part) for part in axis.parts]
+    sizes = [length(axis)] if axis.form != "product" else [size_of(part) for part in axis.parts]
     for coordinate, size in zip(coordinates, sizes, strict=True):
         terms = _linear(coordinate, atoms, bound, varying)
         if terms is None:
@@ -275,7 +276,7 @@ def _coordinates(at: Expr, axis: Axis) -> list[Expr] | None:
         return [at]
     found: list[Expr] = []
     for part in reversed(axis.parts[1:]):
-        if at.op != "add" or at.args[0].op != "mul" or at.args[0].args[1] != _size(part):
+        if at.op != "add" or at.args[0].op != "mul" or at.args[0].args[1] != size_of(part):
             return None
         found.append(at.args[1])
         at = at.args[0].args[0]
@@ -292,19 +293,15 @@ def _own_coordinates(index: Index) -> list[tuple[Expr, Expr]]:
     for place, part in enumerate(axis.parts):
         at = position(index)
         if place + 1 < len(axis.parts):
-            at = call("floordiv", at, _product(map(_size, axis.parts[place + 1 :])))
+            at = call("floordiv", at, _product(map(size_of, axis.parts[place + 1 :])))
         if place:
-            at = call("mod", at, _size(part))
-        found.append((at, _size(part)))
+            at = call("mod", at, size_of(part))
+        found.append((at, size_of(part)))
     return found
 
 
 def _first(axis: Axis) -> Expr:
     return start(axis) if axis.shifted or axis.low is not None else ZERO
-
-
-def _size(axis: Axis) -> Expr:
-    return length(axis) if axis.length is None else axis.length
 
 
 def _borders(at: Expr, axis: Axis, coordinates: list[Expr]) -> set[Expr]:
@@ -313,7 +310,7 @@ def _borders(at: Expr, axis: Axis, coordinates: list[Expr]) -> set[Expr]:
     found = {call("le", start(axis), at), call("lt", at, end)}
     if axis.form == "product":
         for coordinate, part in zip(coordinates, axis.parts, strict=True):
-            found |= {call("ge", coordinate, ZERO), call("lt", coordinate, _size(part))}
+            found |= {call("ge", coordinate, ZERO), call("lt", coordinate, size_of(part))}
     return found
 
 
