@@ -383,8 +383,7 @@ class _Verifier:
             if isinstance(statement, (Scanned, ScannedPair)):
                 self.scanned(statement, kernel.name, values, pair | widths)
                 continue
-            is_product = isinstance(statement, Product)
-            first = statement.left if is_product else statement.matrix  # type: ignore[union-attr]
+            first = statement.left if isinstance(statement, Product) else statement.matrix
             self.expr(first, f"{kernel.name}: inside", values, pair | widths | {statement.width})
             self.expr(statement.right, kernel.name, values, pair | widths | {statement.width})
             self.name(statement.name, statement.right, values)

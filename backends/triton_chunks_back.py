@@ -116,7 +116,7 @@ class ReverseChunkPrinter(ChunkStatements, ReverseScanPrinter):
         self.logs.clear()
 
     @property
-    def _kept(self) -> tuple[Array, ...]:  # type: ignore[override]
+    def _kept(self) -> tuple[Array, ...]:
         """The states that the way back reads."""
         chunk = self.chunk
         exprs = [part for one in chunk.inside for part in parts_of(one)]
