@@ -5,7 +5,8 @@ test_gallery.py holds the kernels; the module's projections before and after it 
 Differences that are none of ours: in evaluation BigBird takes block 0 for every random block, and
 counts it twice (so the module runs as in training); Informer samples the same keys for all rows;
 DaViT's scale is of the tokens in Florence, of the channels in the paper; Doge adds the exponential
-of what its choice looks at, our row its logarithm."""
+of what its choice looks at, our row its logarithm. DiNAT cannot be loaded: it imports what natten
+has dropped; natten's own neighborhoods are in test_modules_public.py."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ from transformers import (
     PvtConfig,
     Qwen3Config,
     Qwen3NextConfig,
+    SiglipVisionConfig,
     SwinConfig,
     Swinv2Config,
     T5Config,
@@ -56,6 +58,7 @@ from transformers.models.pvt.modeling_pvt import PvtEfficientSelfAttention
 from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextAttention
 from transformers.models.regnet.modeling_regnet import RegNetSELayer
+from transformers.models.siglip.modeling_siglip import SiglipMultiheadAttentionPoolingHead
 from transformers.models.swin.modeling_swin import SwinAttention
 from transformers.models.swinv2.modeling_swinv2 import Swinv2Layer
 from transformers.models.t5.modeling_t5 import T5Attention
@@ -438,6 +441,21 @@ def test_perceiver_resampler() -> None:
         **flat,
     )
     agree(ours - latent, theirs, x, module)
+
+
+def test_learned_query_pooling() -> None:
+    """SigLIP's head, without the network after it."""
+    config = SiglipVisionConfig(hidden_size=8, num_attention_heads=2, intermediate_size=4)
+    module, x = made(SiglipMultiheadAttentionPoolingHead(config)), draw(2, 9, 8)
+    module.mlp.forward = torch.zeros_like
+    own = module.attention
+    into, biases = own.in_proj_weight.chunk(3), own.in_proj_bias.chunk(3)
+    q, k, v = (
+        split(each @ weight.T + bias, 2)
+        for each, weight, bias in zip((module.probe, x, x), into, biases, strict=True)
+    )
+    ours = op("learned_query_pooling")(k, v, q=q[0], length=torch.tensor([9, 9]))
+    agree(own.out_proj(joined(ours))[:, 0], module(x), x, module)
 
 
 def test_pooled_kv() -> None:
