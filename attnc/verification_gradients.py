@@ -7,9 +7,9 @@ the units in the last place of the two. Where a ratio is too large it is the lar
 few neighbouring calls, as for results: a number that cancels is a draw of its roundings.
 
 A ratio of a few in float64 may be the truth's own: where one rounding of the inputs moves a
-gradient by some hundreds of units, the dense formula is off by as many. (In 80-bit arithmetic the
-kernels' gradients of aaren's keys and of recurrent_window's first cell were at 2.6e-14 and 1e-14,
-those of the formula at 9.9e-14 and 1e-13: ratios of 3.5 and 3.3 to a formula that is farther off.)
+gradient by some hundreds of units, the dense formula is off by as many. (In 80-bit arithmetic two
+kernels' gradients were at 2.6e-14 and 1e-14, those of their formulas at 9.9e-14 and 1e-13: ratios
+of 3.5 and 3.3 to what is itself farther off.)
 """
 
 from __future__ import annotations
