@@ -27,6 +27,7 @@ Conventions
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from attnc.errors import Diagnostic
@@ -148,6 +149,16 @@ class Check:
     span: Span
 
 
+def repeated(block: Block) -> Iterator[str]:
+    """The names of the arrays that the repeats of a block, and of those within it, assign: what
+    they hold is no one equation."""
+    for one in block.statements:
+        if isinstance(one, Block):
+            yield from repeated(one)
+        elif isinstance(one, Repeat):
+            yield from (line.array.name for line in one.statements)
+
+
 @dataclass(frozen=True, slots=True)
 class ReadCheck:
     """What the call must test point by point, since data decides it: `condition` must hold wherever
@@ -180,6 +191,11 @@ class Spec:
     definitions: dict[str, Definition] = field(default_factory=dict, compare=False)
     warnings: tuple[Diagnostic, ...] = ()
     read_checks: tuple[ReadCheck, ...] = ()
+
+    def __post_init__(self) -> None:
+        again = set(repeated(self.root))
+        own = {name: one for name, one in self.definitions.items() if name not in again}
+        object.__setattr__(self, "definitions", own)
 
     def definition(self, array: Array) -> Definition | None:
         """The equation of an array: None for inputs, states, locals and arrays assigned in a

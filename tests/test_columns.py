@@ -138,6 +138,16 @@ def test_gradients_of_normalizers_over_the_rows(name: str, sweep: Sweep) -> None
         np.testing.assert_allclose(found[f"{one}_grad"], grad, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", LINES)
+def test_weights_and_what_keys_receive(name: str) -> None:
+    arrays = drawn("qkv")
+    schedule = lower(spec_of(name), ("weight", "colsum"))
+    found = Interpreter(schedule, dict(arrays)).run()
+    exact = weights(name, arrays["q"], arrays["k"])
+    np.testing.assert_allclose(found["weight"], exact, atol=1e-12)
+    np.testing.assert_allclose(found["colsum"], exact.sum(-2), atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["columns", "both", "slots"])
 def test_gradients_of_scores_whose_powers_overflow(name: str) -> None:
     """2^score is beyond float64: a power is only formed relative to a row's or a key's."""

@@ -178,6 +178,45 @@ def test_what_trains_in_stages_alone() -> None:
     assert "calls with gradients run otherwise" in said and said.count("backward: refused") == 1
 
 
+@pytest.mark.usefixtures("quick_build")
+def test_a_loop_of_a_block_stays_with_it() -> None:
+    """Rows and columns in turn, after as many turns as the text says: not the first values."""
+    agrees(
+        spec_of(
+            "axis c < (len(j) + 1) // 2",
+            "kc[c] = mean(j if j // 2 == c: k[j])",
+            "attention fine for i over c:",
+            "    score: dot(q[i], kc[c])",
+            "    normalize: sinkhorn(i, c: score, 2)",
+            "    read: sum(c: weight * kc[c])",
+            "read: fine[i]",
+        )
+    )
+
+
+CHOSEN = (
+    "mask: j <= i + 3",
+    "score: dot(q[i], k[j]) * scale",
+    "best[i, j] = topk(j: score, min(4, len(j)))",
+    "normalize: by_sum(j: where(best, exp(score), 0))",
+)
+REPEATED = (
+    "x[i] = q[i]",
+    "repeat r < 2:",
+    "    x[i] = sum(j: softmax(j: dot(x[i], k[j])) * k[j])",
+    "score: dot(x[i], k[j])",
+    "normalize: softmax(j: score)",
+)
+
+
+@pytest.mark.usefixtures("quick_build")
+@pytest.mark.parametrize("lines", [CHOSEN, REPEATED], ids=["chosen", "repeated"])
+def test_what_no_kernel_can_is_made_of_all_pairs_before(lines: tuple[str, ...]) -> None:
+    spec = spec_of(*lines, header="attention a(q, k, v)")
+    assert lower(spec).pipeline is not None
+    agrees(spec)
+
+
 def test_a_refusal_names_its_stage() -> None:
     lines = (
         "attention near for i over j, l in j:",

@@ -21,7 +21,7 @@ from attnc.check.operations import evaluate_all, nested
 from attnc.check.statements import demand
 from attnc.errors import SpecError
 from attnc.source import Source
-from attnc.spec import Block, Input, Repeat, Spec
+from attnc.spec import Block, Input, Spec
 
 
 def check_spec(
@@ -150,14 +150,6 @@ def _spec(checker: Checker, operator: syntax.Operator, source: Source, block: Bl
     from attnc.check.finishing import used_axes
 
     warnings = tuple(one for one in checker.diagnostics if one.severity == "warning")
-    repeated = {
-        line.array.name
-        for statement in block.statements
-        if isinstance(statement, Repeat)
-        for line in statement.statements
-    }
-    for name in repeated:
-        checker.definitions.pop(name, None)
     checker.definitions[block.result.array.name] = block.result
     return Spec(
         operator.name.name,

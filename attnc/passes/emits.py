@@ -21,6 +21,7 @@ from attnc.expressions.tree import postorder
 from attnc.graph import Graph, GraphOutput
 from attnc.passes.derivative_lowering import Backward
 from attnc.passes.finish import Lowering, Target
+from attnc.passes.iterate import renamed
 from attnc.passes.refusals import check_supported, refuse
 from attnc.passes.stream import emit_passes, targets_of
 from attnc.schedule import Workspace
@@ -48,7 +49,8 @@ class Outputs:
         rows, targets = targets_of(replace(graph, outputs=held))
         if not others:
             return Outputs(graph, rows, targets)
-        rest = replace(graph, outputs=others)
+        others = tuple(replace(one, expr=renamed(one.expr, rows.turned)) for one in others)
+        rest = replace(graph, outputs=others, iterations=())
         check_supported(postorder(*rest.roots))
         lowering = Backward(rest, rows.frame, "two", {}, rows.reductions, "workspace")
         lowering.run()

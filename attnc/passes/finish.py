@@ -43,7 +43,7 @@ class Target:
 
 @dataclass
 class Lowering:
-    """What lowering a Graph collects."""
+    """What lowering a Graph collects. `turned`: what stands for the arrays of iterations."""
 
     frame: Frame
     reductions: Reductions
@@ -51,6 +51,7 @@ class Lowering:
     kernels: list[Kernel] = field(default_factory=list)
     workspaces: list[Workspace] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    turned: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass

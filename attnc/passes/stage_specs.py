@@ -17,7 +17,7 @@ from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import Array, Expr, param, postorder, rewrite
 from attnc.source import Span
-from attnc.spec import Block, Definition, Input, KeySource, Number, Spec, State
+from attnc.spec import Block, Definition, Input, KeySource, Number, Repeat, Spec, State
 
 if TYPE_CHECKING:
     from attnc.passes.stages import Body
@@ -112,6 +112,8 @@ def _inner(body: Body, block: Block, emits: tuple[str, ...], cuts: set[str]) -> 
 def _given(body: Body, block: Block, inner: set[str], cuts: set[str]) -> list[Array]:
     """The arrays that come in: inputs of the pipeline first, in their order."""
     exprs = [body.definitions[name].expr for name in inner if name in body.definitions]
+    for repeat in _repeats(body, inner):
+        exprs += [repeat.count, *(line.expr for line in repeat.statements)]
     exprs += [*(s.initial for s in block.states), *(line.expr for line in block.updates)]
     read = {n.array.name: n.array for n in postorder(*exprs) if n.op in ("read", "grad")}
     inputs = [one.array for one in body.spec.inputs if one.name in read]
@@ -120,13 +122,20 @@ def _given(body: Body, block: Block, inner: set[str], cuts: set[str]) -> list[Ar
     return inputs + [read[name] for name in order]
 
 
+def _repeats(body: Body, inner: set[str]) -> list[Repeat]:
+    """The loops of whose arrays some stay with the block, each once."""
+    found = {id(one): one for name, one in body.repeats.items() if name in inner}
+    return list(found.values())
+
+
 def _statements(
     body: Body, block: Block, inner: set[str], exchange: Exchange
-) -> Iterable[Definition]:
+) -> Iterable[Definition | Repeat]:
     own = {one.array.name for one in (block.result, *block.emits, *block.offered)}
     for name, definition in body.definitions.items():
         if name in inner and name not in own:
             yield exchange.definition(definition)
+    yield from map(exchange.repeat, _repeats(body, inner))
 
 
 def _input(body: Body, block: Block, array: Array, exchange: Exchange) -> Input:
@@ -271,6 +280,10 @@ class Exchange:
             definition.span,
             self.expr(definition.domain),
         )
+
+    def repeat(self, repeat: Repeat) -> Repeat:
+        lines = tuple(map(self.definition, repeat.statements))
+        return Repeat(self.index(repeat.index), self.expr(repeat.count), lines, repeat.span)
 
     def source(self, source: KeySource) -> KeySource:
         clauses = (source.mask, source.score, source.weight)

@@ -75,7 +75,8 @@ def has_stages(spec: Spec, before: bool = False) -> bool:
         return carries(spec.root)
     if len(body.kernel_blocks) != 1 or not has_kernel(spec.root):
         return True
-    return bool(_cuts(body, spec.root, (), False))
+    cut = _cuts(body, spec.root, (), False)
+    return bool(cut) or any(_is_dense(body, name) for name in _cuts(body, spec.root, (), True))
 
 
 class Body:
@@ -256,8 +257,9 @@ def _cuts(body: Body, block: Block, emits: tuple[str, ...], before: bool) -> set
         definition = body.definitions.get(name)
         if definition is None and name not in body.repeats:
             continue
-        own = body.below([name]) & pairs or name in emits or name == block.result.array.name
-        if not own and _apart(body, name, rows, keys, before):
+        final = name in emits or name == block.result.array.name
+        own = body.below([name]) & pairs and not (before and _is_dense(body, name))
+        if not (own or final) and _apart(body, name, rows, keys, before):
             cuts.add(name)
         else:
             todo += [array.name for array in body.read_by(name)]
@@ -287,6 +289,15 @@ def _is_choice(definition: Definition) -> bool:
     """Whether an array holds truths that a fold decides."""
     folds = any(node.bound for node in postorder(definition.expr))
     return definition.array.kind == "bool" and folds
+
+
+def _is_dense(body: Body, name: str) -> bool:
+    """Whether an array is chosen or repeated: where a kernel cannot, torch makes it of all pairs,
+    of the block's own masks and scores too."""
+    if name in body.repeats:
+        return True
+    definition = body.definitions.get(name)
+    return definition is not None and any(n.op in SELECTS for n in postorder(definition.expr))
 
 
 def _heavy(node: Expr, tokens: set[str]) -> bool:

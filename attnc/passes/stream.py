@@ -67,10 +67,10 @@ def targets_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...]]:
     frame = frame_of(graph)
     names = Names(names_in(graph) | {REFERENCE})
     lowering = Lowering(frame, Reductions(frame, names=names), Preparations(names=names))
-    known = iterate(graph, lowering, emit_passes)
+    lowering.turned = iterate(graph, lowering, emit_passes)
     targets = []
     for output in graph.outputs:
-        expr = renamed(rewrite(output.expr, without_stop), known)
+        expr = renamed(rewrite(output.expr, without_stop), lowering.turned)
         expr = lowering.reductions.finish(expr)
         rest = [i for i in output.array.indices if i not in frame.rows]
         if len(rest) > 1 or frame.held not in output.array.indices:
