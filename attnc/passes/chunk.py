@@ -121,7 +121,7 @@ def scan(graph: Graph, kept: Sequence[Checkpoint] = (), every: int = 0) -> Scan:
     tiled, shares, combined = _combined(graph, one, moving, finals, chunked is None)
     if tiled is not None:
         tiled = replace(tiled, checkpoints=tuple(kept), every=every)
-    shares = None if kept else shares  # most of a call with gradients is the way back, which has none
+    shares = None if kept else shares  # most of a call with gradients is its way back
     kernel = replace(kernel, chunked=chunked, tiled=tiled, shares=shares)
     last = f"{names}: in cache, row by row (sequential form)."
     return Scan(kernel, one.widths, (*said, combined, note, last))
