@@ -313,6 +313,7 @@ SETTINGS: dict[str, Setting] = {
         numbers=({"size": 4, "sinks": 1}, {"size": 4, "sinks": 0}), tune=groups
     ),
     # normalizer
+    "unnormalised_attention": Setting(emits=("colsum",)),
     "exp_gated_norm": Setting(tune=sharp),
     "exp_gate": Setting(tune=sharp),
     "sinkhorn": Setting(shapes=SQUARE, tune=lengths),

@@ -39,7 +39,10 @@ def coarse(t: Arrays, rng: np.random.Generator) -> None:
 
 
 def spread_out(t: Arrays, rng: np.random.Generator) -> None:
+    """Wide enough to be seen; all tokens, and fewer."""
     t["c"] = rng.uniform(1.5, 2.5, t["c"].shape)
+    tokens = t["x"].shape[2]
+    t["length"] = np.resize([max(tokens - 2, 2), tokens], t["length"].shape)
 
 
 def thresholds(t: Arrays, rng: np.random.Generator) -> None:

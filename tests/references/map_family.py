@@ -115,13 +115,13 @@ def pixel_gate(t, n, offset):
 def gaussian_adaptive(t, n, offset):
     out = np.zeros_like(t["x"])
     for b, h in np.ndindex(t["x"].shape[:2]):
-        x = t["x"][b, h]
+        x = t["x"][b, h, : t["length"][b]]
         variance = x.var(0, ddof=1) + n["eps"]
         weight = np.ones_like(x)
         for delta, c in zip(t["delta"][h], t["c"][h], strict=True):
             z = (x - x.mean(0) - delta) / np.sqrt(variance)
             weight *= np.exp(-(z**2) / (2 * c**2)) / np.sqrt(2 * np.pi * c**2)
-        out[b, h] = x * weight / np.maximum(weight.sum(0), n["eps"])
+        out[b, h, : len(x)] = x * weight / np.maximum(weight.sum(0), n["eps"])
     return out
 
 

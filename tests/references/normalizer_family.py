@@ -10,7 +10,11 @@ from references import Pairs, by_sum, causal, reference, sigmoid, softmax, unit
 @reference
 def unnormalised_attention(t, n, offset):
     p = Pairs(t, offset)
-    return p.attend(p.logit, causal, sigmoid)
+    received = np.zeros((p.batch, p.heads, p.keys))
+    for b, h, i in np.ndindex(p.batch, p.heads, p.rows):
+        for j in range(min(i + offset + 1, p.keys)):
+            received[b, h, j] += sigmoid(p.logit(b, h, i + offset, j))
+    return p.attend(p.logit, causal, sigmoid), received
 
 
 @reference
