@@ -7,10 +7,11 @@ what two stretches of rows do to it is what one such row does.
 does      solves the states one after another: what a state's update reads of those solved before it
           is known for every row, before it and after it, so that a running maximum comes first and
           the sums that are rescaled by it are affine then; derives from it the scan of a tile of
-          rows, and what a share of the rows does to the states before it
+          rows
 needs     an algebra (of the two) for each state, and of a factor that it lies between 0 and 1:
           products of others may overflow where no state does
-does not  scan what moves along an axis, or states of which each reads the other
+does not  scan what moves along an axis, or more than two states that see one another; of two, what
+          no rotation does to them, and no matrix whose rows sum to 1 at most
 """
 
 from __future__ import annotations
@@ -29,15 +30,14 @@ from attnc.expressions.tree import (
     position,
     postorder,
     read,
-    rewrite,
 )
 from attnc.graph import GraphOutput, Recurrence
-from attnc.passes.affine import NotAffine, Term, affine_terms, log_of
+from attnc.passes.affine import NotAffine, Term, affine_terms
 from attnc.passes.bounded import bound_of, is_share, is_turn
 from attnc.passes.factors import ONE, ZERO
 from attnc.passes.rows import STATES, Rows
 from attnc.passes.simplify import make
-from attnc.schedule.scans import Final, ScanKernel, ScanLoop, Shares
+from attnc.schedule.scans import Final, ScanKernel, ScanLoop
 from attnc.schedule.statements import (
     Let,
     Scanned,
@@ -332,67 +332,6 @@ class Rescanned:
             return node
 
         return _from_the_top(expr, change)
-
-
-# ------------------------------------------------------------------------------ shares of the rows
-
-
-def in_shares(rows: Rows, recurrence: Recurrence) -> Shares:
-    """What a stretch of rows does to the states before it. Raises NotCombined."""
-    found: dict[str, Solved] = {}
-    for each in solved(recurrence):
-        if isinstance(each, SolvedPair):
-            raise NotCombined(f"{each.states[0].name} and {each.states[1].name} see each other")
-        found[each.state.name] = each
-    for one in found.values():
-        if one.reads(found):
-            raise NotCombined(f"what {one.state.name} becomes depends on another state")
-    every = [found[state.name] for state in recurrence.states]
-    own = {one.state.name: _named(rows, one.state, "share", one.state.indices) for one in every}
-    passed: dict[str, Array] = {}
-    for one in every:
-        if one.factor not in (one.algebra.one, one.algebra.nothing):
-            indices = [index for index in one.state.indices if index in one.factor.free]
-            passed[one.state.name] = _named(rows, one.state, "passed", indices)
-
-    def moved(node: Expr) -> Expr:
-        return read(own[node.array.name], node.args) if is_state(node) else node
-
-    nexts = [rewrite(expr, moved) for expr in recurrence.next]
-    initial = [one.algebra.nothing for one in every]
-    joined = []
-    for one in every:
-        share, first = _own_entry(own[one.state.name]), _own_entry(one.state)
-        factor, more = one.factor, passed.get(one.state.name)
-        if more is not None:
-            factor = _own_entry(more)
-            nexts.append(make("add", factor, _logarithm(one)))
-            initial.append(ZERO)
-            factor = make("exp", factor) if one.algebra.times == "mul" else factor
-        kept = factor != one.algebra.nothing
-        joined.append(one.algebra.after(factor, first, share) if kept else share)
-    states = (*own.values(), *passed.values())
-    advance = rows.next_of(states, nexts)
-    inside = (*rows.lets["row"], *rows.lets["before"])
-    loop = ScanLoop(recurrence.time, None, states, tuple(initial), inside, advance)
-    return Shares(tuple(rows.lets["constant"]), loop, tuple(joined))
-
-
-def _logarithm(one: Solved) -> Expr:
-    """What factors are summed up as: as products they would end among the smallest numbers, where
-    processors are slow."""
-    if one.algebra.times == "add":
-        return one.factor
-    return log_of(one.factor) or make("log", one.factor)
-
-
-def _named(rows: Rows, state: Array, ending: str, indices: Iterable[Index]) -> Array:
-    name = rows.names.fresh(f"{state.name}_{ending}")
-    return Array(name, tuple(indices), state.kind, "state")
-
-
-def _own_entry(state: Array) -> Expr:
-    return read(state, map(position, state.indices))
 
 
 def _from_the_top(expr: Expr, change: Callable[[Expr], Expr]) -> Expr:
