@@ -218,6 +218,9 @@ class Printer:
         return result
 
     def _infix(self, node: Expr, args: list[Text]) -> Text:
+        if node.op == "pow" and node.kind == "real" and args[1].dims and not args[0].dims:
+            # Of a number to the powers of integers torch makes float32.
+            args = [args[0], Text(f"real({args[1].code}, wide)", args[1].dims)]
         dims = self.union(*args)
         left, right = (self._fitted(arg, dims) for arg in args)
         return Text(f"{left.atom} {INFIX[node.op]} {right.atom}", dims, True)
