@@ -311,7 +311,7 @@ def test_kernel_sets_of_a_written_module_keep_their_names_apart(name: str) -> No
 
 
 def test_an_operator_that_solves_is_written() -> None:
-    """What it has no form of is refused: partial results, second derivatives."""
+    """What it has no form of is refused: partial results."""
     text = CAUSAL.replace("softmax", "sparsemax")
     assert "kernel_causal" in emit_module(read_spec(load_source(text)))
 

@@ -231,11 +231,13 @@ class Closer:
         return adjoint
 
     def _settles(self, place: Expr, other: Index) -> bool:
-        """Whether the place of a token or of a table's entry is known to a row, or to another key.
-        (Outer axes are what loops go over, and keys that a mask counts from the row.)"""
-        if other in place.free or not self.rows or other.axis.form == "coarse":
+        """Whether the place of a token or of a table's entry is known to a row or another key, or a
+        place along a width to another. (Outer axes are what loops go over, and keys that a mask
+        counts from the row.)"""
+        if other in place.free or other.axis.form == "coarse" or not (self.rows and self.wide):
             return False
-        if other.axis in self.keys and place.op != "index":
+        counted = other.axis in self.keys and place.op != "index"
+        if counted or other.axis not in self.wide:
             return any(index.axis is other.axis for index in place.free)
         if other.axis in self.rows[:-1]:
             return False

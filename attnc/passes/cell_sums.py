@@ -83,11 +83,15 @@ def _gathered(sums: PairSums, whole: Sum, key: Index, both: tuple[Expr, ...]) ->
     key both, and one row alone adds to a cell for a key."""
     row = next(i for i in whole.bound if sums.roles.of(i.axis) == "row")
     along, rest = factors_of(whole.body).split(lambda f: bool(sums.roles.widths((f,))))
-    free = frozenset().union(*(f.free for f in (*along.above, *along.below)))
-    at = settled(both[0], row) if len(both) == 1 and {row, key} <= free else None
+    own, others = along.split(lambda f: row in f.free and key not in f.free)
+    mixed = (*others.above, *others.below, *rest.above, *rest.below, *whole.conditions)
+    if not own.above or not any(key in factor.free for factor in others.above):
+        return None
+    if any(row in one.free and sums.roles.folds_keys(one) for one in mixed):
+        return None  # what another row has finished is at hand for vectors alone
+    at = settled(both[0], row) if len(both) == 1 else None
     if at is None or not any(i in sums.dummies and i.axis is row.axis for i in at.free):
         return None
-    own, others = along.split(lambda f: row in f.free and key not in f.free)
     if len(sums.roles.widths((own.expr,))) == 1:
         own = Factors((_vector(sums, own.expr),))
     moves = {row: at}

@@ -112,8 +112,6 @@ class Backward:
         targets = [t for stored in self.values.passed.values() for t in stored.targets]
         passing = self.values.passing
         assert passing is not None
-        if passing.solves:
-            raise refuse("simplex_projection: a solve within a derivative's row values")
         if passing.pending:
             raise refuse("two_pass: a row value that depends on a weight's finished sum")
         for level in sorted({self.values.levels[t.array.name] for t in targets}):
