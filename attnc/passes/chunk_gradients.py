@@ -24,9 +24,8 @@ does not  know families; differentiate what marks values as constant, or reads a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import (
@@ -35,17 +34,15 @@ from attnc.expressions.tree import (
     fold,
     is_number,
     position,
-    postorder,
     read,
     rewrite,
 )
 from attnc.graph import Graph
-from attnc.passes.chunk import Instance
+from attnc.passes.chunk_replay import ChunkReplay, changed, needed
 from attnc.passes.chunkwise import RowByRow
 from attnc.passes.differentiate import Pullback, finished
 from attnc.passes.factors import ONE, ZERO
-from attnc.passes.hoist import Names
-from attnc.passes.rows import STATES, Rows
+from attnc.passes.rows import STATES
 from attnc.passes.scan_inputs import Destinations, own, plus
 from attnc.passes.simplify import make, simplify_expr
 from attnc.schedule.chunks import (
@@ -55,48 +52,29 @@ from attnc.schedule.chunks import (
     Pairs,
     RowSum,
     TransposedSolve,
-    parts_of,
 )
-from attnc.schedule.scans import ReverseChunks, RowWrite, ScanKernel
+from attnc.schedule.scans import ReverseChunks, RowWrite
 from attnc.schedule.statements import Contraction, Let, TriangularSolve
 
 LEAF = "leaf "  # before the name of what is differentiated by
 
 
-@dataclass
-class ChunkReverse:
+@dataclass(kw_only=True)
+class ChunkReverse(ChunkReplay):
     """Builds the reverse of one chunked scan.
 
     graph     of the operator
     given     the cotangents of results, by output
     adjoints  what is carried backwards of each state, by its name
-    taken     names of the sequential reverse
+    sides     the adjoints of operands, by statement and operand; `silent`: those that are 0
     """
 
-    forward: ScanKernel
-    one: Instance
     ends: Destinations
     graph: Graph
     given: dict[str, Array]
     adjoints: dict[str, Array]
-    taken: set[str]
-    statements: list[ChunkStatement] = field(default_factory=list)
-    arrays: dict[str, Array] = field(default_factory=dict)
-    inlined: dict[str, Expr] = field(default_factory=dict)
-    made: dict[str, Array] = field(default_factory=dict)
     sides: dict[tuple[str, str], Array] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        loop = self.forward.loop
-        assert loop.inner is not None
-        self.time, self.inner = loop.time, loop.inner
-        self.grid = frozenset(self.one.grid)
-        self.names = Names(set(self.taken))
-        self.names.taken |= {let.name for let in self.forward.grid_values}
-        self.rows: Rows = self.one.rows(self.names)
-        for let in self.forward.grid_values:
-            self.inlined[let.name] = self._plain(let.expr)
 
     def chunks(self) -> ReverseChunks:
         """The reversed chunk. Raises RowByRow with what stands in the way."""
@@ -105,7 +83,7 @@ class ChunkReverse:
         for let in loop.after:
             self.inlined[let.name] = self._plain(let.expr)
         onward = tuple(self._settled(self._plain(expr)) for expr in loop.advance)
-        forward = _needed(self.statements, onward)
+        forward = needed(self.statements, onward)
         self._open()
         for one in steps:
             self._begin(one)
@@ -131,23 +109,12 @@ class ChunkReverse:
             tuple(self.arrays.values()),
             forward,
             onward,
-            _needed(self.statements, exprs),
+            needed(self.statements, exprs),
             writes,
             advance,
         )
 
     # --- Expressions ------------------------------------------------------------------------------
-
-    def _plain(self, expr: Expr) -> Expr:
-        """An expression of the forward without values: they are inlined, or arrays of the chunk."""
-
-        def change(node: Expr) -> Expr:
-            if node.op != "value":
-                return node
-            name = str(node.attr)
-            return self.inlined[name] if name in self.inlined else own(self.made[name])
-
-        return rewrite(expr, change)
 
     def _leaves(self, expr: Expr) -> Expr:
         """The same with states and arrays of the chunk as inputs, of one row."""
@@ -182,111 +149,6 @@ class ChunkReverse:
 
         found = rewrite(finished(expr), change)
         return simplify_expr(found) if self.silent else found
-
-    def _settled(self, expr: Expr) -> Expr:
-        """The expression with its folds as values; their statements follow those before."""
-        settled = self.rows.settle(expr, "before")
-        for lets in (self.rows.lets["row"], self.rows.lets["before"]):
-            self.statements += lets
-            lets.clear()
-        return settled
-
-    def _operand(self, expr: Expr) -> Expr:
-        """An expression as a read, a number or a value of its own."""
-        settled = self._settled(expr)
-        if settled.op in ("read", "number", "value"):
-            return settled
-        found = self.rows.let(settled, "before")
-        self._settled(ZERO)
-        return found
-
-    def _named(self, wanted: str, over: Iterable[Index]) -> Array:
-        name = self.names.fresh(wanted)
-        self.arrays[name] = Array(name, tuple(over), "real", "local")
-        return self.arrays[name]
-
-    def _local(self, wanted: str, over: Iterable[Index], expr: Expr) -> Expr:
-        """An expression as an array of the chunk."""
-        settled = self._settled(expr)
-        array = self._named(wanted, over)
-        self.statements.append(Let(array.name, settled))
-        return own(array)
-
-    def _summed(self, wanted: str, over: Iterable[Index], expr: Expr) -> Expr:
-        """The sum of an expression over the rows of the chunk."""
-        over = tuple(over)
-        array = self._local(wanted, (self.time, *over), expr)
-        return self._local_as(wanted, over, fold("sum", (self.time,), array))
-
-    def _local_as(self, wanted: str, over: Iterable[Index], expr: Expr) -> Expr:
-        """The same of an expression as it stands: a sum over rows is no value of a row."""
-        array = self._named(wanted, over)
-        self.statements.append(Let(array.name, expr))
-        return own(array)
-
-    def _widths(self, *exprs: Expr) -> tuple[Index, ...]:
-        """The widths that expressions are over."""
-        outer = {*self.grid, self.time, self.inner}
-        found = {index for expr in exprs for index in expr.free if index not in outer}
-        return tuple(sorted(found, key=lambda index: (index.name, index.number)))
-
-    # --- The chunk once more ----------------------------------------------------------------------
-
-    def _forward(self) -> list[ChunkStatement]:
-        """The statements of the forward's chunk, printed for this one; the same, inlined."""
-        found: list[ChunkStatement] = []
-        for one in self.forward.loop.inside:
-            if isinstance(one, Let) and not any(self.time in n.bound for n in postorder(one.expr)):
-                self.inlined[one.name] = self._plain(one.expr)
-                continue
-            if not isinstance(one, (Let, Contraction, TriangularSolve)):
-                raise RowByRow("states see one another")
-            if isinstance(one, TriangularSolve) and one.left is not None:
-                raise RowByRow("a state is corrected along several vectors")
-            inlined = _changed(one, self._plain)
-            array = self._named(one.name, self._over(inlined))
-            self.made[one.name] = array
-            found.append(replace(inlined, name=array.name))
-            self.statements.append(self._operands(found[-1]))
-        return found
-
-    def _over(self, one: ChunkStatement) -> tuple[Index, ...]:
-        """What a statement's result is over."""
-        if isinstance(one, Let):
-            return self._widths(one.expr)
-        if isinstance(one, TriangularSolve):
-            if one.left is not None:
-                raise RowByRow("a row's corrections are several")
-            return self.time, one.width
-        assert isinstance(one, Contraction)
-        if self._of_state(one):
-            return self.time, *(i for i in self._widths(one.right) if i != one.along)
-        if one.along == self.inner:
-            widths = self._widths(one.right)
-            if one.log is not None and not widths:
-                raise RowByRow(f"{one.name} decays along a width that it does not have")
-            return self.time, *widths
-        if one.along == self.time:
-            return self._widths(one.left) + self._widths(one.right)
-        return self.time, self.inner
-
-    def _of_state(self, one: Contraction) -> bool:
-        """Whether rows are contracted with a state, not with rows."""
-        return one.right.op == "read" and one.right.array.role == "state"
-
-    def _operands(self, one: ChunkStatement) -> ChunkStatement:
-        """A statement of plain operands."""
-        if not isinstance(one, Let):
-            return _changed(one, self._operand)
-        assert one.expr.op == "exp" and one.expr.args[0].op == "fold"
-        return replace(
-            one, expr=make("exp", fold("sum", (self.time,), self._operand(self._log(one))))
-        )
-
-    @staticmethod
-    def _log(one: Let) -> Expr:
-        """The logarithm that the decay over a whole chunk is made of."""
-        return one.expr.args[0].args[1]
 
     # --- Adjoints ---------------------------------------------------------------------------------
 
@@ -346,7 +208,7 @@ class ChunkReverse:
             self._solve(one, own(array), given)
         else:
             assert isinstance(one, Contraction)
-            whole = _changed(one, self._operand)
+            whole = changed(one, self._operand)
             assert isinstance(whole, Contraction)
             if self._of_state(one):
                 self._from_state(whole, own(array), given)
@@ -522,38 +384,6 @@ class ChunkReverse:
             elif name in self.ends.sums:
                 parts[self.ends.sums[name].name] = term
         return tuple(writes), parts
-
-
-def _changed(one: ChunkStatement, change: Callable[[Expr], Expr]) -> ChunkStatement:
-    """A statement of other operands."""
-    names = ("expr", "pair", "matrix", "left", "right", "log")
-    found = {name: getattr(one, name, None) for name in names}
-    changed: dict[str, Any] = {n: change(expr) for n, expr in found.items() if expr is not None}
-    return replace(one, **changed)
-
-
-def _needed(
-    statements: Iterable[ChunkStatement], exprs: Iterable[Expr]
-) -> tuple[ChunkStatement, ...]:
-    """Those that expressions are made of, in their order."""
-    names = _names(exprs)
-    found: list[ChunkStatement] = []
-    for one in reversed(tuple(statements)):
-        if one.name in names:
-            names |= _names(parts_of(one))
-            found.append(one)
-    return tuple(reversed(found))
-
-
-def _names(exprs: Iterable[Expr]) -> set[str]:
-    """Values and arrays that expressions read."""
-    found = set()
-    for node in postorder(*exprs):
-        if node.op == "value":
-            found.add(str(node.attr))
-        elif node.op == "read" and node.array.role == "local":
-            found.add(node.array.name)
-    return found
 
 
 __all__ = ["ChunkReverse"]

@@ -259,7 +259,13 @@ class _Reverse:
             return None, "No reverse in chunks: a value is marked as constant."
         taken = self.names.taken | names.taken
         chunk = ChunkReverse(
-            forward.chunked, self.one, self.ends, self.graph, self.given, self.adjoints, taken
+            forward=forward.chunked,
+            one=self.one,
+            taken=taken,
+            ends=self.ends,
+            graph=self.graph,
+            given=self.given,
+            adjoints=self.adjoints,
         )
         try:
             return chunk.chunks(), "In chunks too, as the forward: products of matrices."
