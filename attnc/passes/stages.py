@@ -323,7 +323,7 @@ def _ordered(body: Body, found: list[KernelStage]) -> Iterator[KernelStage]:
         if stage.block in done:
             continue
         below = body.below([*(array.name for _, array in stage.arguments), *_between(body, stage)])
-        needed = [makers[name] for name in below if name in makers]
+        needed = [maker for name, maker in makers.items() if name in below]
         missing = [one for one in needed if one.block not in done and one is not stage]
         if missing:
             waiting += [stage, *missing]
