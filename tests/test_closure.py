@@ -1,6 +1,7 @@
-"""Closure of the derivatives: tangents, second order and the tangents of gradients of every operator
-of the gallery that is one schedule, interpreted, against the eager form's float64 autograd; and that
-what has none says so.
+"""Closure of the derivatives: tangents, second order and tangents of gradients of every operator.
+
+Those of the gallery that are one schedule, interpreted, against the eager form's float64 autograd;
+and what has none says so.
 
 A short choice of both is in test_backward; this matrix is under -m torture.
 """
