@@ -33,6 +33,7 @@ for path, member in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def test_texts_are_the_same_however_names_are_hashed() -> None:
+    """Of the two seeds one turns the indices of a recurrence's instance around."""
     given = [word for kind in KINDS for word in kind.split()]
     given[::2] = [str(EXAMPLES / f"{name}.attn") for name in given[::2]]
     runs = [
@@ -40,7 +41,7 @@ def test_texts_are_the_same_however_names_are_hashed() -> None:
             [sys.executable, "-c", PRINTED, *given],
             env=os.environ | {"PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True,
         )
-        for seed in ("1", "2")
+        for seed in ("1", "3")
     ]  # fmt: skip
     first, second = (run.communicate()[0].splitlines() for run in runs)
     assert len(first) == 2 * len(KINDS)
