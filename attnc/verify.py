@@ -8,6 +8,7 @@ Graph
 
 Schedule
     defined       a value is named before it is used, and once
+    apart         a fold stands in no other over its index
     levels        the free indices of a statement are those of its field
     stored        a workspace is written before it is read, by indices of the kernel
     carried       contributions go to carried values, with an operand where these have a width
@@ -99,17 +100,24 @@ def _verify_node(node: Expr, known: set[str]) -> None:
 
 def _verify_scopes(root: Expr) -> None:
     """No fold binds what is bound or free around it."""
+    captured = _bound_apart(root, "a graph") & root.free
+    if captured:
+        raise broken("apart", f"{_names(captured)} is bound and free")
+
+
+def _bound_apart(root: Expr, where: str) -> frozenset[Index]:
+    """The indices that folds of an expression bind, no two of which stand in each other: within the
+    inner one a value over the index would be that of the outer."""
     below: dict[bytes, frozenset[Index]] = {}
     for node in postorder(root):
         inner = frozenset().union(*(below[arg.digest] for arg in node.args[:2]))
         rest = frozenset().union(*(below[arg.digest] for arg in node.args[2:]))
         again = inner & set(node.bound)
         if again:
-            raise broken("apart", f"{_names(again)} is bound twice, one fold within the other")
+            what = f"{_names(again)} is bound twice, one fold within the other"
+            raise broken("apart", f"{where}: {what}")
         below[node.digest] = inner | rest | frozenset(node.bound)
-    captured = below[root.digest] & root.free
-    if captured:
-        raise broken("apart", f"{_names(captured)} is bound and free")
+    return below[root.digest]
 
 
 # --- Schedule -------------------------------------------------------------------------------------
@@ -162,6 +170,7 @@ class _Verifier:
         extra = expr.free - free
         if extra:
             raise broken("levels", f"{where} depends on {_names(extra)}")
+        _bound_apart(expr, where)
         for node in postorder(expr):
             if node.op == "value" and str(node.attr) not in values:
                 raise broken("defined", f"{where} uses {node.attr}, which is not there yet")

@@ -142,6 +142,6 @@ def _read(rng: random.Random, inputs: list[str]) -> list[str]:
     if kind == 1:
         inputs.append("worth: real[b, j]")
         return ["read: sum(j: weight * worth[j] * v[j])"]
-    if kind == 2:
-        return ["read: rmsnorm(e: sum(j: weight * v[j]))"]
+    if kind in (2, 3):
+        return [f"read: {('rmsnorm', 'layernorm')[kind - 2]}(e: sum(j: weight * v[j]))"]
     return []

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attnc.backends.numpy_oracle import evaluate
 from derivative_cases import (
     EMPTY,
     HOSTILE,
@@ -30,6 +31,7 @@ from attnc.cases import Shape, draw_case
 from attnc.errors import AttncError
 from attnc.expressions.tree import call
 from attnc.front import load_source, read_spec
+from attnc.passes import lower
 from attnc.passes.backward import lower_derivative, lower_second, lower_tangent
 from attnc.passes.prune import needs, only
 from attnc.schedule import Schedule
@@ -114,11 +116,30 @@ attention network(q, k, v):
 """
 
 
+NORMED = """
+attention normed(q, k, v):
+    mask: j <= i
+    score: dot(l2norm(d: q[i]), l2norm(d: k[j])) * 4
+    normalize: softmax(j: score)
+    read: layernorm(e: sum(j: weight * v[j]))
+"""
+
+
+def test_weights_of_normed_rows_and_keys() -> None:
+    """What is prepared from a sum over a row's width comes after that sum."""
+    spec = read_spec(load_source(NORMED))
+    case = draw_case(spec, ORDINARY, 1)
+    found = run(spec, lower(spec, ("weight",)), case.tensors, case)["weight"]
+    wanted = evaluate(spec, case.tensors, case.numbers, emit=("weight",), **case.extras)["weight"]
+    assert np.abs(found - wanted).max() < 1e-12
+
+
 @pytest.mark.parametrize("sweep", ["two", "one"])
-@pytest.mark.parametrize("text", [INPUTS, PLACES, NETWORK])
+@pytest.mark.parametrize("text", [INPUTS, PLACES, NETWORK, NORMED])
 def test_inputs_of_every_shape(text: str, sweep: Any) -> None:
     """A number for each pair, one for all, one a key; a table of two dimensions, a vector for all
-    rows, a gate; a network of row and key with hidden widths, a vector for each pair."""
+    rows, a gate; a network of row and key with hidden widths, a vector for each pair; norms of
+    rows, keys and results (a mean within a variance)."""
     spec = read_spec(load_source(text))
     derivative = lower_derivative(spec, emits_of(spec), sweep)
     for shape in (ORDINARY, EMPTY):

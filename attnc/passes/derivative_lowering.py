@@ -263,7 +263,7 @@ class Backward:
 
     def schedule(self, name: str, signature: Signature) -> Schedule:
         """The schedule of what `run` made."""
-        kernels = _ordered((*self.preparations.kernels, *self.made.kernels))
+        kernels = in_order((*self.preparations.kernels, *self.made.kernels))
         lowering = Lowering(self.frame, Reductions(self.frame), self.preparations)
         lowering.workspaces.extend(self.made.workspaces)
         notes = (*self._notes(kernels), *self.made.notes)
@@ -294,7 +294,7 @@ def _whole(array: Array) -> Expr:
     return read(array, map(position, array.indices))
 
 
-def _ordered(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+def in_order(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
     """The kernels with each after those whose arrays it reads, else in the order given. An array
     that several write, as the ends of a bracket, is that of those before."""
     reads, writes = ([of(kernel) for kernel in kernels] for of in (arrays_read, arrays_written))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import postorder
 from attnc.graph import Graph, GraphOutput
-from attnc.passes.derivative_lowering import Backward
+from attnc.passes.derivative_lowering import Backward, in_order
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.iterate import renamed
 from attnc.passes.refusals import check_supported, refuse
@@ -66,7 +66,7 @@ class Outputs:
         stored = tuple(t for one in others.values.saved.values() for t in one.targets)
         rows.workspaces.extend(Workspace(target.array, "accumulate") for target in stored)
         emit_passes(rows, self.graph.name, (*self.targets, *kept, *stored))
-        rows.kernels.extend((*others.preparations.kernels, *others.made.kernels))
+        rows.kernels.extend(in_order((*others.preparations.kernels, *others.made.kernels)))
         rows.workspaces.extend((*others.preparations.workspaces, *others.made.workspaces))
         names = ", ".join(output.array.name for output in others.graph.outputs)
         rows.notes.append(f"One more pass over the pairs, for {names}.")

@@ -104,7 +104,8 @@ class Hoister:
             changed = node.with_args(tuple(done[arg.digest] for arg in node.args))
             often = uses[node.digest] > 1 and node.op not in CHEAP
             if often and self.frame.level(node) == level:
-                changed = self.let(level, name_of(changed, level), changed)
+                # Hoisted itself: a fold within it over the same index is a value of its own.
+                changed = self.let(level, name_of(changed, level), self.hoist(changed, level))
             done[node.digest] = changed
         return tuple(done[root.digest] for root in roots)
 
