@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from attnc.compiler import lower_trained
 from attnc.emission.kernel_set import emit_kernels
 from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
@@ -33,12 +34,19 @@ DEVICES = {"cpu": "on the CPU", "triton": "on a GPU"}
 
 def explain(spec: Spec, stages: Stages, backend: str) -> str:
     """The explanation as text, one fact a line."""
-    lines = [f"{spec.name}: {PATHS[backend]}"]
+    lines = [f"{spec.name}: {PATHS[backend]}", *_explained(spec, stages, backend)]
+    trained = stages if backend in ("numpy", "eager") else lower_trained(spec, stages)
+    if trained is not stages:
+        lines += ["  calls with gradients run otherwise:", *_explained(spec, trained, backend)]
+    return "\n".join(lines)
+
+
+def _explained(spec: Spec, stages: Stages, backend: str) -> list[str]:
     if stages.pipeline is not None:
-        return "\n".join([*lines, *_pipeline(stages.spec, stages.pipeline, backend)])
+        return list(_pipeline(stages.spec, stages.pipeline, backend))
     if stages.schedule is None:
-        lines.append(f"  no kernel: {stages.refusal}")
-        return "\n".join(lines)
+        return [f"  no kernel: {stages.refusal}"]
+    lines = []
     for kernel in stages.schedule.kernels:
         lines += [f"  {line}" for line in _kernel(kernel)]
     for workspace in stages.schedule.workspaces:
@@ -52,7 +60,7 @@ def explain(spec: Spec, stages: Stages, backend: str) -> str:
         lines += [
             f"  {line}" for name in DERIVATIVES for line in _derivative(stages, name, devices)
         ]
-    return "\n".join(lines)
+    return lines
 
 
 def _surface(stages: Stages) -> Iterable[str]:

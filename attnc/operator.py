@@ -178,11 +178,7 @@ class Operator:
         """What was derived, which kernel runs where, and what it costs."""
         from attnc.explanation import explain
 
-        said = explain(self.spec, self.stages, self.backend)
-        if not self._find_trained():
-            return said
-        apart = explain(self.spec, self._trained.stages, self.backend).splitlines()[1:]
-        return "\n".join([said, "  calls with gradients run otherwise:", *apart])
+        return explain(self.spec, self.stages, self.backend)
 
     def _choose(self) -> Any:
         if self.backend == "numpy":

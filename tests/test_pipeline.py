@@ -209,6 +209,22 @@ REPEATED = (
 )
 
 
+HARD = (
+    "mask: j <= i + 3",
+    "score: dot(q[i], k[j]) * scale",
+    "best[i] = argmax(j: score)",
+    "normalize: where(j == best[i], 1, 0) + 0.1 * softmax(j: score)",
+)
+
+
+def test_a_choice_inside_a_kernel_is_made_before_where_gradients_are_asked_for() -> None:
+    spec = spec_of(*HARD, header="attention a(q, k, v)")
+    stages = lower(spec)
+    assert stages.schedule is not None and not trains(stages)
+    found = lower_trained(spec, stages)
+    assert found.pipeline is not None and trains(found)
+
+
 @pytest.mark.usefixtures("quick_build")
 @pytest.mark.parametrize("lines", [CHOSEN, REPEATED], ids=["chosen", "repeated"])
 def test_what_no_kernel_can_is_made_of_all_pairs_before(lines: tuple[str, ...]) -> None:

@@ -258,7 +258,8 @@ def _cuts(body: Body, block: Block, emits: tuple[str, ...], before: bool) -> set
         if definition is None and name not in body.repeats:
             continue
         final = name in emits or name == block.result.array.name
-        own = body.below([name]) & pairs and not (before and _is_dense(body, name))
+        dense = (before or body.before) and _is_dense(body, name)
+        own = body.below([name]) & pairs and not dense
         if not (own or final) and _apart(body, name, rows, keys, before):
             cuts.add(name)
         else:
