@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attnc.compiler import lower_trained
 from attnc.emission.kernel_set import emit_kernels
 from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
@@ -32,11 +31,10 @@ DERIVATIVES = {"backward": "backward", "tangent": "jvp"}
 DEVICES = {"cpu": "on the CPU", "triton": "on a GPU"}
 
 
-def explain(spec: Spec, stages: Stages, backend: str) -> str:
-    """The explanation as text, one fact a line."""
+def explain(spec: Spec, stages: Stages, backend: str, trained: Stages | None = None) -> str:
+    """The explanation as text, one fact a line. `trained`: the stages of calls with gradients."""
     lines = [f"{spec.name}: {PATHS[backend]}", *_explained(spec, stages, backend)]
-    trained = stages if backend in ("numpy", "eager") else lower_trained(spec, stages)
-    if trained is not stages:
+    if trained is not None and trained is not stages:
         lines += ["  calls with gradients run otherwise:", *_explained(spec, trained, backend)]
     return "\n".join(lines)
 

@@ -178,7 +178,8 @@ class Operator:
         """What was derived, which kernel runs where, and what it costs."""
         from attnc.explanation import explain
 
-        return explain(self.spec, self.stages, self.backend)
+        trained = self._trained.stages if self._find_trained() else self.stages
+        return explain(self.spec, self.stages, self.backend, trained)
 
     def _choose(self) -> Any:
         if self.backend == "numpy":

@@ -257,11 +257,10 @@ TITLES = {
 }
 
 
-def print_row(row: Row, picture: bool) -> str:
+def print_row(row: Row, state: str, picture: bool) -> str:
     spec = ""
     if row.path is not None:
         spec = f"[spec]({row.path.relative_to(HERE).as_posix()})"
-    state = state_of(row)
     gradient = gradient_of(row, state)
     if row.path is not None and row.outside_what:
         words = ", ".join(f"`{word}`" for word in row.outside)
@@ -295,7 +294,8 @@ def print_page(rows: list[Row]) -> str:
         lines.append("|---|---|---|---|---|---|---|")
         for row in rows:
             if row.family == family:
-                lines.append(print_row(row, (PICTURES / f"{row.name}.png").exists()))
+                drawn = (PICTURES / f"{row.name}.png").exists()
+                lines.append(print_row(row, states[row.name], drawn))
         lines.append("")
     lines += print_references(rows)
     lines.append("## What is shipped\n")

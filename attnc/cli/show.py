@@ -117,7 +117,7 @@ def stage_text(spec: Spec, stage: str) -> str:
     if stage == "explain":
         from attnc.explanation import explain
 
-        return explain(spec, stages, "auto")
+        return explain(spec, stages, "auto", compiler.lower_trained(spec, stages))
     if stages.refusal is not None:
         raise stages.refusal
     if stages.pipeline is not None and stage != "source":
