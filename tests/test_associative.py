@@ -196,7 +196,10 @@ def test_other_maxima(text: str, backend: str) -> None:
 def test_softmax_is_a_recurrence(backend: str) -> None:
     """Large scores too: no exponential is of more than 0."""
     generator = torch.Generator().manual_seed(5)
-    draw = lambda *sizes: torch.randn(sizes, generator=generator, dtype=torch.float64)  # noqa: E731
+
+    def draw(*sizes: int) -> torch.Tensor:
+        return torch.randn(sizes, generator=generator, dtype=torch.float64)
+
     q, k, v = 40 * draw(2, 5), draw(1, 2, 37, 5), draw(1, 2, 37, 7)
     out = Operator(made(SOFTMAX), backend)(q=q, k=k, v=v)
     score = (k @ q[None, :, :, None])[..., 0] * 5**-0.5

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported anywhere
@@ -22,14 +20,12 @@ import triton_interpreter  # noqa: F401
 from attnc.backends.triton import emit
 from recurrences import SPECS
 from test_scan_gradients import Tensors, error, errors_of, gradients, within
-from triton_cases import load
-from triton_scans import Pulled, pulled, spec_of, tensors_of
+from triton_scans import Pulled, gradients_of_text, spec_of, tensors_of, trained
 
 from attnc.cases import Shape, draw_case
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.passes.backward import lower_derivative
-from attnc.runtime.triton_launch import TritonBackend, triton_jit
 from attnc.schedule.scans import ReverseScanKernel
 
 # Two blocks of two chunks, the last one not full; heads in groups.
@@ -223,20 +219,7 @@ def problem() -> tuple[Pulled, Tensors]:
     tensors = tensors_of(case, torch.float64)
     tensors["k"] /= 2
     tensors["S"] = torch.ones(1, 1, 3, 9, dtype=torch.float64)
-    found = pulled(spec, tensors)
-    with tempfile.TemporaryDirectory() as folder:
-        module = load(found.forward, Path(folder))
-        names = tuple(o.name for o in found.first.signature.outputs)
-        results = TritonBackend(module.TRITON_KERNELS, vars(module))(found.first, frozenset(names))
-    found.tensors.update(
-        {n: x for n, x in zip(names, results, strict=True) if n.startswith("saved")}
-    )
-    torch.manual_seed(0)
-    found.tensors["out_grad"].copy_(torch.randn(found.tensors["out_grad"].shape))
-    leaves = {n: x.clone().requires_grad_() for n, x in tensors.items()}
-    out = Operator(spec, "eager")(**leaves)
-    grads = torch.autograd.grad(out, list(leaves.values()), found.tensors["out_grad"])
-    return found, dict(zip(leaves, grads, strict=True))
+    return trained(spec, tensors)
 
 
 LATER = ("first_state_of_block", "nothing_carried", "own_row", "log_of_one_side")  # for torture
@@ -252,15 +235,5 @@ def test_mutants_die(mutant: str) -> None:
     text = emit(found.backward)
     at = text.rindex(old)  # the sequential reverse stands before
     text = text[:at] + new + text[at + len(old) :]
-    space: dict[str, Any] = {"triton_jit": triton_jit}
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:  # triton reads functions' text
-        file.write(text)
-        file.flush()
-        exec(compile(Path(file.name).read_text(), file.name, "exec"), space)
-        backend = TritonBackend(space["TRITON_KERNELS"], space)
-        backend.forced = {"chunked": True}
-        results = backend(found.call(), frozenset(array for _, array in found.gradients))
-    names = [output.name for output in found.call().signature.outputs]
-    made = dict(zip(names, results, strict=True))
-    worst = error({n: made[array] for n, array in found.gradients}, wanted)
+    worst = error(gradients_of_text(text, found, chunked=True), wanted)
     assert (worst < 1e-11) == (mutant == "none"), worst

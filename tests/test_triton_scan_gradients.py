@@ -23,13 +23,13 @@ from attnc.backends.triton import emit
 from recurrences import SPECS
 from test_scan_gradients import Tensors, error, errors_of, gradients, within
 from triton_cases import load
-from triton_scans import Pulled, call_of, pulled, spec_of, tensors_of
+from triton_scans import Pulled, call_of, gradients_of_text, pulled, spec_of, tensors_of, trained
 
 from attnc.cases import Shape, draw_case
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.passes import scan_gradients
-from attnc.runtime.triton_launch import TritonBackend, triton_jit
+from attnc.runtime.triton_launch import TritonBackend
 from attnc.verification import larger, neighbours
 
 # Odd widths, one in two parts; two blocks, the last one not full.
@@ -264,20 +264,7 @@ def problem() -> tuple[Pulled, Tensors]:
     case = draw_case(spec, SHAPE, 9)
     tensors = tensors_of(case, torch.float64)
     tensors["S"] = torch.ones(1, 1, 3, 9, dtype=torch.float64)
-    found = pulled(spec, tensors)
-    with tempfile.TemporaryDirectory() as folder:
-        module = load(found.forward, Path(folder))
-        names = tuple(o.name for o in found.first.signature.outputs)
-        results = TritonBackend(module.TRITON_KERNELS, vars(module))(found.first, frozenset(names))
-    found.tensors.update(
-        {n: x for n, x in zip(names, results, strict=True) if n.startswith("saved")}
-    )
-    torch.manual_seed(0)
-    found.tensors["out_grad"].copy_(torch.randn(found.tensors["out_grad"].shape))
-    leaves = {n: x.clone().requires_grad_() for n, x in tensors.items()}
-    out = Operator(spec, "eager")(**leaves)
-    grads = torch.autograd.grad(out, list(leaves.values()), found.tensors["out_grad"])
-    return found, dict(zip(leaves, grads, strict=True))
+    return trained(spec, tensors)
 
 
 @pytest.mark.parametrize("mutant", LINES)
@@ -286,15 +273,6 @@ def test_mutants_die(mutant: str) -> None:
     old, new = LINES[mutant]
     text = emit(found.backward)
     assert old in text
-    space: dict[str, Any] = {"triton_jit": triton_jit}
-    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:  # triton reads functions' text
-        file.write(text.replace(old, new, 1) if old else text)
-        file.flush()
-        exec(compile(Path(file.name).read_text(), file.name, "exec"), space)
-        results = TritonBackend(space["TRITON_KERNELS"], space)(
-            found.call(), frozenset(array for _, array in found.gradients)
-        )
-    names = [output.name for output in found.call().signature.outputs]
-    made = dict(zip(names, results, strict=True))
-    worst = error({n: made[array] for n, array in found.gradients}, wanted)
+    text = text.replace(old, new, 1) if old else text
+    worst = error(gradients_of_text(text, found), wanted)
     assert (worst < 1e-11) == (mutant == "none"), worst

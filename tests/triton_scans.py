@@ -25,7 +25,7 @@ from attnc.front import load_source, read_spec
 from attnc.operator import Operator
 from attnc.passes.backward import lower_derivative
 from attnc.runtime.call import Call, check_call
-from attnc.runtime.triton_launch import TritonBackend
+from attnc.runtime.triton_launch import TritonBackend, triton_jit
 from attnc.schedule import Schedule
 from attnc.schedule.scans import ScanKernel
 from attnc.spec import Spec
@@ -101,6 +101,39 @@ def pulled(spec: Spec, tensors: dict[str, torch.Tensor]) -> Pulled:
     every = tensors | given
     parts = (found.forward, found.backward, first, every, found.cotangents, found.gradients)
     return Pulled(*parts)
+
+
+def trained(spec: Spec, tensors: dict[str, torch.Tensor]) -> tuple[Pulled, dict[str, torch.Tensor]]:
+    """A backward whose forward has run, and its gradients by autograd of the eager form."""
+    found = pulled(spec, tensors)
+    with tempfile.TemporaryDirectory() as folder:
+        module = load(found.forward, Path(folder))
+        names = tuple(o.name for o in found.first.signature.outputs)
+        results = TritonBackend(module.TRITON_KERNELS, vars(module))(found.first, frozenset(names))
+    found.tensors.update(
+        {n: x for n, x in zip(names, results, strict=True) if n.startswith("saved")}
+    )
+    torch.manual_seed(0)
+    found.tensors["out_grad"].copy_(torch.randn(found.tensors["out_grad"].shape))
+    leaves = {n: x.clone().requires_grad_() for n, x in tensors.items()}
+    out = Operator(spec, "eager")(**leaves)
+    grads = torch.autograd.grad(out, list(leaves.values()), found.tensors["out_grad"])
+    return found, dict(zip(leaves, grads, strict=True))
+
+
+def gradients_of_text(text: str, found: Pulled, **forced: Any) -> dict[str, torch.Tensor]:
+    """The gradients that a text of kernels makes of a backward's call, by input."""
+    space: dict[str, Any] = {"triton_jit": triton_jit}
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:  # triton reads functions' text
+        file.write(text)
+        file.flush()
+        exec(compile(Path(file.name).read_text(), file.name, "exec"), space)
+        backend = TritonBackend(space["TRITON_KERNELS"], space)
+        backend.forced = forced or backend.forced
+        results = backend(found.call(), frozenset(array for _, array in found.gradients))
+    names = [output.name for output in found.call().signature.outputs]
+    made = dict(zip(names, results, strict=True))
+    return {name: made[array] for name, array in found.gradients}
 
 
 def report(capability: int, wanted: str) -> dict[str, Any]:
