@@ -2,8 +2,9 @@
 
 The text depends on the schedule only. Widths, dtypes, tile sizes, flags of contiguity and the
 device enter as constexprs, chosen by attnc/runtime/triton_plan at the call. What a kernel takes
-stands once, as the arguments of its entry in the table TRITON_KERNELS, which the launch and the
-ahead-of-time compilation read.
+stands once, in its definition; where that comes from the launch and the ahead-of-time compilation
+read off the names (see implied_source in attnc/runtime/triton_sources), and off the table
+TRITON_KERNELS where it is not what a name says.
 
 Does not print steps, selections, complex numbers, packed or paged access:
 UnsupportedError.
@@ -18,7 +19,6 @@ from attnc.backends.triton_associative import ReverseTilePrinter, TilePrinter
 from attnc.backends.triton_chunks import ChunkPrinter
 from attnc.backends.triton_chunks_back import ReverseChunkPrinter
 from attnc.backends.triton_map import print_map
-from attnc.backends.triton_names import Argument, Arguments
 from attnc.backends.triton_region import print_region, print_summary
 from attnc.backends.triton_scan import ScanPrinter
 from attnc.backends.triton_scan_back import ReverseScanPrinter
@@ -31,6 +31,7 @@ from attnc.backends.triton_stream import (
     touches_pairs,
     walked_arrays,
 )
+from attnc.backends.triton_table import entry_of, flow, print_arguments, print_table
 from attnc.backends.triton_tiles import is_dense
 
 from attnc.errors import UnsupportedError
@@ -40,7 +41,6 @@ from attnc.resources import read_template, template_environment
 from attnc.schedule import RepeatKernels, Schedule, leaves
 from attnc.schedule.maps import MapKernel
 from attnc.schedule.scans import ReverseScanKernel, ScanKernel
-from attnc.schedule.statements import Store
 from attnc.schedule.streams import StreamKernel
 
 HOLES = (
@@ -107,7 +107,7 @@ def emit(schedule: Schedule) -> str:
         "lengths": _lengths(schedule),
         "kernels": tuple(entries),
     }
-    texts.append(f"TRITON_KERNELS = {_print_data(table)}")
+    texts.append(f"TRITON_KERNELS = {print_table(table)}")
     return "\n\n\n".join(text.strip("\n") for text in texts) + "\n"
 
 
@@ -175,7 +175,7 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
             holes = print_summary(kernel, schedule, number, summary)
             texts.append(_render("summary", holes))
             facts = {"held": holes["held"], "real": holes["real"], "summary": summary.name}
-            summaries.append(facts | _entry(holes))
+            summaries.append(facts | entry_of(holes))
         holes = print_region(kernel, schedule, number)
         texts.append(_render("regions", holes))
         facts = {
@@ -186,16 +186,16 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
             "closed": bool(loop.region.segments),
             "summaries": tuple(summaries),
         }
-        regions.append(_entry(holes) | facts)
+        regions.append(entry_of(holes) | facts)
     texts.append(_render_stream(main))
     merge = None
     if main["partial"]:
         holes = print_stream(kernel, schedule, queries, merge=True)
         texts.append(_render_stream(holes))
-        merge = _entry(holes)
+        merge = entry_of(holes)
     entry = {
         "kind": "stream",
-        **_entry(main),
+        **entry_of(main),
         **main["place_facts"],
         "walked": tuple(loop.walked.axis.name for loop in kernel.loops),
         "products": tuple(
@@ -216,14 +216,14 @@ def _emit_stream(kernel: StreamKernel, schedule: Schedule) -> tuple[list[str], d
     called += [summary for region in called[1:] for summary in region["summaries"]]
     called += [merge] if merge is not None else []
     added = (*added_arrays(kernel), *(name for name, _ in filled_arrays(kernel)))
-    return texts, entry | _flow(called, kernel.stores, added)
+    return texts, entry | flow(called, kernel.stores, added)
 
 
 def _emit_map(kernel: MapKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
     holes = print_map(kernel, schedule)
     across = _widths_across(kernel, schedule)
-    entry = {"kind": "map", **_entry(holes), "over": holes["over"], "across": across}
-    return [_render("map", holes)], entry | _flow([entry], kernel.stores)
+    entry = {"kind": "map", **entry_of(holes), "over": holes["over"], "across": across}
+    return [_render("map", holes)], entry | flow([entry], kernel.stores)
 
 
 def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[str, Any]]:
@@ -231,7 +231,7 @@ def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[
     launch chooses."""
     holes = ScanPrinter(kernel, schedule).print()
     texts = [_render("scan", holes)]
-    entry = {"kind": "scan", **_entry(holes), **holes["facts"]}
+    entry = {"kind": "scan", **entry_of(holes), **holes["facts"]}
     entries = [entry]
     others: dict[str, ScanPrinter | None] = {
         "chunked": ChunkPrinter(kernel.chunked, schedule) if kernel.chunked else None,
@@ -242,11 +242,11 @@ def _emit_scan(kernel: ScanKernel, schedule: Schedule) -> tuple[list[str], dict[
         if printer is not None:
             holes = printer.print()
             texts.append(_render("scan", holes))
-            entry[form] = {**_entry(holes), **holes["facts"]}
+            entry[form] = {**entry_of(holes), **holes["facts"]}
             entries.append(entry[form])
     kept = [final.array.name for final in kernel.finals]
     kept += [one.array.name for one in kernel.checkpoints]
-    return texts, entry | _flow(entries, kernel.stores, tuple(kept))
+    return texts, entry | flow(entries, kernel.stores, tuple(kept))
 
 
 def _emit_scan_back(
@@ -256,21 +256,27 @@ def _emit_scan_back(
     form."""
     holes = ReverseScanPrinter(kernel, schedule).print()
     texts = [_render("scan_back", holes)]
-    entry = {"kind": "scan_back", **_entry(holes), **holes["facts"], "chunked": None, "tiled": None}
+    entry = {
+        "kind": "scan_back",
+        **entry_of(holes),
+        **holes["facts"],
+        "chunked": None,
+        "tiled": None,
+    }
     entries = [entry]
     if kernel.chunked is not None:
         holes = ReverseChunkPrinter(kernel, schedule).print()
         texts.append(_render("scan_back", holes))
-        entry["chunked"] = {**_entry(holes), **holes["facts"]}
+        entry["chunked"] = {**entry_of(holes), **holes["facts"]}
         entries.append(entry["chunked"])
     if kernel.tiled is not None:
         holes = ReverseTilePrinter(kernel, schedule).print()
         texts.append(_render("scan", holes))
-        entry["tiled"] = {**_entry(holes), **holes["facts"]}
+        entry["tiled"] = {**entry_of(holes), **holes["facts"]}
         entries.append(entry["tiled"])
     made = [write.array.name for write in (*kernel.writes, *kernel.ended)]
     made += [final.array.name for final in kernel.finals]
-    return texts, entry | _flow(entries, (), tuple(made))
+    return texts, entry | flow(entries, (), tuple(made))
 
 
 def _widths_across(kernel: MapKernel, schedule: Schedule) -> tuple[str, ...]:
@@ -300,7 +306,7 @@ def _render_stream(holes: dict[str, Any]) -> str:
 
 def _render(name: str, holes: dict[str, Any]) -> str:
     """The text of a template, with the arguments and the opening comment of its kernel."""
-    arguments = [_print_argument(argument) for argument in _ordered(holes["arguments"])]
+    arguments = list(print_arguments(holes["arguments"]))
     comment = "\n".join(f"    {line}".rstrip() for line in holes["comment"])
     return _fill(name, {**_texts(holes), "arguments": arguments, "comment": comment})
 
@@ -321,55 +327,3 @@ def _texts(holes: dict[str, Any]) -> dict[str, Any]:
         name: "\n".join(hole) if name in HOLES and isinstance(hole, list) else hole
         for name, hole in holes.items()
     }
-
-
-def _ordered(arguments: Arguments) -> list[Argument]:
-    """Pointers, numbers, constexprs; ACC, QUERY, INDEX and PRECISION belong to every kernel."""
-    for option in ("ACC", "QUERY", "INDEX", "PRECISION"):
-        arguments.used.setdefault(
-            ("option", option), Argument(option, "constexpr", ("option", option))
-        )
-    order = ("pointer", "i64", "fp64", "constexpr")
-    return sorted(arguments.used.values(), key=lambda argument: order.index(argument.type))
-
-
-def _print_argument(argument: Argument) -> str:
-    types = {"i64": ": tl.int64", "fp64": ": tl.float64", "constexpr": ": tl.constexpr"}
-    return argument.name + types.get(argument.type, "")
-
-
-def _entry(holes: dict[str, Any]) -> dict[str, Any]:
-    """How a kernel is called: its function and its arguments with their sources."""
-    arguments = _ordered(holes["arguments"])
-    return {
-        "function": holes["function"],
-        "arguments": tuple((a.name, a.type, a.source) for a in arguments),
-    }
-
-
-def _flow(
-    entries: list[dict[str, Any]], stores: tuple[Store, ...], added: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """The arrays that the functions of one kernel write and read."""
-    writes = (*(store.array.name for store in stores), *added)
-    sources = [source for entry in entries for _, _, source in entry["arguments"]]
-    reads = (source[1] for source in sources if source[0] == "tensor")
-    return {
-        "writes": tuple(dict.fromkeys(writes)),
-        "reads": tuple(dict.fromkeys(name for name in reads if name not in writes)),
-    }
-
-
-def _print_data(value: Any, indent: str = "") -> str:
-    """Plain data as Python text, one entry a line where it is long."""
-    flat = repr(value)
-    if len(indent) + len(flat) <= 88:
-        return flat
-    deeper = indent + "    "
-    if isinstance(value, dict):
-        rows = [f"{deeper}{key!r}: {_print_data(item, deeper)},\n" for key, item in value.items()]
-        return "{\n" + "".join(rows) + indent + "}"
-    if isinstance(value, tuple):
-        rows = [f"{deeper}{_print_data(item, deeper)},\n" for item in value]
-        return "(\n" + "".join(rows) + indent + ")"
-    return flat

@@ -220,7 +220,7 @@ class ReverseTilePrinter(TileStatements, ReverseScanPrinter):
         return {
             "function": f"kernel_{kernel.name}_tiles",
             "arguments": self.arguments,
-            "prepared": list(self.arguments.prepared.values()),
+            "prepared": self.arguments.prepared,
             "place": [*place, *shifted, *lanes],
             "begin": begin,
             "time": kernel.replay.time.name,

@@ -55,7 +55,7 @@ def print_map(kernel: MapKernel, schedule: Schedule) -> dict[str, Any]:
         "lanes": lanes + list(arguments.shifted.values()) + _positions(kernel, scope),
         "values": values,
         "stores": stores,
-        "prepared": list(arguments.prepared.values()),
+        "prepared": arguments.prepared,
         "arguments": arguments,
         "comment": [f'"""Every entry of ({over_names}), BLOCK_ROWS of them a program."""'],
         "over": tuple(index.axis.name for index in kernel.over),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from attnc.expressions.index import Index
@@ -98,6 +99,9 @@ RESERVED = frozenset(
 )
 
 
+LINE = 110  # characters of a line of prepared numbers
+
+
 @dataclass
 class Names:
     """Gives out names: legal identifiers, each once."""
@@ -138,13 +142,16 @@ class Argument:
 
 @dataclass
 class Arguments:
-    """The arguments of one kernel, in order of first use, and the lines that prepare them:
-    `prepared` at once, `shifted` (positions, which may stand in a table of the batch) after the
-    program knows its place in the grid."""
+    """The arguments of one kernel, in order of first use, and what prepares them: at once strides
+    (`promised`, by the flag of their array), the last ones (`units`) and numbers (`typed`, with
+    their types); after the program knows its place in the grid `shifted`, positions, which may
+    stand in a table of the batch."""
 
     names: Names
     used: dict[tuple[str | int, ...], Argument] = field(default_factory=dict)
-    prepared: dict[str, str] = field(default_factory=dict)
+    promised: dict[str, list[str]] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    typed: dict[str, str] = field(default_factory=dict)
     shifted: dict[str, str] = field(default_factory=dict)
     blocks: dict[Index, str] = field(default_factory=dict)
 
@@ -162,21 +169,39 @@ class Arguments:
     def stride(self, array: Array, place: int) -> str:
         """The stride of a dimension in elements, with what its flags promise."""
         dimension = array.indices[place].name
-        key = f"{array.name}.{place}"
-        if key not in self.prepared:
-            name = self.add(f"{array.name}_stride_{dimension}", "i64", "stride", array.name, place)
-            if place == len(array.indices) - 1:
-                flag = self.add(f"{array.name.upper()}_UNIT", "constexpr", "unit", array.name)
-                line = f"{name} = gpu_unit({name}, {flag})"
-            else:
-                flag = self.add(f"{array.name.upper()}_ALIGN", "constexpr", "align", array.name)
-                line = f"{name} = gpu_promised({name}, {flag})"
-            self.prepared[key] = line
-        return self.used["stride", array.name, place].name
+        source = ("stride", array.name, place)
+        known = source in self.used
+        name = self.add(f"{array.name}_stride_{dimension}", "i64", *source)
+        if known:
+            return name
+        if place == len(array.indices) - 1:
+            flag = self.add(f"{array.name.upper()}_UNIT", "constexpr", "unit", array.name)
+            self.units[name] = flag
+        else:
+            flag = self.add(f"{array.name.upper()}_ALIGN", "constexpr", "align", array.name)
+            self.promised.setdefault(flag, []).append(name)
+        return name
+
+    @property
+    def prepared(self) -> list[str]:
+        """The lines that prepare what needs no place in the grid."""
+        lines = []
+        for part in (dict(each) for each in _within(self.typed.items())):
+            converted = (f"{name}.to({type_})" for name, type_ in part.items())
+            lines.append(f"{', '.join(part)} = {', '.join(converted)}")
+        for flag, strides in self.promised.items():
+            rest = list(strides)
+            while rest:
+                count = next(n for n in (3, 2, 1) if n <= len(rest) and _fits(rest[:n]))
+                names, rest = ", ".join(rest[:count]), rest[count:]
+                helper = f"gpu_promised_{count}" if count > 1 else "gpu_promised"
+                lines.append(f"{names} = {helper}({names}, {flag})")
+        lines += [f"{name} = gpu_unit({name}, {flag})" for name, flag in self.units.items()]
+        return lines
 
     def length(self, axis: str) -> str:
         name = self.add(f"len_{axis}", "i64", "length", axis)
-        self.prepared.setdefault(f"length.{axis}", f"{name} = {name}.to(INDEX)")
+        self.typed[name] = "INDEX"
         return name
 
     def width(self, axis: str) -> str:
@@ -212,8 +237,7 @@ class Arguments:
         argument = self.add(name, "fp64" if kind == "real" else "i64", "number", name)
         if kind == "bool":
             return f"({argument} != 0)"
-        type_ = "ACC" if kind == "real" else "INDEX"
-        self.prepared.setdefault(f"number.{name}", f"{argument} = {argument}.to({type_})")
+        self.typed[argument] = "ACC" if kind == "real" else "INDEX"
         return argument
 
     def option(self, name: str) -> str:
@@ -224,3 +248,21 @@ class Arguments:
     def block(self, index: Index) -> str:
         """The tile size along an index."""
         return self.blocks[index]
+
+
+def _fits(strides: list[str]) -> bool:
+    """Whether a line holds these strides, twice, and what prepares them."""
+    return len(strides) == 1 or 2 * sum(len(name) + 2 for name in strides) + 24 <= LINE
+
+
+def _within(typed: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Numbers and their types in groups that fit a line."""
+    group: list[tuple[str, str]] = []
+    for name, type_ in typed:
+        own = sum(2 * len(n) + len(t) + 8 for n, t in (*group, (name, type_)))
+        if group and own > LINE:
+            yield group
+            group = []
+        group.append((name, type_))
+    if group:
+        yield group

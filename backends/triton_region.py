@@ -118,7 +118,7 @@ def print_region(kernel: StreamKernel, schedule: Schedule, number: int) -> dict[
         "bounds": bounds,
         "candidates": candidates,
         "predicate": predicate,
-        "prepared": list(arguments.prepared.values()),
+        "prepared": arguments.prepared,
         "arguments": arguments,
         "comment": [
             f'"""Lists the tiles of `{loop.walked.name}` that a tile of `{kernel.held.name}` sees.',
@@ -233,7 +233,7 @@ def print_summary(
         "place": lines + split + grid + list(arguments.shifted.values()),
         "lanes": lanes,
         "value": value,
-        "prepared": list(arguments.prepared.values()),
+        "prepared": arguments.prepared,
         "arguments": arguments,
         "comment": [f'"""Lower and upper bounds of `{summary.name}` over tiles of its index."""'],
         "held": held,

@@ -117,7 +117,7 @@ class ScanPrinter(InstancePrinter):
         return {
             "function": f"kernel_{kernel.name}",
             "arguments": self.arguments,
-            "prepared": list(self.arguments.prepared.values()),
+            "prepared": self.arguments.prepared,
             "place": [*place, *shifted, *lanes],
             "begin": begin,
             "time": loop.time.name,

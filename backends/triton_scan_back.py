@@ -71,7 +71,7 @@ class ReverseScanPrinter(InstancePrinter):
         return {
             "function": f"kernel_{kernel.name}",
             "arguments": self.arguments,
-            "prepared": list(self.arguments.prepared.values()),
+            "prepared": self.arguments.prepared,
             "place": [*self._program(), *place, *shifted, *lanes],
             "begin": begin,
             "time": self.replay.time.name,

@@ -51,7 +51,7 @@ def print_stream(
         "place": lines + list(arguments.shifted.values()),
         "lanes": lanes,
         "values": values,
-        "prepared": list(arguments.prepared.values()),
+        "prepared": arguments.prepared,
         "arguments": arguments,
         "comment": print_comment(kernel, merge),
         "place_facts": place.facts(),

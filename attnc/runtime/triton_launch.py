@@ -1,8 +1,8 @@
 """Launches the Triton kernels of an emitted module: arguments, tiles, buffers, in order.
 
 The kernels are plain functions until the first launch: triton is imported then, not before, so that
-a module works where there is none. The module's table TRITON_KERNELS says of every argument where
-it comes from; nothing here knows a formula.
+a module works where there is none. The names of arguments and the module's table TRITON_KERNELS say
+where each comes from; nothing here knows a formula.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.triton_interpreter import interpreter_mended
 from attnc.runtime.triton_plan import SHARED, TritonDevice, TritonTile, shares_of
 from attnc.runtime.triton_run import KernelRun
-from attnc.runtime.triton_sources import measure
+from attnc.runtime.triton_sources import measure, with_arguments
 
 LISTS_KEPT = 8
 
@@ -78,7 +78,7 @@ class TritonBackend:
     """
 
     def __init__(self, table: Mapping[str, Any], namespace: dict[str, Any]) -> None:
-        self.table = table
+        self.table = with_arguments(table, namespace)
         self.namespace = namespace
         self.forced: dict[str, Any] = {}
         self.tuned: Callable[[str, Call], TritonTile | None] = lambda function, call: None

@@ -143,7 +143,7 @@ def stream_tiles(
     # Two products of float32 spill on sm_80 where one does not, whatever stands beside them.
     if kernel["crowded"] or (family == 0 and bytes_ == 4 and len(kernel["products"]) > 1):
         table = {2: CROWDED_16_BIT, 4: CROWDED_32_BIT, 8: CROWDED_64_BIT}[bytes_]
-    draws = any(source[0] == "seed" for _, _, source in kernel["arguments"])
+    draws = any(source[0] == "seed" for _, source in kernel["arguments"])
     pairs, most = (RANDOM_PAIRS, RANDOM_WALKED) if draws else (ANY, ANY)
     fitting = [
         TritonTile({"BLOCK_HELD": held, "BLOCK_WALKED": min(walked, most)}, warps, stages)

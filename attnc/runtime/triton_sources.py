@@ -1,9 +1,9 @@
-"""The arguments of one Triton kernel in one call: each from the place that the table of the module
-names (see Argument in attnc/backends/triton_names)."""
+"""The arguments of one Triton kernel in one call: each from the place that its name says, or the
+table of the module (see Argument in attnc/backends/triton_names)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,64 @@ from attnc.runtime.call import Call
 from attnc.runtime.triton_plan import TritonTile, chunk_of_width, padded_width
 
 WORK_NUMBERS = ("cells", "count", "most")
+SIZES = ("width", "padded", "chunk", "block")  # of an axis: WIDTH_D, PADDED_D, ...
+OPTIONS = ("BLOCK_HELD", "BLOCK_WALKED", "BLOCK_ROWS", "CHUNK_BLOCK", "splits")
+
+
+def implied_source(name: str, dimensions: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
+    """The source that the name of an argument says: `q_ptr`, `q_stride_d`, `Q_ALIGN`, `len_i`,
+    `WIDTH_D`. `dimensions`: what the strides of each tensor are called, in order."""
+    if name in OPTIONS:
+        return ("option", name)
+    if name.isupper():
+        return _implied_constant(name, dimensions)
+    stem = name.removesuffix("_ptr")
+    what, _, axis = stem.partition("_")
+    if stem != name:
+        if what in ("start", "valid"):
+            return (f"{what}s", axis)
+        carried = stem.removesuffix("_work")
+        return ("tensor", stem) if carried == stem else ("work", f"carried.{carried}")
+    array, _, dimension = name.rpartition("_stride_")
+    if dimension in dimensions.get(array, ()):
+        return ("stride", array, tuple(dimensions[array]).index(dimension))
+    if what == "len":
+        return ("length", axis)
+    if what in ("start", "valid"):
+        shorter = axis.removesuffix("_step")
+        return (what, axis) if shorter == axis else (f"{what}s_step", shorter)
+    return ("number", name)
+
+
+def _implied_constant(name: str, dimensions: Mapping[str, Sequence[str]]) -> tuple[Any, ...]:
+    array, _, flag = name.rpartition("_")
+    if flag in ("ALIGN", "UNIT"):
+        found = (one for one in dimensions if one.upper() == array)
+        return (flag.lower(), next(found, array.lower()))
+    size, _, axis = name.partition("_")
+    known = size.lower() in SIZES and axis
+    return (size.lower(), axis.lower()) if known else ("option", name)
+
+
+def with_arguments(table: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """A module's table with `arguments` in each entry: (name, source) in the order of the
+    function's definition."""
+    dimensions = table["dimensions"]
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(whole, value))
+        if not isinstance(value, Mapping) or "function" not in value:
+            return value
+        function = namespace[value["function"]]
+        code = getattr(function, "fn", function).__code__  # Triton's own, or not yet
+        own = value.get("sources", {})
+        names = code.co_varnames[: code.co_argcount]
+        made = {key: whole(item) for key, item in value.items() if key != "sources"}
+        made["arguments"] = tuple((n, own.get(n) or implied_source(n, dimensions)) for n in names)
+        return made
+
+    return {**table, "kernels": whole(table["kernels"])}
 
 
 class KernelArguments:
@@ -47,7 +105,7 @@ class KernelArguments:
 
     def launch(self, entry: Mapping[str, Any], programs: int, tile: TritonTile) -> None:
         """One launch: every argument from its source."""
-        values = {name: self.resolve(*source) for name, _, source in entry["arguments"]}
+        values = {name: self.resolve(*source) for name, source in entry["arguments"]}
         self.backend.launch(entry["function"], programs, values, tile)
 
     def resolve(self, kind: str, name: str, place: int = 0) -> Any:
