@@ -7,7 +7,7 @@ names: those of the forward's frame. `Roles` knows them, and `Sum` is a fold tak
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from attnc.expressions.index import Axis, Index
@@ -45,6 +45,7 @@ class Roles:
 
     frame: Frame
     group: str
+    _over: dict[bytes, frozenset[Axis]] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, axis: Axis) -> Role:
         if any(index.axis is axis for index in self.frame.grid):
@@ -69,23 +70,23 @@ class Roles:
 
     def folds_keys(self, expr: Expr) -> bool:
         """Whether the expression has a fold over keys."""
-        return any(self._walks(node, "key") for node in postorder(expr))
+        return any(self.of(axis) == "key" for axis in self.folded(expr))
 
     def folds_outer(self, expr: Expr) -> bool:
         """Whether the expression has a fold over rows, keys or the grid."""
-        return any(
-            self.is_outer(index) or self.of(index.axis) == "coarse"
-            for node in postorder(expr)
-            for index in node.bound
-        )
+        return any(self.of(axis) != "width" for axis in self.folded(expr))
+
+    def folded(self, expr: Expr) -> frozenset[Axis]:
+        """The axes that folds in the expression are over."""
+        for node in postorder(expr, done=self._over):
+            own = frozenset(index.axis for index in node.bound)
+            self._over[node.digest] = own.union(*(self._over[arg.digest] for arg in node.args))
+        return self._over[expr.digest]
 
     def sums_outer(self, node: Expr) -> bool:
         """Whether the node is a sum over outer axes."""
         sums = node.op == "fold" and node.monoid == "sum" and node.kind == "real"
         return sums and all(self.of(index.axis) in ("grid", "coarse") for index in node.bound)
-
-    def _walks(self, node: Expr, role: Role) -> bool:
-        return any(self.of(index.axis) == role for index in node.bound)
 
     def is_row(self, expr: Expr) -> bool:
         """Whether the expression is over the grid, the row and widths alone, by its names."""
