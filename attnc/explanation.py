@@ -9,7 +9,7 @@ from attnc.emission.kernel_set import emit_kernels
 from attnc.errors import UnsupportedError
 from attnc.expressions.text import expression_text
 from attnc.expressions.tree import BOXES, postorder
-from attnc.family import member_or_refusal
+from attnc.family import lower_member, member_or_refusal
 from attnc.schedule import Kernel, RepeatKernels
 from attnc.schedule.maps import MapKernel
 from attnc.schedule.regions import Region
@@ -58,6 +58,7 @@ def _explained(spec: Spec, stages: Stages, backend: str) -> list[str]:
         lines += [
             f"  {line}" for name in DERIVATIVES for line in _derivative(stages, name, devices)
         ]
+        lines += [f"  {line}" for line in _second(stages, devices)]
     return lines
 
 
@@ -143,6 +144,26 @@ def _derivative(stages: Stages, name: str, devices: tuple[str, ...]) -> list[str
         lines.append(f"  {DEVICES[device]}: {kernels}")
         lines += [f"    {note}" for note in schedule.notes if note not in shared]
     return lines
+
+
+def _second(stages: Stages, devices: tuple[str, ...]) -> list[str]:
+    """Where torch makes gradients of gradients, and why."""
+    refusals: dict[str, str] = {}
+    member = member_or_refusal(stages, "backward")
+    if not isinstance(member, UnsupportedError):
+        try:
+            member = lower_member(stages, "second")
+            _, refusals = emit_kernels(member.schedules)
+        except UnsupportedError as refusal:
+            refusals = dict.fromkeys(devices, refusal.feature)
+    whys = dict.fromkeys(refusals[device] for device in devices if device in refusals)
+    by_torch = "by torch, of all pairs, so that memory grows with rows times keys"
+    where = {why: [DEVICES[d] for d in devices if refusals.get(d) == why] for why in whys}
+    return [
+        f"second order{'' if len(names) == len(devices) else f' {names[0]}'}: {by_torch}, "
+        f"because no kernel makes it ({why})"
+        for why, names in where.items()
+    ]
 
 
 def _given(member: Member, name: str) -> str:

@@ -8,12 +8,13 @@ import ast
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import attnc
 from attnc.emission.signature_text import print_signature
 from attnc.errors import UnsupportedError
+from attnc.family import OVER_REVERSE
 from attnc.resources import read_template
 from attnc.schedule import Schedule
 from attnc.signature import Signature
@@ -32,6 +33,10 @@ class SetText:
     entry: str
 
 
+# What torch differentiates where no kernel does.
+OF_BACKWARDS = ("second", "second_emits", *OVER_REVERSE)
+
+
 def stage_prefix(stage: str) -> str:
     """What the names of a pipeline's stage have before the suffix of a kernel set."""
     return f"_{stage.upper()}_" if stage else ""
@@ -46,10 +51,15 @@ def print_member(spec: Spec, member: Member, separate: bool, stage: str = "") ->
     title = member.name.replace("_", " ")
     suffix = f"_{member.name.upper()}"
     texts, refusals = emit_kernels(member.schedules)
-    return print_set(
+    text = print_set(
         spec, member.signature, texts, suffix, title, separate, member.results, member.links,
-        refusals, stage,
+        refusals, stage, member.emits,
     )  # fmt: skip
+    if not refusals or member.name not in OF_BACKWARDS:
+        return text
+    function, formula = _formula(spec, member.name, stage)
+    whole = text.entry.removesuffix(")") + f"    formula={formula},\n)"
+    return replace(text, entry=f"{function}{whole}")
 
 
 def emit_kernels(schedules: Mapping[str, Schedule]) -> tuple[dict[str, str], dict[str, str]]:
@@ -80,6 +90,7 @@ def print_set(
     links: Links | None = None,
     refusals: Mapping[str, str] | None = None,
     stage: str = "",
+    emits: bool = False,
 ) -> SetText:
     """The text of a set whose kernels are printed. Of a module's first set the suffix is empty."""
     prefix = stage_prefix(stage)
@@ -98,6 +109,7 @@ def print_set(
     fields += [f"cpu=CPU_SOURCE{whole}"] if parts["cpu"] else []
     fields += [f"cuda=TRITON_KERNELS{whole}"] if parts["triton"] else []
     fields += [f"links={_links(links)}"] if links and links != Links() else []
+    fields += ["emits=True"] if emits else []
     if refusals:
         devices = {"triton": "cuda", "cpu": "cpu"}
         fields.append(f"refusals={ {devices[name]: why for name, why in refusals.items()}!r}")
@@ -106,10 +118,27 @@ def print_set(
     return SetText(title=f"{stage}: {title}" if stage else title, entry=entry, **parts)
 
 
-def print_refusal(name: str, refusal: UnsupportedError, stage: str = "") -> str:
-    """The entry of a set that cannot be derived."""
+def print_refusal(spec: Spec, name: str, refusal: UnsupportedError, stage: str = "") -> str:
+    """The entry of a set that cannot be derived; of a backward's derivative with the formula that
+    torch differentiates instead."""
     words = (refusal.feature, refusal.backend, tuple(refusal.instead))
-    return f"{_sets(stage)}[{name!r}] = Refusal{words!r}"
+    entry = f"{_sets(stage)}[{name!r}] = Refusal("
+    if name not in OF_BACKWARDS:
+        return f"{entry}{', '.join(map(repr, words))})"
+    function, formula = _formula(spec, name, stage)
+    fields = "".join(f"    {field},\n" for field in (*map(repr, words), formula))
+    return f"{function}{entry}\n{fields})"
+
+
+def _formula(spec: Spec, name: str, stage: str) -> tuple[str, str]:
+    """(the text of a dense formula, what names it): the module's own, but a stage has one of its
+    own."""
+    from attnc.backends.eager import argument_names, emit_eager
+
+    called = f"eager_{stage}_{name}" if stage else "eager"
+    text = emit_eager(spec, called).strip("\n") + "\n\n\n" if stage else ""
+    names = {given: other for given, other in argument_names(spec).items() if given != other}
+    return text, f"Formula({called}, {names!r})"
 
 
 def _sets(stage: str) -> str:

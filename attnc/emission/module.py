@@ -44,6 +44,7 @@ REFERENCE_SUPPORT = (
 SUPPORT = (
     *REFERENCE_SUPPORT,
     "family",
+    "dense_slopes",
     "batching",
     "training",
     "forward_mode",
@@ -155,14 +156,14 @@ def print_chapter(
 ) -> str:
     """A further kernel set, of a stage where one is named, as a text that runs in the module's
     namespace."""
-    if isinstance(member, UnsupportedError):
-        return print_refusal(name, member, stage)
     own = stage_of(stages, stage).stages if stage else stages
+    if isinstance(member, UnsupportedError):
+        return print_refusal(own.spec, name, member, stage)
     try:
         spec = member.spec or own.spec
         return _render_chapter(print_member(spec, member, keeps_batch_apart(own.graph), stage))
     except UnsupportedError as refusal:
-        return print_refusal(name, refusal, stage)
+        return print_refusal(own.spec, name, refusal, stage)
 
 
 def _plain_set(stages: Stages, signature: Signature) -> SetText:

@@ -42,14 +42,21 @@ def check_dense(call: Call, wanted: Collection[str]) -> None:
     for slot in signature.outputs[signature.results :]:
         if slot.name not in wanted or len(pair) < 2 or not pair <= set(slot.axes):
             continue
-        shape = call.shape(slot)
-        needed = math.prod(shape) * call.new_output_dtype(slot).itemsize
-        most = int(os.environ.get(DENSE_LIMIT, DENSE_BYTES))
-        if needed > most:
-            room = f"{most / 2**30:.3g} GiB"
-            expected = f"at most {room} of numbers for pairs (or another {DENSE_LIMIT}, in bytes)"
-            got = f"`{slot.name}` of {needed / 2**30:.3g} GiB, {' x '.join(map(str, shape))}"
-            raise ValueRangeError(signature.name, "emit", expected, got)
+        shape, dtype = call.shape(slot), call.new_output_dtype(slot)
+        check_room(call, "emit", f"`{slot.name}`", shape, dtype)
+
+
+def check_room(
+    call: Call, argument: str, what: str, shape: Sequence[int], dtype: torch.dtype
+) -> None:
+    """Raises ValueRangeError where numbers for pairs would take more memory than allowed."""
+    needed = math.prod(shape) * dtype.itemsize
+    most = int(os.environ.get(DENSE_LIMIT, DENSE_BYTES))
+    if needed > most:
+        room = f"{most / 2**30:.3g} GiB"
+        expected = f"at most {room} of numbers for pairs (or another {DENSE_LIMIT}, in bytes)"
+        got = f"{what} of {needed / 2**30:.3g} GiB, {' x '.join(map(str, shape))}"
+        raise ValueRangeError(call.signature.name, argument, expected, got)
 
 
 def torched(signature: Signature, values: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from attnc.runtime.arguments import (
     unflatten,
 )
 from attnc.runtime.batching import call_batched
+from attnc.runtime.dense_slopes import pull_by_torch
 from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.forms import forward_ad, gradient_wanted
 from attnc.runtime.forward_mode import outputs_and_tangents, pushed
@@ -212,7 +213,11 @@ def pull_back(
     given     cotangents of outputs by name; None or absent is zero
     places    the arguments whose gradients are wanted"""
     signature = operator.signature
-    backward = operator.family.operator(PULLBACKS.get(variant, (f"backward_of_{variant}",))[0])
+    name = PULLBACKS.get(variant, (f"backward_of_{variant}",))[0]
+    formula = operator.family.formula(name, _device(flat))
+    if formula is not None:
+        return pull_by_torch(operator, formula, flat, given, places)
+    backward = operator.family.operator(name)
     links, form = backward.kernels.links, backward.signature
     names = dict(links.gradients)
     inputs = [slot.name for slot in signature.inputs]
@@ -256,6 +261,11 @@ def push_forward(operator: Any, training: Any, ctx: Any, tangents: tuple[Any, ..
     _, dots = outputs_and_tangents(operator, flat, tangents[:count], False)
     slots = (training or operator).signature.outputs
     return tuple(dots.get(slot.name) for slot in slots)
+
+
+def _device(flat: Sequence[Any]) -> str:
+    """The type of the device of a flat call's tensors."""
+    return next((x.device.type for x in flat if isinstance(x, torch.Tensor)), "cpu")
 
 
 def _zeros(call: Any, slot: TensorSlot) -> torch.Tensor:

@@ -32,7 +32,8 @@ class KernelSet:
     """One operator as it is printed: its signature, the digest of its text, its kernels by device.
 
     links      what a derivative belongs to (see Links)
-    refusals   device -> why no kernel runs there"""
+    refusals   device -> why no kernel runs there
+    formula    of a derivative of a backward: what torch differentiates there instead"""
 
     signature: Signature
     digest: str
@@ -40,15 +41,26 @@ class KernelSet:
     cuda: Mapping[str, Any] | None = None
     links: Links | None = None
     refusals: Mapping[str, str] = field(default_factory=dict)
+    formula: Formula | None = None
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A dense formula, and what it calls its arguments, where that is another name."""
+
+    function: Callable[..., Mapping[str, Any]]
+    names: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A set that could not be derived: the words of an UnsupportedError."""
+    """A set that could not be derived: the words of an UnsupportedError. `formula`: see
+    KernelSet."""
 
     feature: str
     backend: str
     instead: tuple[str, ...] = ()
+    formula: Formula | None = None
 
     def error(self) -> UnsupportedError:
         return UnsupportedError(self.feature, self.backend, self.instead)
@@ -94,13 +106,24 @@ class Family:
 
     def kernel_set(self, name: str) -> KernelSet:
         """The set of a name. Raises UnsupportedError where it cannot be derived."""
-        with self._lock:
-            if name not in self.sets and self.load is not None:
-                self.load(name)
-        found = self.sets.get(name, Refusal(name.replace("_", " "), "kernel", ("eager",)))
+        found = self._found(name)
         if isinstance(found, Refusal):
             raise found.error()
         return found
+
+    def formula(self, name: str, device: str) -> Formula | None:
+        """What torch differentiates in place of a set without kernels for a device, if anything."""
+        found = self._found(name)
+        if isinstance(found, Refusal):
+            return found.formula
+        runs = found.formula is None or device in self.operator(name).backends
+        return None if runs else found.formula
+
+    def _found(self, name: str) -> KernelSet | Refusal:
+        with self._lock:
+            if name not in self.sets and self.load is not None:
+                self.load(name)
+        return self.sets.get(name, Refusal(name.replace("_", " "), "kernel", ("eager",)))
 
     def known(self, name: str) -> Any:
         """The operator of a name, if it was made before; else None."""

@@ -23,9 +23,11 @@ from attnc.spec import Spec
 SUPPORT = ("failures", "eager_slopes", "eager_numbers", "eager_support", "eager_calls")
 
 
-def emit_eager(spec: Spec) -> str:
-    """The text of the function `eager`."""
-    return FunctionPrinter(spec).text()
+def emit_eager(spec: Spec, function: str = "eager") -> str:
+    """The text of the function of this name."""
+    printer = FunctionPrinter(spec)
+    printer.function = function
+    return printer.text()
 
 
 def argument_names(spec: Spec) -> dict[str, str]:
