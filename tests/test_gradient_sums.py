@@ -13,7 +13,7 @@ from test_two_places import SQUARE
 from attnc.cases import draw_case
 from attnc.errors import UnsupportedError
 from attnc.front import load_source, read_spec
-from attnc.passes import cell_sums, dense_sums, held_sums, roles
+from attnc.passes import cell_sums, dense_sums, held_sums, roles, unroll
 from attnc.passes import gradients as walk
 from attnc.passes.backward import lower_derivative
 from attnc.passes.pair_sums import PairSums
@@ -57,7 +57,18 @@ attention gated_taps(x) for i over u:
     input x: real[b, i, c], taps: real[u, c], W: real[c, a in c]
     read: sum(u: taps[u] * (x[i - u] else 0)) * (W @ x[i])
 """
-WRITTEN = {"parts": PARTS, "blocks": BLOCKS, "tent": TENT, "gated_taps": GATED}
+# Scores convolved over neighbouring rows and keys, of which each has a weight of the head.
+TOKENS = """
+attention tokens(q, k, v):
+    axis a < 2
+    axis c in -1 .. 2
+    input w: real[h, a, c]
+    raw[i, j] = where(j <= i, dot(q[i], k[j]) * scale, 0)
+    mask: j <= i
+    score: sum(a, c: w[a, c] * (raw[i - a, j - c] else 0))
+    normalize: softmax(j: score)
+"""
+WRITTEN = {"parts": PARTS, "blocks": BLOCKS, "tent": TENT, "gated_taps": GATED, "tokens": TOKENS}
 NAMES = ("summary/additive_pooling", "sparse/lte_window", "axis/depth_attention", *WRITTEN)
 
 
@@ -93,6 +104,7 @@ def refused(sums: PairSums, whole: Any, *more: Any) -> Any:
         ("tent", (walk.Gradients, "_outer_sums", lambda self, whole: [])),
         ("gated_taps", (cell_sums, "_gathered", lambda *given: None)),
         ("blocks", (walk, "in_parts", refused)),
+        ("tokens", (unroll, "_moves_products", lambda node: False)),
     ],
 )
 def test_each_rule_is_needed(

@@ -20,6 +20,7 @@ attention a(q, k, v):
     input table: real[h, c], at: real[b, h, j]
 """
 LOOK = "(table[floor(at[j]) + a] else 0)"
+MOVED = "(dot(q[i - a], k[j - a]) else 1)"
 
 
 def counts(graph: Graph) -> list[int]:
@@ -38,6 +39,10 @@ def counts(graph: Graph) -> list[int]:
         (f"sum(a < 5: {LOOK})", [1]),
         ("sum(a < 2: (table[a + 1] * at[j]))", [1]),
         (f"sum(c: table[c] * sum(a < 2: {LOOK}))", [1]),
+        (f"sum(a < 5: a * {MOVED})", []),
+        (f"max(a < 5: a * {MOVED})", [1]),
+        (f"sum(a < 33: a * {MOVED})", [1]),
+        ("sum(a < 5: a * (dot(q[i], k[j - a]) else 1))", [1]),
     ],
 )
 def test_values_stay(score: str, kept: list[int]) -> None:

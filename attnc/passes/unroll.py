@@ -1,11 +1,13 @@
-"""Folds over a few written points that look things up, point by point.
+"""Folds over a few written points, point by point: sum(a < 2: f(a))  ->  f(0) + f(1).
 
-does      sum(a < 2: f(a))  ->  f(0) + f(1), where a read in f is at a place that both `a` and data
-          decide: a table read between its entries. Each point is then a look-up of its own, of
-          which kernels know the derivative
+does      so where a read in f is at a place that both `a` and data decide, as of a table between
+          its entries: each point is a look-up of its own, of which kernels know the derivative;
+          and where f has a product along a width whose two sides stand at places that `a` decides,
+          as scores convolved over neighbours, dot(q[i - a], k[j - a]): each point is a product of
+          tiles of its own, where the fold would be a loop within each pair
 needs     nothing
-does not  touch folds over more than MOST points, over axes whose lengths a call brings, or whose
-          reads are at places that indices alone decide
+does not  touch folds over more than LOOK_UPS or PRODUCTS points, or over axes whose lengths a call
+          brings
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import Graph, NodeKind, node_kind
 
-MOST = 4
+LOOK_UPS = 4
+PRODUCTS = 32
 JOINS = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 NOTHING = {"sum": 0.0, "prod": 1.0, "max": float("-inf"), "min": float("inf")}
 
@@ -38,12 +41,13 @@ def unroll(graph: Graph) -> Graph:
 
 
 def _written_out(node: Expr) -> Expr:
-    if node.op != "fold" or node.kind != "real" or not _looks_up(node):
+    if node.op != "fold" or node.kind != "real":
         return node
+    most = LOOK_UPS if _looks_up(node) else PRODUCTS if _moves_products(node) else 0
     ranges = [_points(index) for index in node.bound]
     known = [one for one in ranges if one is not None]
     points = list(product(*known)) if len(known) == len(ranges) else []
-    if not 0 < len(points) <= MOST:
+    if not 0 < len(points) <= most:
         return node
     parts = [_at(node, dict(zip(node.bound, map(number, one), strict=True))) for one in points]
     return reduce(lambda left, right: call(JOINS[node.monoid], left, right), parts)
@@ -57,6 +61,20 @@ def _looks_up(node: Expr) -> bool:
         and any(at.free & bound and at != _bare(at) for at in each.args)
         for each in postorder(node.args[1])
     )
+
+
+def _moves_products(node: Expr) -> bool:
+    """Whether it is a sum of sums of products of two sides, each at a place that it decides."""
+    bound = set(node.bound)
+    inner = (each for each in postorder(node.args[1]) if each.op == "fold" and each.free & bound)
+    return node.monoid == "sum" and any(_sides_moved(each, bound) > 1 for each in inner)
+
+
+def _sides_moved(fold: Expr, bound: set[Index]) -> int:
+    """How many reads of a sum are at computed places that one of the indices decides."""
+    reads = (each for each in postorder(fold.args[1]) if each.op == "read")
+    computed = (any(at.free & bound and at != _bare(at) for at in each.args) for each in reads)
+    return sum(computed) if fold.monoid == "sum" else 0
 
 
 def _bare(at: Expr) -> Expr | None:
