@@ -163,6 +163,7 @@ class SweepPrinter(StreamPrinter):
         panels = [self._deposit(loop, one) for loop in loops for one in loop.deposits]
         deposits = len(panels)
         panels += [self._scatter(loop, one) for loop in loops for one in loop.scatters]
+        titles = [panel.title for panel in panels]
         used: list[list[str]] = []
         for loop in loops:
             for place, text in enumerate(self._layer_uses(loop)):
@@ -187,6 +188,7 @@ class SweepPrinter(StreamPrinter):
             shares=shares,
             valid=valid,
             panels=tuple(panels),
+            owners=tuple(titles.index(title) for title in titles),
             planes=tuple(self._plane(loop, one) for loop in loops for one in loop.pair_stores),
         )
 

@@ -77,7 +77,9 @@ class PlaneText:
 
 @dataclass(frozen=True)
 class SweepText:
-    """The panels of a kernel (its deposits, then its scatters) and its arrays over pairs."""
+    """The panels of a kernel (its deposits, then its scatters) and its arrays over pairs.
+
+    owners    by panel the first one of the same array, in whose memory both are summed"""
 
     wanted: str
     deposits: int
@@ -88,6 +90,7 @@ class SweepText:
     shares: str
     valid: str
     panels: tuple[PanelText, ...]
+    owners: tuple[int, ...]
     planes: tuple[PlaneText, ...]
 
 

@@ -5,6 +5,7 @@ float32 against autograd's error."""
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
@@ -303,14 +304,33 @@ attention normed(q, k, v):
 """
 
 
-def test_norm_of_a_difference_of_softmaxes() -> None:
-    """The backward's sum over a row's widths depends on another one of them."""
-    drawn = {n: torch.randn((1, 2, 9, 4), dtype=F64) for n in ("q", "k", "v", "q2", "k2")}
-    drawn["share"] = torch.rand(2, dtype=F64)
+def held_to_eager(text: str, drawn: Mapping[str, torch.Tensor]) -> None:
+    """Every gradient in float64 is that of the dense formula."""
     found = []
     for backend in ("cpu", "eager"):
         leaves = {n: x.clone().requires_grad_() for n, x in drawn.items()}
-        out = attnc.compile(NORMED, backend=backend)(**leaves)
+        out = attnc.compile(text, backend=backend)(**leaves)
         found.append(torch.autograd.grad(out.sin().sum(), list(leaves.values())))
     for ours, wanted in zip(*found, strict=True):
         assert (ours - wanted).norm() <= 1e-12 * wanted.norm()
+
+
+def test_norm_of_a_difference_of_softmaxes() -> None:
+    """The backward's sum over a row's widths depends on another one of them."""
+    drawn = {n: torch.randn((1, 2, 9, 4), dtype=F64) for n in ("q", "k", "v", "q2", "k2")}
+    held_to_eager(NORMED, drawn | {"share": torch.rand(2, dtype=F64)})
+
+
+TWICE = """
+attention twice(q, k, v):
+    axis lag in 1 - len(j) .. len(i)
+    input p: real[b, h, i, d], r: real[lag, d]
+    score: (dot(q[i], k[j]) + dot(q[i], r[i - j])) * scale + sin(dot(p[i], r[i - j]))
+    normalize: softmax(j: score)
+"""
+
+
+def test_a_table_is_added_to_from_two_rows() -> None:
+    """A kernel has several terms for one table: each adds, none replaces the others."""
+    drawn = {n: torch.randn((1, 2, 9, 4), dtype=F64) for n in ("q", "k", "v", "p")}
+    held_to_eager(TWICE, drawn | {"r": torch.randn(17, 4, dtype=F64)})

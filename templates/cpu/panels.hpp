@@ -1,6 +1,6 @@
 // What a held tile adds to memory: rows that it walks (deposits), tables (scatters), a number for each
 // pair (planes). Deposits and scatters are summed in panels, which belong to one grid instance and are
-// written out at its end.
+// written out at its end; what adds to one array shares its panel.
 #pragma once
 #include "sums.hpp"
 
@@ -34,7 +34,7 @@ struct Panels : Stream<K> {
     };
     template <int P>
     static int64_t panel_size(const Grid& grid) {
-        if (!K::panel_wanted[P]) return 0;
+        if (!K::panel_wanted[P] || K::panel_owner[P] != P) return 0;
         return (K::panel_turns[P] ? K::turns(grid) : 1) * K::template panel_rows<P>(grid) * stride_of(K::panel_width[P]);
     }
     static Desk lay_out(Arena& arena, const Grid& grid) {
@@ -55,7 +55,8 @@ struct Panels : Stream<K> {
         }
         for_each<PANELS>([&](auto place) {
             constexpr int p = decltype(place)::value;
-            desk.panel[p] = arena.template take<Acc>(panel_size<p>(grid));
+            constexpr int owner = K::panel_owner[p];
+            desk.panel[p] = owner == p ? arena.template take<Acc>(panel_size<p>(grid)) : desk.panel[owner];
         });
         return desk;
     }
@@ -227,7 +228,7 @@ struct Panels : Stream<K> {
         for_each<PANELS>([&](auto place) {
             constexpr int p = decltype(place)::value, width = K::panel_width[p] ? K::panel_width[p] : 1;
             constexpr int64_t stride = stride_of(K::panel_width[p]);
-            if constexpr (!K::panel_wanted[p]) return;
+            if constexpr (!K::panel_wanted[p] || K::panel_owner[p] != p) return;
             const int64_t turns = K::panel_turns[p] ? K::turns(desk.grid) : 1, count = K::template panel_rows<p>(desk.grid);
             for (int64_t turn = 0; turn < turns; turn++) {
                 K::enter(*desk.call, desk.instance, desk.grid, turn);
