@@ -17,7 +17,7 @@ from attnc.schedule.scans import ReverseScanKernel, ScanKernel
 from attnc.schedule.statements import Running
 from attnc.schedule.streams import StreamKernel, WalkedLoop
 from attnc.spec import Definition, Spec
-from attnc.stages import Carry, Member, Pipeline, Stages
+from attnc.stages import Bands, Carry, Member, Pipeline, Stages
 
 PATHS = {
     "auto": "C++ kernels for tensors on the CPU, Triton kernels for tensors on a GPU",
@@ -89,6 +89,7 @@ def _pipeline(spec: Spec, pipeline: Pipeline, backend: str) -> list[str]:
 
     kernels = len(pipeline.kernels)
     lines = [f"  a pipeline: {kernels} operator{'s' * (kernels != 1)}, equations in torch between"]
+    lines += [f"  {line}" for line in _bands(pipeline.bands)] if pipeline.bands else []
     for step in steps_of(spec, pipeline):
         if isinstance(step, Equation):
             lines.append(f"  {_equation(step.definition)}")
@@ -100,6 +101,24 @@ def _pipeline(spec: Spec, pipeline: Pipeline, backend: str) -> list[str]:
         lines += [f"    {line}" for line in _carry(step.carry)] if step.carry else []
         own = explain(step.stages.spec, step.stages, backend).splitlines()[1:]
         lines += [f"  {line}" for line in own]
+    return lines
+
+
+def _bands(bands: Bands) -> list[str]:
+    """Which arrays make the rows run in bands, and what of the result needs them all."""
+    from attnc.runtime.bands import BAND_BYTES, BAND_ROWS
+
+    row = bands.row.name
+    grown = {
+        one.shown: ", ".join([row, *(axis.name for axis in one.beside)]) for one in bands.growing
+    }
+    shown = ", ".join(f"{name}[{axes}]" for name, axes in grown.items())
+    lines = [
+        f"in bands of {row}, of at most {BAND_BYTES >> 20} MiB or {BAND_ROWS} rows, because of "
+        f"{shown}; gradients run each band again"
+    ]
+    if bands.apart:
+        lines.append(f"in one band where {', '.join(sorted(bands.apart))} is asked for")
     return lines
 
 

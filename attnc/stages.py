@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array
+from attnc.expressions.tree import Array, Kind
 from attnc.graph import Graph
 from attnc.schedule import Schedule
 from attnc.signature import Signature
@@ -83,11 +83,43 @@ class KernelStage:
 
 
 @dataclass(frozen=True, slots=True)
+class Growing:
+    """What rows and another length make: an array, or a value within the equation of one.
+
+    shown     its name, or where it is found
+    beside    its axes but the rows'
+    trained   whether calls with gradients alone make it
+    """
+
+    shown: str
+    beside: tuple[Axis, ...]
+    kind: Kind
+    trained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """Rows of a pipeline that may run band after band.
+
+    row       their axis
+    own       the arrays that a band makes; all others are made before, of all rows
+    apart     emits that need all rows at once: calls that ask for one have a single band
+    growing   what a band's memory is made of
+    """
+
+    row: Axis
+    own: frozenset[str]
+    apart: frozenset[str]
+    growing: tuple[Growing, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """Blocks that kernels run, in an order in which each comes after those that it reads; all other
     equations of the body run between them as torch operations."""
 
     kernels: tuple[KernelStage, ...]
+    bands: Bands | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,7 +64,7 @@ SUPPORT = (
     "unsolved",
     "selfcheck",
 )
-PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "eager_windows", "carried", "pipeline")
+PIPELINE_SUPPORT = (*SUPPORT, "eager_forms", "eager_windows", "carried", "bands", "pipeline")
 DENSE_FORMULA = "# The dense formula in torch"  # what follows the support part
 SCRIPT_LINES = (
     'if __name__ == "__main__":',

@@ -19,6 +19,7 @@ from itertools import permutations
 from attnc.build import blocks
 from attnc.errors import UnsupportedError
 from attnc.expressions.tree import SELECTS, Array, Expr, postorder
+from attnc.passes.bands import bands_of
 from attnc.passes.carried import carries, check_row, given_for, of_one_row, read_by_updates
 from attnc.passes.parted import parted
 from attnc.passes.pipeline import lower, prepare
@@ -43,7 +44,8 @@ def stages(spec: Spec, accept: Accept, before: bool = False) -> Pipeline:
         (_row_stage if carries(block) else _kernel_stage)(body, block, accept)
         for block in body.kernel_blocks
     ]
-    return Pipeline(tuple(_ordered(body, found)))
+    ordered = tuple(_ordered(body, found))
+    return Pipeline(ordered, bands_of(spec, ordered))
 
 
 def in_parts(spec: Spec, accept: Accept) -> tuple[Spec, Pipeline] | None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from attnc.backends.composed.bands import BandsPrinter
 from attnc.backends.composed.printer import StagePrinter
-from attnc.backends.composed.rows import RowsPrinter, reading_what_is_given
+from attnc.backends.composed.rows import reading_what_is_given
 from attnc.backends.eager.head import quoted
 
 from attnc.expressions.tree import Array, Expr
@@ -29,7 +30,7 @@ class Equation:
 Step = Equation | KernelStage
 
 
-class ComposedPrinter(RowsPrinter):
+class ComposedPrinter(BandsPrinter):
     """Prints one pipeline."""
 
     function = "composed"
@@ -39,6 +40,7 @@ class ComposedPrinter(RowsPrinter):
 
     def __init__(self, spec: Spec, pipeline: Pipeline) -> None:
         super().__init__(reading_what_is_given(spec, pipeline))
+        self.pipeline = pipeline
         self.steps: list[Step] = []
         kept = {state.array.name for state in spec.root.states}
         self.states = {name: state for name, state in self.states.items() if name in kept}

@@ -31,8 +31,6 @@ class FunctionPrinter(HeadPrinter):
         self._tensors()
         self._axes()
         p.line()
-        for name in self._needed([self.spec.root.result]):
-            self._ensure(name)
         self._results()
         return "\n".join(_without_unused(p.lines)) + "\n"
 
@@ -266,6 +264,8 @@ class FunctionPrinter(HeadPrinter):
 
     def _results(self) -> None:
         p, root = self.printer, self.spec.root
+        for name in self._needed([root.result]):
+            self._ensure(name)
         self._ensure(root.result.array.name)
         p.line(f'results = {{"out": {self._finished(root.result.array)}}}')
         for definition in (*root.emits, *root.offered):

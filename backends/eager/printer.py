@@ -28,16 +28,16 @@ CALLS = {
 }  # fmt: skip
 # Names that the printed function uses for itself.
 RESERVED = frozenset((
-    "abs", "absolute", "all_keys", "among_largest", "as_real", "at", "bagged", "batched", "bool",
-    "composed", "constant", "contract", "convolved", "correlated", "dict", "differentiated",
-    "divided_down", "eager", "emit", "exp", "finished", "first_entry", "first_extreme", "float",
-    "function", "grouped", "in_segments", "int", "key_length", "key_offset", "largest", "log",
-    "max", "maximum", "measured", "min", "minimum", "narrow", "offset", "out", "over",
-    "over_batch", "padded", "part",
-    "per_batch", "plain", "pooled", "product", "random", "range", "ranked", "Real", "real",
-    "remainder", "results", "root", "rounded", "running", "seed", "shifts", "sign", "slope_by",
-    "smallest", "spread", "sqrt", "stacked", "staged", "stages", "stop", "taken", "tensors",
-    "to_complex", "torch", "total", "transformed", "tuple", "where", "wide",
+    "abs", "absolute", "all_keys", "among_largest", "any", "as_real", "at", "bagged", "batched",
+    "bool", "composed", "constant", "contract", "convolved", "correlated", "dict",
+    "differentiated", "divided_down", "eager", "emit", "exp", "finished", "first_entry",
+    "first_extreme", "float", "function", "grouped", "in_bands", "in_segments", "int",
+    "key_length", "key_offset", "largest", "log", "max", "maximum", "measured", "min", "minimum",
+    "narrow", "offset", "out", "over", "over_batch", "padded", "part", "per_batch", "plain",
+    "pooled", "product", "random", "range", "ranked", "Real", "real", "remainder", "results",
+    "root", "rounded", "running", "seed", "shifts", "sign", "slope_by", "smallest", "spread",
+    "sqrt", "stacked", "staged", "stages", "stop", "taken", "tensors", "to_complex", "torch",
+    "total", "transformed", "tuple", "where", "wide",
 ))  # fmt: skip
 LONG = 60  # characters of an expression that is worth a line of its own
 
