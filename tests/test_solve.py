@@ -134,6 +134,17 @@ def test_a_call_without_a_root_is_told_with_its_row() -> None:
     assert op(q, k, v, low=-9.0, high=9.0).isnan().any(-1).nonzero().tolist() == [[1, 0, 4]]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_one_key_has_a_root_in_sixteen_bits(dtype: torch.dtype) -> None:
+    """It lies at an end of the bracket, which a rounding puts on the wrong side."""
+    op = attnc.compile(ENTMAX, backend="eager")
+    torch.manual_seed(0)
+    q, k, v = (4 * torch.randn(5, 4, 2, 31).to(dtype) for _ in range(3))
+    seen = torch.ones(5, 2, dtype=torch.bool)
+    out = op(q, k, v, shown=seen, alpha=2.0)
+    torch.testing.assert_close(out[:, :, 0], v[:, :, 0], rtol=0.05, atol=0)
+
+
 def test_a_written_module_tells_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its own dense formula; a trace asks nothing, and its row is NaN."""
     (tmp_path / "thresholds.py").write_text(

@@ -4,12 +4,11 @@
     python tests/torture.py --rounds 100 --seed 7
 
 Every round draws an operator (of the gallery, or one that nobody wrote: random_specs), a shape and
-a dtype, and
-compares the CPU kernel, forced to a drawn instruction set, with the oracle; or, in every third
-round, its gradients with autograd of the dense formula. A failure is written to
-tests/regressions/NAME.json, which test_regressions.py repeats from then on, and makes the exit code
-1. Rounds are played in a process of their own, so that a kernel that crashes or never ends is found
-like any other.
+a dtype, and compares the CPU kernel, forced to a drawn instruction set, or the Triton kernel in
+Triton's interpreter, with the oracle: the result and emits; or, in every third round, gradients
+with autograd of the dense formula. A failure is written to tests/regressions/NAME.json, which
+test_regressions.py repeats from then on, and makes the exit code 1. Rounds are played in a process
+of their own, so that a kernel that crashes or never ends is found like any other.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import random
 import sys
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,13 @@ ISAS = ("generic", "avx2", "avx512", "avx512_bf16", "")
 MOST_FAILURES = 25  # then it stops: something is wrong with everything
 ROUND_SECONDS = 600  # what hangs is a failure
 DTYPES = ("float32", "float32", "bfloat16", "float16", "float64")
+BACKENDS = ("cpu", "cpu", "cpu", "triton")
+EMITS = ("lse", "max", "entropy", "colsum", "weight")
+# The interpreter runs program by program: of Triton's rounds, the largest of each size.
+INTERPRETED = {"rows": 129, "keys": 129, "width": 80, "value_width": 80, "batch": 2, "group": 3}
+
+# Before anything imports Triton.
+os.environ["TRITON_INTERPRET"] = "1"
 
 
 def draw_round(rng: random.Random) -> dict[str, Any]:
@@ -65,8 +71,10 @@ def draw_round(rng: random.Random) -> dict[str, Any]:
         "shape": asdict(shape),
         "seed": rng.randrange(2**31),
         "dtype": rng.choice(DTYPES),
+        "backend": rng.choice(BACKENDS),
         "isa": rng.choice(ISAS),
         "gradients": rng.random() < 1 / 3,
+        "emit": rng.choice((None, None, *EMITS)),
     }
 
 
@@ -81,21 +89,30 @@ def play(round_: dict[str, Any]) -> str:
     from attnc.verification_gradients import compare_gradients, within_reach
 
     of_gradients = round_.get("gradients", False)
+    backend = round_.get("backend", "cpu")
     os.environ["ATTNC_CPU_ISA"] = round_["isa"]
     try:
-        operator = attnc.compile(round_["text"], backend="cpu")
+        operator = attnc.compile(round_["text"], backend=backend)
     except attnc.UnsupportedError:
         return "none"
     spec = operator.spec
     shape = Shape(**round_["shape"])
+    if backend == "triton":
+        least = {name: min(getattr(shape, name), most) for name, most in INTERPRETED.items()}
+        shape = replace(shape, **least)
     try:
         case = draw_case(spec, within_reach(shape) if of_gradients else shape, round_["seed"])
     except attnc.AttncError:
         return "none"
     eager = attnc.compile(round_["text"], backend="eager")
-    asked = compare_gradients if of_gradients else compare
+    dtype = getattr(torch, round_["dtype"])
+    offered = {one.array.name for one in spec.root.offered}
+    emit = tuple({round_.get("emit")} & offered)
     try:
-        verdict = asked(spec, case, operator, eager, getattr(torch, round_["dtype"]))
+        if of_gradients:
+            verdict = compare_gradients(spec, case, operator, eager, dtype, backend=backend)
+        else:
+            verdict = compare(spec, case, operator, eager, dtype, emit, backend=backend)
     except attnc.UnsupportedError:
         if not of_gradients:
             raise

@@ -38,7 +38,7 @@ def root(
     low: Value, high: Value, sides: Callable[[Value], tuple[Value, Value]], name: str = ""
 ) -> Real:
     """The unknown between low and high at which the two sides meet; NaN where both ends of a finite
-    bracket are on one side by more than a thousandth.
+    bracket are on one side by more than a thousandth, or a few roundings of 16 bits.
 
     Bisection to the last bit (where data may not decide, as often as that can take), then two steps
     of Newton's method: they move the value by rounding only, and carry the implicit function's
@@ -53,8 +53,9 @@ def root(
         first, last = difference(a).detach(), difference(b).detach()
         a, b, first, last = broadcast(a, b, first, last)
         bracket, falls = (a, b, first, last), first >= last
-        bit = torch.finfo(a.dtype).eps / 2 * torch.maximum(a.abs(), b.abs())
-        for _ in range(2 - round(math.log2(torch.finfo(a.dtype).eps))):
+        unit = torch.finfo(a.dtype).eps
+        bit = unit / 2 * torch.maximum(a.abs(), b.abs())
+        for _ in range(2 - round(math.log2(unit))):
             middle = a + (b - a) / 2
             if not is_traced() and not bool(((b - a > bit) & (middle != a) & (middle != b)).any()):
                 break
@@ -67,7 +68,7 @@ def root(
         asked = None if is_traced() else ASKED.get()
         if asked is not None:
             asked.append((name, beyond > 1e-9, bracket))
-        lost = (beyond > 1 / 1024) & torch.isfinite(unknown) & torch.isfinite(beyond)
+        lost = (beyond > max(2**-10, 4 * unit)) & torch.isfinite(unknown) & torch.isfinite(beyond)
         unknown = torch.where(lost, math.nan, unknown)
     for _ in range(2):
         value, pull = vjp(difference, unknown)
