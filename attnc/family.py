@@ -3,8 +3,9 @@
 partial, merge, finish                partial results over shards of the keys
 partial_backward, ... (each of them)  the backward of a shard, of the merge, of the finish
 training, backward                    the operator with what its backward reads, and that
-training_emits, backward_emits        the same of the result and every emit
-second, second_emits                  the backward of a backward
+training_emits, backward_emits        the same of the result and every emit, where that is a set of
+                                      its own: most often one set serves both (`Member.emits`)
+second, second_emits                  the backward of a backward, likewise
 tangent                               the outputs with their tangents; tangent_5: along the first
                                       and the third input alone
 continued                             a recurrence that goes on: every state is given to it, and the
@@ -21,6 +22,7 @@ from typing import Literal
 
 from attnc.continued import continued
 from attnc.errors import InternalError, UnsupportedError
+from attnc.passes.absent import with_absent
 from attnc.passes.backward import (
     Derivative,
     lower_backward_tangent,
@@ -82,7 +84,13 @@ def members(stages: Stages) -> dict[str, Member | UnsupportedError]:
     """Every further kernel set, or why there is none."""
     if stages.schedule is None:
         return {}
-    return {name: member_or_refusal(stages, name) for name in member_names(stages)}
+    found: dict[str, Member | UnsupportedError] = {}
+    for name in member_names(stages):
+        known = found.get(name.removesuffix("_emits"))
+        if isinstance(known, Member) and known.emits:
+            continue
+        found[name] = member_or_refusal(stages, name)
+    return found
 
 
 def member_or_refusal(stages: Stages, name: str) -> Member | UnsupportedError:
@@ -134,16 +142,21 @@ def lower_member(stages: Stages, name: str) -> Member:
     kind, _, of = name.partition("_")
     taken = emits if of == "emits" else ()
     if kind == "second" and of in ("", "emits"):
-        return _second(name, spec, taken)
+        return _second(name, spec, taken, emits)
     if kind not in ("training", "backward") or of not in ("", "emits"):
         raise UnsupportedError("not derived yet", "kernel", ("eager",))
-    derived = {backend: _derivative(spec, taken, SWEEPS[backend]) for backend in BACKENDS}
+    both = _serve_both(spec, emits)
+    derive = _for_both if both else _derivative
+    among = emits if both else taken
+    derived = {backend: derive(spec, among, SWEEPS[backend]) for backend in BACKENDS}
     if len({_names(one) for one in derived.values()}) > 1:
         raise InternalError(f"{spec.name}: backends disagree on what the forward keeps")
     if kind == "training":
-        return Member(name, {backend: one.forward for backend, one in derived.items()})
+        schedules = {backend: one.forward for backend, one in derived.items()}
+        return Member(name, schedules, emits=both)
     links = _links(derived["cpu"])
-    return Member(name, {backend: one.backward for backend, one in derived.items()}, 0, links)
+    schedules = {backend: one.backward for backend, one in derived.items()}
+    return Member(name, schedules, 0, links, emits=both)
 
 
 @lru_cache(maxsize=8)
@@ -178,6 +191,30 @@ def _derivative(spec: Spec, emits: tuple[str, ...], sweep: Literal["one", "two"]
     return lower_derivative(spec, emits, sweep)
 
 
+@lru_cache(maxsize=64)
+def _for_both(spec: Spec, emits: tuple[str, ...], sweep: Literal["one", "two"]) -> Derivative:
+    """The derivative of the result and every emit whose backward serves calls without cotangents of
+    emits too. Raises UnsupportedError where the two are better kept apart."""
+    found = _derivative(spec, emits, sweep)
+    backward = with_absent(found.backward, _of_emits(found, emits))
+    if backward is None or set(found.reads) & set(emits):
+        raise UnsupportedError("an emit's cotangent as a factor", "kernel")
+    return replace(found, backward=backward)
+
+
+def _of_emits(derivative: Derivative, emits: tuple[str, ...]) -> list[str]:
+    """The cotangents of emits."""
+    return [cotangent for name, cotangent in derivative.cotangents if name in emits]
+
+
+def _serve_both(spec: Spec, emits: tuple[str, ...]) -> bool:
+    """Whether one training form and one backward serve calls with emits and without."""
+    try:
+        return bool(emits and [_for_both(spec, emits, sweep) for sweep in SWEEPS.values()])
+    except UnsupportedError:
+        return False
+
+
 def _names(derivative: Derivative) -> tuple[str, ...]:
     """What a module's one signature says of a backward: inputs and outputs in order."""
     signature = derivative.backward.signature
@@ -189,19 +226,29 @@ def _links(derivative: Derivative) -> Links:
     return Links(derivative.reads, saved, derivative.cotangents, derivative.gradients)
 
 
-def _second(name: str, spec: Spec, emits: tuple[str, ...]) -> Member:
+def _second(name: str, spec: Spec, taken: tuple[str, ...], emits: tuple[str, ...]) -> Member:
     """The backward of the backward: cotangents of its gradients in, gradients of its inputs out.
     Two sweeps everywhere: one sweep has rows of one kind to deposit."""
-    schedules = _everywhere(lower_second(spec, emits, "two"))
-    signature = schedules["cpu"].signature
-    first = _derivative(spec, emits, "one").backward.signature
-    given = [tensor.name for tensor in signature.inputs]
-    made = [tensor.name for tensor in signature.outputs]
+    shared = _second_for_both(spec, emits) if _serve_both(spec, emits) else None
+    schedule = shared or lower_second(spec, taken, "two")
+    first = _derivative(spec, emits if shared else taken, "one").backward.signature
+    given = [tensor.name for tensor in schedule.signature.inputs]
+    made = [tensor.name for tensor in schedule.signature.outputs]
     links = Links(
         cotangents=_paired([tensor.name for tensor in first.outputs], given),
         gradients=_paired([tensor.name for tensor in first.inputs], made),
     )
-    return Member(name, schedules, 0, links)
+    return Member(name, _everywhere(schedule), 0, links, emits=shared is not None)
+
+
+def _second_for_both(spec: Spec, emits: tuple[str, ...]) -> Schedule | None:
+    """The second order of the result and every emit that serves calls without cotangents of emits
+    too, if there is one."""
+    names = _of_emits(_for_both(spec, emits, "one"), emits)
+    try:
+        return with_absent(lower_second(spec, emits, "two"), names, factors=True)
+    except UnsupportedError:
+        return None
 
 
 def _paired(names: Sequence[str], among: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -27,6 +27,7 @@ class TensorArgument:
 
     optional: may be left out; `default` (an expression of numbers, spread over the axes) stands for
     it then.
+    absent: may be left out, and has no default: kernels are compiled without it then.
     positional: may be given by place."""
 
     array: Array
@@ -35,6 +36,7 @@ class TensorArgument:
     positional: bool = False
     optional: bool = False
     default: Expr | None = None
+    absent: bool = False
 
     @property
     def name(self) -> str:

@@ -139,6 +139,7 @@ class Member:
     schedules   by backend ("cpu", "triton"); their signatures are one
     results     how many outputs every call returns
     spec        what it was lowered from, if that is not the operator's
+    emits       of a derivative: whether it serves calls that ask for emits, and those that do not
     """
 
     name: str
@@ -146,6 +147,7 @@ class Member:
     results: int = 1
     links: Links = field(default_factory=Links)
     spec: Spec | None = None
+    emits: bool = False
 
     @property
     def signature(self) -> Signature:

@@ -170,6 +170,7 @@ def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object
         "widths": slots.widths,
         "types": slots.macros,
         "wanted": wanted.macros,
+        "given": slots.given,
         "operands": _operands(schedule),
         "query_workspaces": [w.array.name for w in schedule.workspaces if w.dtype == "query"],
         "keys": signature.keys.name if signature.keys else "",

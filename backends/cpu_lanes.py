@@ -113,7 +113,7 @@ class LanePrinter(Printer):
             else:
                 row = self._checked_row(self.text(at), at, axis, guards)
             offsets.append(f"times({row}, {self.scope.fields.stride(array, place)})")
-        guard = "true"
+        guard = self.scope.fields.given(array)
         for check in dict.fromkeys(guards):
             guard = check if guard == "true" else f"both({guard}, {check})"
         return self.scope.fields.pointer(array), guard, " + ".join(offsets) or "0"

@@ -53,12 +53,15 @@ class Slots:
     macros: dict[str, str] = field(default_factory=dict)  # type macro -> tensor name
     widths: dict[str, str] = field(default_factory=dict)  # width macro -> axis name
     planned: dict[str, str] = field(default_factory=dict)  # axis of shares -> its length
+    given: dict[str, str] = field(default_factory=dict)  # macro -> tensor that may be absent
 
     def __post_init__(self) -> None:
         signature = self.schedule.signature
         for argument in (*signature.inputs, *signature.outputs):
             self.tensors.append(argument.name)
             self.types[argument.name] = self._type_of(argument.name, argument.dtype)
+        absent = (argument.name for argument in signature.inputs if argument.absent)
+        self.given = {f"ATTNC_GIVEN_{place}": name for place, name in enumerate(absent)}
         self.tensors += ["offset", "key_offset", "key_length"]
         for workspace in self.schedule.workspaces:
             if len(workspace.array.indices) > MOST_AXES:
@@ -243,6 +246,11 @@ class GridFields:
         initial = f"(const {kind}*){self.slots.tensor(array.name, array.role)}.data"
         key = f"p {array.role == 'output'} {array.name}"
         return self.add(key, f"const {kind}*", f"{array.name} at", initial)
+
+    def given(self, array: Array) -> str:
+        """Whether the call has an input, when the text is compiled."""
+        macros = (m for m, name in self.slots.given.items() if name == array.name)
+        return next(macros, "true") if array.role == "input" else "true"
 
     def stride(self, array: Array, place: int) -> str:
         initial = f"{self.slots.tensor(array.name, array.role)}.stride[{place}]"

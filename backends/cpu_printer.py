@@ -107,6 +107,10 @@ class Printer:
         if node.op not in ("where", *INFIX, *CALLS, *FUNCTIONS, *WHOLE, *SINGLE):
             raise UnsupportedError(f"`{node.op}`", "cpu", INSTEAD)
         return self._pointwise(node, [self.done[arg.digest] for arg in node.args])
+        if node.op == "given":
+            texts = (self._as(node.kind, self.done[arg.digest], arg) for arg in node.args)
+            given = self.scope.fields.given(node.array)
+            return f"given_or<{given}>({', '.join(map(unwrapped, texts))})"
 
     def _position(self, index: object) -> str:
         assert isinstance(index, Index)
@@ -218,10 +222,10 @@ class Printer:
             else:
                 row = self._checked_row(self.done[at.digest], at, axis, guards)
             offsets.append(f"times({row}, {fields.stride(array, place)})")
-        guard = "true"
+        guard = fields.given(array)
         for check in dict.fromkeys(guards):
             guard = check if guard == "true" else f"both({guard}, {check})"
-        if guard != "true":
+        if guards:
             guard = self.bind("inside", guard)
         self.guards[node.digest] = guard
         return f"fetch({fields.pointer(array)}, {guard}, {' + '.join(offsets) or 'int64_t(0)'})"

@@ -11,7 +11,7 @@ Does not decide anything: which statements there are is the Schedule's, tile siz
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from attnc.backends.triton_folds import print_fold
 from attnc.backends.triton_scope import Leaf, Scope
@@ -107,6 +107,8 @@ class Printer:
         if node.op == "random":
             return self._random(node)
         return self._pointwise(node, [self.done[arg.digest] for arg in node.args])
+        if node.op == "given":
+            return self._given(node)
 
     def _lookup(self, table: dict[object, Leaf] | dict[Index, Leaf] | dict[str, Leaf], key: object):  # type: ignore[no-untyped-def]
         leaf = table.get(key)  # type: ignore[call-overload]
@@ -336,6 +338,19 @@ class Printer:
         return f"tl.where({condition}, {text}, {other})"
 
     def _fold(self, node: Expr) -> str:
+    def _given(self, node: Expr) -> str:
+        """A choice by whether the call has an input, when the kernel is compiled."""
+        name = self.scope.names.fresh(self.stem)
+        pointer = self.scope.arguments.pointer(node.array)
+        for head, arg in zip((f"if {pointer} is not None:", "else:"), node.args, strict=True):
+            inner = replace(self, lines=[], done=dict(self.done))
+            text = exact(inner.text(arg), arg)
+            if self.over(arg) != self.over(node):
+                text = f"tl.broadcast_to({text}, {self.shape(node)})"
+            self.lines += [head, *(f"    {x}" for one in inner.lines for x in one.split("\n"))]
+            self.lines.append(f"    {name} = {unwrapped(text)}")
+        return name
+
         return print_fold(self, node)
 
     def shape(self, node: Expr) -> str:

@@ -77,8 +77,9 @@ def identity(node: Expr) -> str:
 
 
 def operands(node: Expr) -> tuple[Expr, ...]:
-    """The operands that are printed outside the node: those of a fold stand in its own lines."""
-    return () if node.op == "fold" else node.args
+    """The operands that are printed outside the node: those of folds and choices stand in their own
+    lines."""
+    return () if node.op in ("fold", "given") else node.args
 
 
 def unscoped(root: Expr) -> Iterator[Expr]:

@@ -248,11 +248,15 @@ def test_opcheck() -> None:
     flat = (None, 0, None, 0, None, None, 0)
     torch.library.opcheck(family.operator("").handle, (Q, K, V, *flat, 3))
     training, backward = family.operator("training"), family.operator("backward")
-    outputs = training.handle(Q.detach(), K.detach(), V.detach(), *flat, 7)
-    made = dict(zip((s.name for s in training.signature.outputs), outputs, strict=False))
+    slots = training.signature.outputs
+    kept = sum(1 << place for place, slot in enumerate(slots) if slot.name != "lse")
+    outputs = training.handle(Q.detach(), K.detach(), V.detach(), *flat, kept)
+    made = dict(zip((slot.name for slot in slots), outputs, strict=True))
     values = made | {"q": Q, "k": K, "v": V, "out_grad": torch.ones_like(Q)}
-    given = [values[slot.name] for slot in backward.signature.inputs]
-    torch.library.opcheck(backward.handle, (*given, *flat, 5), test_utils=whole)
+    for lse_grad in (None, torch.ones_like(Q[..., 0])):
+        own = values | {"lse_grad": lse_grad}
+        given = [own[slot.name] for slot in backward.signature.inputs]
+        torch.library.opcheck(backward.handle, (*given, *flat, 5), test_utils=whole)
 
 
 def test_what_is_not_derived_is_refused_by_name() -> None:

@@ -226,4 +226,5 @@ def _print_tensor(tensor: TensorArgument) -> str:
     axes = tuple(axis.name for axis in tensor.array.axes)
     flags = ", positional=True" if tensor.positional else ""
     flags += ", optional=True" if tensor.optional else ""
+    flags += ", absent=True" if tensor.absent else ""
     return f"TensorSlot({tensor.name!r}, {axes!r}, {tensor.dtype!r}{flags})"

@@ -55,7 +55,9 @@ MONOIDS = ("sum", "prod", "max", "min")
 SELECTS = ("topk", "rank", "argmax", "argmin")
 # Never written either: what the regions of a Schedule ask of a table of truths.
 BOXES = ("some", "every")
+GIVEN = "given"  # passes alone make it
 OPS = POINTWISE | LEAVES | {"read", "fold", "default", "solve", "random", "grad", *SELECTS, *BOXES}
+OPS |= {GIVEN}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -108,6 +110,7 @@ class Expr:
     grad      attr = Array, args = (expression, *position in the array)
     some, every   attr = Array of truths, args = (low, high) of each dimension, both inclusive:
               whether an entry of that box is true, whether all are; outside the array none is
+    given     attr = Array, args = (expression, other): the other where a call lacks that input
     others    pointwise
     """
 

@@ -28,9 +28,9 @@ from attnc.runtime.batching import call_batched
 from attnc.runtime.dense_slopes import pull_by_torch
 from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.forms import forward_ad, gradient_wanted
-from attnc.runtime.forward_mode import outputs_and_tangents, pushed
-from attnc.runtime.slots import Call, TensorSlot
-from attnc.runtime.training import TrainingPlan
+from attnc.runtime.forward_mode import outputs_and_tangents, pushed, variant_of
+from attnc.runtime.slots import Call, Signature, TensorSlot
+from attnc.runtime.training import TrainingPlan, kept_names
 
 # Which set is the backward of which, and which its training form.
 PULLBACKS = {
@@ -70,7 +70,7 @@ class Derivatives:
         signature = self.operator.signature
         wanted = names_of(signature, flat[-1])
         emits = any(slot.name in wanted for slot in signature.outputs[signature.results :])
-        variant = self.operator.name or ("emits" if emits else "")
+        variant = variant_of(self.operator, flat) or ("emits" if emits else "")
         training = self._training(variant) if gradient_wanted(flat) else None
         key = (variant, training is not None)
         if key not in self._functions:
@@ -123,7 +123,6 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
     forward_form = training or operator
     signature = operator.signature
     slots = forward_form.signature.outputs
-    everything = (1 << len(slots)) - 1
     keeping = training is not None or variant in SHARDS  # what its backward reads
     moving = _moving(operator, variant)
 
@@ -132,7 +131,7 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
 
         @staticmethod
         def forward(*flat: Any) -> Any:
-            given = (*flat[:-1], everything) if training else flat
+            given = keeping_call(signature, training, flat) if training else flat
             with torch._C._AutoDispatchBelowAutograd():
                 return forward_form.handle(*given)
 
@@ -164,10 +163,17 @@ def function_of(operator: Any, variant: str, training: Any) -> Any:
 
         @staticmethod
         def vmap(info: Any, in_dims: Any, *flat: Any) -> Any:
-            given = (*flat[:-1], everything) if training else flat
+            given = keeping_call(signature, training, flat) if training else flat
             return call_batched(forward_form, info.batch_size, in_dims, given)
 
     return Function
+
+
+def keeping_call(signature: Signature, training: Any, flat: Sequence[Any]) -> tuple[Any, ...]:
+    """The flat call of a training form: what is wanted of the operator, and what is kept."""
+    form = training.signature
+    wanted = names_of(signature, flat[-1])
+    return (*flat[:-1], mask_of(form, kept_names(signature, form, wanted)))
 
 
 def _moving(operator: Any, variant: str) -> frozenset[str]:
@@ -231,10 +237,12 @@ def pull_back(
     values = {name: x for name, x in tensors.items() if name in known}
     values.update({name: made[name] for name in (*links.reads, *links.saved)})
     call = call_of(signature, flat)
+    spared = {slot.name for slot in form.inputs if slot.absent}
     for name, cotangent in links.cotangents:
         slot = next(slot for slot in signature.outputs if slot.name == name)
         value = given.get(name)
-        values[cotangent] = _zeros(call, slot) if value is None else value
+        if value is not None or cotangent not in spared:
+            values[cotangent] = _zeros(call, slot) if value is None else value
     extras.pop("dtype", None)
     request = flatten(form, values, numbers, extras, mask_of(form, wanted))
     results = backward.invoke(request)
@@ -248,10 +256,12 @@ def pull_back(
 def recompute(operator: Any, variant: str, flat: Sequence[Any]) -> dict[str, torch.Tensor]:
     """What the backward reads of a forward that did not keep it. It is no variable (see above)."""
     training = operator.family.operator(PULLBACKS[variant][1])
-    slots = training.signature.outputs
+    form, links = training.signature, operator.family.operator(PULLBACKS[variant][0]).kernels.links
+    names = (*links.reads, *links.saved)
     with torch.no_grad():
-        outputs = training.invoke((*flat[:-1], (1 << len(slots)) - 1))
-    return {slot.name: x.detach() for slot, x in zip(slots, outputs, strict=True)}
+        outputs = training.invoke((*flat[:-1], mask_of(form, names)))
+    made = {slot.name: x for slot, x in zip(form.outputs, outputs, strict=True)}
+    return {name: made[name].detach() for name in names}
 
 
 def push_forward(operator: Any, training: Any, ctx: Any, tangents: tuple[Any, ...]) -> Any:

@@ -307,7 +307,7 @@ def _check_shape(
 
 
 def _fill_defaults(call: Call) -> None:
-    missing = [t for t in call.signature.inputs if t.name not in call.tensors]
+    missing = [t for t in call.signature.inputs if t.name not in call.tensors and not t.absent]
     if not missing:
         return
     values = call.signature.defaults(call.known)

@@ -139,6 +139,8 @@ class CpuBackend:
             macros[macro] = self._type_name(call, name)
         for macro, name in table.get("wanted", {}).items():
             macros[macro] = "true" if wanted is None or name in wanted else "false"
+        for macro, name in table.get("given", {}).items():
+            macros[macro] = "true" if name in call.tensors else "false"
         return macros
 
     def _all_in_query_dtype(self, call: Call) -> bool:
@@ -189,7 +191,7 @@ class PreparedCall:
         self.inputs = [
             (_word(place), order[name]) for place, name in enumerate(names) if name in call.given
         ]
-        self.kept = [call.tensors[name] for name in names if name not in call.given]
+        self.kept = [call.tensors.get(name) for name in names if name not in call.given]
         self.outputs = [
             (_word(place), call.shape(slot), call.new_output_dtype(slot))
             if slot.name in wanted
@@ -204,7 +206,7 @@ class PreparedCall:
         bounds = ((-far, far), (-far, far), (0, call.known.get(f"len_{signature.keys}", 0)))
         self.numbers = (ctypes.c_int64 * len(SHIFTS))()  # shifts that are no tensors
         outputs = [None if form is None else torch.Size(form[1]) for form in self.outputs]
-        held = [*(call.tensors[name] for name in names), *outputs, *shifts]
+        held = [*(call.tensors.get(name) for name in names), *outputs, *shifts]
         filled = (TensorOfCall * len(held))()
         self.shifts = []
         for place, one in enumerate(held):

@@ -8,7 +8,8 @@ its first call.
     partial, merge, finish    partial results over shards of the keys; with `_backward` behind the
                               name: the backward of each
     training, backward        the operator with what its backward reads, and that backward; with
-                              `_emits` behind the name: of the result and every emit
+                              `_emits` behind the name: of the result and every emit, where a
+                              set of its own serves these
     second                    the backward of the backward
     tangent                   the outputs and their tangents (forward mode)
     continued                 a recurrence that goes on: every state is given to it, and the rows
@@ -26,6 +27,8 @@ from typing import Any
 from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.slots import Signature
 
+OF_EMITS = ("training_emits", "backward_emits", "second_emits")
+
 
 @dataclass(frozen=True)
 class KernelSet:
@@ -33,6 +36,7 @@ class KernelSet:
 
     links      what a derivative belongs to (see Links)
     refusals   device -> why no kernel runs there
+    emits      of a derivative: whether it serves calls that ask for emits, and those that do not
     formula    of a derivative of a backward: what torch differentiates there instead"""
 
     signature: Signature
@@ -41,6 +45,7 @@ class KernelSet:
     cuda: Mapping[str, Any] | None = None
     links: Links | None = None
     refusals: Mapping[str, str] = field(default_factory=dict)
+    emits: bool = False
     formula: Formula | None = None
 
 
@@ -106,14 +111,14 @@ class Family:
 
     def kernel_set(self, name: str) -> KernelSet:
         """The set of a name. Raises UnsupportedError where it cannot be derived."""
-        found = self._found(name)
+        found = self._found(self.serving(name))
         if isinstance(found, Refusal):
             raise found.error()
         return found
 
     def formula(self, name: str, device: str) -> Formula | None:
         """What torch differentiates in place of a set without kernels for a device, if anything."""
-        found = self._found(name)
+        found = self._found(self.serving(name))
         if isinstance(found, Refusal):
             return found.formula
         runs = found.formula is None or device in self.operator(name).backends
@@ -125,12 +130,20 @@ class Family:
                 self.load(name)
         return self.sets.get(name, Refusal(name.replace("_", " "), "kernel", ("eager",)))
 
+    def serving(self, name: str) -> str:
+        """The set that serves as this one: that of calls with emits may be that of all calls."""
+        whole = name.removesuffix("_emits")
+        if name not in OF_EMITS or not getattr(self._found(whole), "emits", False):
+            return name
+        return whole
+
     def known(self, name: str) -> Any:
         """The operator of a name, if it was made before; else None."""
         return self._made.get(name)
 
     def operator(self, name: str = "") -> Any:
         """The operator of a name, made once. Raises UnsupportedError where it cannot be derived."""
+        name = self.serving(name)
         made = self._made.get(name)
         if made is None:
             with self._lock:

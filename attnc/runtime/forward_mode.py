@@ -85,7 +85,7 @@ def outputs_and_tangents(
     signature = operator.signature
     names = [slot.name for slot in signature.inputs]
     given = {n: x for n, x in zip(names, tangents, strict=True) if x is not None}
-    kernel = _kernel_of(operator, given)
+    kernel = _kernel_of(operator, given, flat)
     links, form = kernel.kernels.links, kernel.signature
     tensors, numbers, extras = unflatten(signature, flat)
     known = {slot.name for slot in form.inputs}
@@ -120,9 +120,19 @@ def _below(kernel: Any, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(wrap(x, level) for x in results)
 
 
-def _kernel_of(operator: Any, given: dict[str, Any]) -> Any:
+def variant_of(operator: Any, flat: Sequence[Any]) -> str:
+    """What the derivative of an operator's call is that of: of a backward with cotangents of emits
+    another than of one without."""
+    inputs = zip(operator.signature.inputs, flat, strict=False)
+    if operator.name == "backward" and any(s.absent and x is not None for s, x in inputs):
+        return "backward_emits"
+    return operator.name  # type: ignore[no-any-return]
+
+
+def _kernel_of(operator: Any, given: dict[str, Any], flat: Sequence[Any]) -> Any:
     """The operator of outputs and tangents along the inputs that are given, or along all."""
-    whole = TANGENTS.get(operator.name, f"jvp_of_{operator.name}")
+    name = variant_of(operator, flat)
+    whole = TANGENTS.get(name, f"jvp_of_{name}")
     real = [slot.dtype not in ("int", "bool") for slot in operator.signature.inputs]
     moves = [slot.name in given for slot in operator.signature.inputs]
     if operator.name == "" and moves != real:

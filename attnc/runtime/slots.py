@@ -24,13 +24,15 @@ class TensorSlot:
 
     dtype: query (the one that all of these share; the result has it), real (any floating dtype),
     accumulate (float32, or
-    float64 for float64 calls; outputs only), int, bool, complex (complex64 or complex128)."""
+    float64 for float64 calls; outputs only), int, bool, complex (complex64 or complex128).
+    absent: without a default; where it is left out, kernels are compiled without it."""
 
     name: str
     axes: tuple[str, ...]
     dtype: str
     positional: bool = False
     optional: bool = False
+    absent: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from attnc.runtime.arguments import flatten, mask_of
 from attnc.runtime.call import check_call
 from attnc.runtime.forms import is_dense, is_watched
-from attnc.runtime.slots import Call
+from attnc.runtime.slots import Call, Signature
 
 BACKWARDS_KEPT = 16  # forms of cotangents that a plan remembers
 
@@ -42,7 +42,8 @@ class TrainingPlan:
         self.numbers, self.extras = arguments
         self.wanted = wanted
         self.device = call.device.type
-        self.run = self._prepare(training, call, self._everything(training))
+        self.needed = kept_names(operator.signature, training.signature, wanted)
+        self.run = self._prepare(training, call, self.needed)
         slots = operator.signature.outputs
         made = [slot.name for slot in training.signature.outputs]
         self.results = [made.index(slot.name) for slot in slots if slot.name in wanted]
@@ -55,10 +56,6 @@ class TrainingPlan:
         self.cotangents = dict(links.cotangents)
         self.gradients = dict(links.gradients)
         self._backs: dict[Any, Any] = {}
-
-    @staticmethod
-    def _everything(training: Any) -> frozenset[str]:
-        return frozenset(slot.name for slot in training.signature.outputs)
 
     def _prepare(self, operator: Any, call: Call, wanted: frozenset[str]) -> Any:
         """The call on the kernels of an operator, prepared if its backend can."""
@@ -79,12 +76,12 @@ class TrainingPlan:
         return [next(made) if place else None for place in self.places]
 
     def forward(self, tensors: tuple[Any, ...]) -> Any:
-        """All outputs of the training form."""
+        """The outputs of the training form, None for emits that are not wanted."""
         outputs = self.run(list(tensors)) if self.run is not None else None
         if outputs is not None:
             return outputs
         call = self._rebound(self.training, dict(zip(self.names, tensors, strict=True)))
-        return self.training.run(call, self._everything(self.training))
+        return self.training.run(call, self.needed)
 
     def pull_back(
         self, needs: tuple[bool, ...], saved: tuple[Any, ...], cotangents: tuple[Any, ...]
@@ -104,7 +101,9 @@ class TrainingPlan:
         run, zeros, order = back
         if run is not None:
             given = (*tensors, *kept, *cotangents)
-            results = run([zeros[n] if isinstance(n, str) else given[n] for n in order])
+            results = run(
+                [zeros.get(n) if isinstance(n, str) else given[n] for n in order]  # None: absent
+            )
             if results is not None:
                 return self._placed(needs, tensors, results)
         return self._general(needs, tensors, kept, cotangents)
@@ -131,8 +130,12 @@ class TrainingPlan:
         count = len(self.names)
         found.update((n, count + place) for place, n in enumerate(self.kept_names))
         zeros = {}
+        spared = {slot.name for slot in self.backward.signature.inputs if slot.absent}
         for name, cotangent in self.cotangents.items():
             value = given.get(name)
+            if value is None and cotangent in spared:
+                found[cotangent] = cotangent
+                continue
             if value is None:
                 slot = next(s for s in self.operator.signature.outputs if s.name == name)
                 zero = torch.zeros((), dtype=call.new_output_dtype(slot), device=call.device)
@@ -174,6 +177,12 @@ class TrainingPlan:
         places = [place for place, need in enumerate(needs) if need]
         gradients = self.pull(flat, made, by_name, places)
         return tuple(gradients.get(place) for place in range(len(self.names)))
+
+
+def kept_names(own: Signature, form: Signature, wanted: frozenset[str]) -> frozenset[str]:
+    """What a training form makes: all but the emits of its operator that are not wanted."""
+    emits = {slot.name for slot in own.outputs[own.results :]}
+    return frozenset(slot.name for slot in form.outputs) - (emits - wanted)
 
 
 class Trained(torch.autograd.Function):

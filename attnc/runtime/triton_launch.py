@@ -94,7 +94,8 @@ class TritonBackend:
             output.name: call.new_output(output) if output.name in wanted else None
             for output in call.signature.outputs
         }
-        tensors: dict[str, Any] = dict(call.tensors)
+        tensors: dict[str, Any] = {slot.name: None for slot in call.signature.inputs}
+        tensors.update(call.tensors)
         for name, output in outputs.items():  # a last state has the name of the first one
             tensors[f"{name}.last" if name in call.tensors else name] = output
         for name, axes, dtype in self.table["workspaces"]:

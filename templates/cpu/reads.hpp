@@ -112,6 +112,12 @@ ATTNC_INLINE auto fetched(T x) {  // as printed algebra sees it: Acc, int64_t or
     else if constexpr (std::is_integral_v<T>) return int64_t(x);
     else return Acc(widen(x));
 }
+// The first where the call has an input, else the second.
+template <bool GIVEN, class A, class B>
+ATTNC_INLINE auto given_or(const A& a, const B& b) {
+    if constexpr (GIVEN) return a;
+    else return b;
+}
 // The entry at base + offset where `inside` holds, else 0; nothing is touched outside.
 template <class T>
 ATTNC_INLINE auto fetch(const T* base, bool inside, int64_t offset) {
