@@ -35,7 +35,8 @@ LONGEST = 64  # characters of an expression before it becomes a statement
 # Functions of reals that print as one call.
 CALLS = {
     "exp": "tl.exp", "log": "tl.log", "sqrt": "tl.sqrt", "sin": "tl.sin", "cos": "tl.cos",
-    "erf": "tl.erf", "exp2": "tl.exp2", "log2": "tl.log2", "tanh": "gpu_tanh",
+    "asin": "gpu_asin", "acos": "gpu_acos", "atan": "gpu_atan", "erf": "tl.erf", "exp2": "tl.exp2",
+    "log2": "tl.log2", "tanh": "gpu_tanh",
     "log1p": "gpu_log1p", "softplus": "gpu_softplus", "sigmoid": "gpu_sigmoid",
 }  # fmt: skip
 TO_INTEGER = {"floor": "tl.floor", "ceil": "tl.ceil", "round": "gpu_round_even"}

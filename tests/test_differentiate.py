@@ -228,6 +228,7 @@ def test_every_function() -> None:
 FUNCTIONS = (
     "v[i] + w[i]", "v[i] - w[i]", "v[i] * w[i]", "v[i] / w[i]", "-v[i] * w[i]", "v[i] ** 3 * w[i]",
     "v[i] ** w[i]", "2 ** v[i] * w[i]", "exp(v[i]) * w[i]", "log(v[i]) * w[i]", "sqrt(v[i] + w[i])",
+    "asin(v[i] * w[i])", "acos(v[i] - w[i])", "atan(v[i] / w[i])",
     "sin(v[i]) * cos(w[i])", "tanh(v[i] * w[i])", "erf(v[i]) + w[i]", "abs(v[i] - w[i])",
     "sigmoid(v[i]) * w[i]", "softplus(v[i]) * w[i]", "max(v[i], w[i]) * min(v[i], w[i])",
     "floor(v[i] * 5) * w[i]", "sign(v[i] - w[i]) * w[i]", "stop(v[i]) * v[i] * w[i]",

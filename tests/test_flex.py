@@ -296,6 +296,7 @@ SCORES: dict[str, Callable[..., Any]] = {
     "logarithms": lambda s, b, h, q, kv: torch.log(q + 1.0) + torch.log2(kv + 1) + torch.log1p(q),
     "roots": lambda s, b, h, q, kv: torch.rsqrt(kv + 1) + torch.sqrt(q + 1).reciprocal(),
     "waves": lambda s, b, h, q, kv: torch.sin(s) + torch.cos(q * 0.1) + torch.tan(s * 0.1),
+    "arcs": lambda s, b, h, q, kv: torch.asin(s / 9) + torch.arccos(s / 9) + torch.atan(s),
     "bends": lambda s, b, h, q, kv: torch.tanh(s) + torch.sigmoid(s) + F.silu(s) + torch.erf(s),
     "gelu": lambda s, b, h, q, kv: F.gelu(s) + F.gelu(s, approximate="tanh"),
     "slopes": lambda s, b, h, q, kv: F.relu(s) + F.leaky_relu(s, 0.1) + F.elu(s) + F.softplus(s),

@@ -57,6 +57,25 @@ def test_polynomial() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+ELEMENTARY: dict[str, tuple[str, Callable[[np.ndarray], np.ndarray]]] = {
+    "tan": ("tan(%s)", np.tan),
+    "sinh": ("sinh(%s)", np.sinh),
+    "cosh": ("cosh(%s)", np.cosh),
+    "asinh": ("asinh(%s)", np.arcsinh),
+    "acosh": ("acosh(1 + %s ** 2)", lambda x: np.arccosh(1 + x**2)),
+    "atanh": ("atanh(tanh(%s) / 2)", lambda x: np.arctanh(np.tanh(x) / 2)),
+    "angle": ("angle(%s, i - j)", lambda x: np.arctan2(x, np.subtract.outer(*[np.arange(12)] * 2))),
+}
+
+
+@pytest.mark.parametrize("name", ELEMENTARY)
+def test_elementary(name: str) -> None:
+    text, expected = ELEMENTARY[name]
+    t = arrays(8)
+    found = scores("elementary", name, text % "dot(q[i], k[j])")
+    np.testing.assert_allclose(found, expected(t["q"][0, 0] @ t["k"][0, 0].T), rtol=1e-12)
+
+
 def test_hidden_layer() -> None:
     t = arrays(8)
     hidden = np.tanh(t["q"][0, 0][:, None] + t["k"][0, 0][None])

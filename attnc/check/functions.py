@@ -21,7 +21,7 @@ from attnc.resources import library_names
 from attnc.source import Span
 
 REAL = ("exp", "log", "sqrt", "sin", "cos")  # of complex numbers too
-REAL_ONLY = ("tanh", "erf")
+REAL_ONLY = ("asin", "acos", "atan", "tanh", "erf")
 WHOLE = ("floor", "ceil", "round")
 ANY_NUMBER = ("abs", "sign", "re", "im", "conj", "stop")
 SPECIAL = ("where", "outer", "len", "start", "grad", "random", "min", "max")

@@ -21,7 +21,8 @@ INFIX = {
 CALLS = {
     "min": "min", "max": "max", "abs": "abs", "floor": "math.floor", "ceil": "math.ceil",
     "round": "round", "exp": "math.exp", "log": "math.log", "sqrt": "math.sqrt", "sin": "math.sin",
-    "cos": "math.cos", "tanh": "math.tanh", "to_real": "float", "to_int": "int", "stop": "",
+    "cos": "math.cos", "asin": "math.asin", "acos": "math.acos", "atan": "math.atan",
+    "tanh": "math.tanh", "erf": "math.erf", "to_real": "float", "to_int": "int", "stop": "",
 }  # fmt: skip
 
 

@@ -339,6 +339,7 @@ POINT: dict[str, Callable[..., Tensor]] = {
     "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal,
     "gt": np.greater, "ge": np.greater_equal, "not": np.logical_not,
     "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "sin": np.sin, "cos": np.cos,
+    "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
     "tanh": np.tanh, "erf": _erf, "floor": np.floor, "ceil": np.ceil, "round": np.round,
     "re": np.real, "im": np.imag, "conj": np.conj, "stop": _same, "exp2": np.exp2,
     "log2": np.log2, "log1p": np.log1p, "softplus": lambda x: np.logaddexp(0.0, x),

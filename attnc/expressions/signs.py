@@ -60,9 +60,9 @@ def _step(node: Expr, args: list[Sign]) -> Sign:
         return ANY if math.isnan(value) else Sign(value < 0, value == 0, value > 0)
     if op == "length":
         return NOT_BELOW
-    if op in ("exp", "exp2", "abs", "softplus", "sigmoid", "sqrt"):
+    if op in ("exp", "exp2", "abs", "softplus", "sigmoid", "sqrt", "acos"):
         return NOT_BELOW  # they may round to zero
-    if op in ("to_real", "sign", "stop"):
+    if op in ("to_real", "sign", "stop", "asin", "atan", "tanh", "erf"):
         return args[0]
     if op == "neg":
         return Sign(args[0].positive, args[0].zero, args[0].negative)

@@ -41,11 +41,11 @@ COMPARISON = ("eq", "ne", "lt", "le", "gt", "ge")
 LOGIC = ("and", "or", "not")
 # exp2, log2, log1p, softplus, sigmoid are never written: passes and printers introduce them.
 FUNCTIONS = (
-    "exp", "log", "sqrt", "sin", "cos", "tanh", "erf", "floor", "ceil", "round",
-    "re", "im", "conj", "stop", "exp2", "log2", "log1p", "softplus", "sigmoid",
+    "exp", "log", "sqrt", "sin", "cos", "asin", "acos", "atan", "tanh", "erf", "floor", "ceil",
+    "round", "re", "im", "conj", "stop", "exp2", "log2", "log1p", "softplus", "sigmoid",
 )  # fmt: skip
 REAL_VALUED = frozenset((
-    "div", "exp", "log", "sqrt", "sin", "cos", "tanh", "erf",
+    "div", "exp", "log", "sqrt", "sin", "cos", "asin", "acos", "atan", "tanh", "erf",
     "exp2", "log2", "log1p", "softplus", "sigmoid",
 ))  # fmt: skip
 CASTS = ("to_int", "to_real", "to_complex")

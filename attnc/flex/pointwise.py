@@ -36,10 +36,12 @@ def _function(name: str, keep: bool = False, kind: Kind = "real") -> Callable[..
     return handler
 
 
-for _name in ("exp", "log", "sqrt", "sin", "cos", "tanh", "erf"):
+for _name in ("exp", "log", "sqrt", "sin", "cos", "asin", "acos", "atan", "tanh", "erf"):
     enter(_name)(_function(_name))
 for _name in ("abs", "sign", "relu"):
     enter(_name)(_function(_name, keep=True))
+for _name in ("asin", "acos", "atan"):
+    enter(f"arc{_name[1:]}")(_function(_name))
 enter("absolute")(_function("abs", keep=True))
 for _name in ("floor", "ceil", "round"):
     enter(_name)(_function(_name, kind="int"))

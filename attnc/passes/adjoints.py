@@ -314,7 +314,7 @@ def _parted(
     )
 
 
-BOUNDED = ("sigmoid", "tanh", "erf")
+BOUNDED = ("sigmoid", "tanh", "erf", "atan")
 
 
 def finite(expr: Expr) -> bool:

@@ -34,7 +34,7 @@ def bound_of(expr: Expr) -> float:
     for factor in factors.above:
         if is_number(factor):
             bound *= abs(number_of(factor))
-        elif factor.op not in ("cos", "sin", "tanh") and not _is_one(factor):
+        elif factor.op not in ("cos", "sin", "tanh", "erf") and not _is_one(factor):
             return math.inf
     return bound
 

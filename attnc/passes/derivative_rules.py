@@ -150,6 +150,11 @@ def _by(slope: Callable[[Expr, Expr], Factors]) -> Callable[[Expr, Expr], Edges]
     return lambda node, result: (Edge(node.args[0], slope(node.args[0], result)),)
 
 
+def _cosine_of_asin(x: Expr) -> Expr:
+    """sqrt(1 - x^2), by its factors: near 1 the difference of squares would lose digits."""
+    return make("sqrt", make("mul", make("sub", ONE, x), make("add", ONE, x)))
+
+
 _SLOPES: dict[str, Callable[[Expr, Expr], Edges]] = {
     "add": _linear(_plain(0), _plain(1)),
     "sub": _linear(_plain(0), _plain(1, negative=True)),
@@ -169,6 +174,9 @@ _SLOPES: dict[str, Callable[[Expr, Expr], Edges]] = {
     "sqrt": _by(lambda x, y: _over(y, above=(number(0.5),))),
     "sin": _by(lambda x, y: Factors((make("cos", x),))),
     "cos": _by(lambda x, y: Factors((make("sin", x),), (), True)),
+    "asin": _by(lambda x, y: _over(_cosine_of_asin(x))),
+    "acos": _by(lambda x, y: _over(_cosine_of_asin(x), negative=True)),
+    "atan": _by(lambda x, y: _over(make("add", ONE, make("mul", x, x)))),
     "tanh": _by(lambda x, y: Factors((make("sub", ONE, make("mul", y, y)),))),
     "erf": _by(
         lambda x, y: Factors(

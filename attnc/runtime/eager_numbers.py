@@ -243,9 +243,9 @@ def sqrt(x: Value) -> Value:
 
 
 def function(name: str, x: Value) -> Value:
-    """sin, cos, tanh or erf."""
+    """sin, cos, asin, acos, atan, tanh or erf."""
     if isinstance(x, (int, float)):
-        return float(getattr(math, name)(x))
+        return float(getattr(torch, name)(torch.tensor(x, dtype=torch.float64)))
     return Real(chained(name, as_real(x).plain()))
 
 

@@ -224,6 +224,9 @@ FUNCTIONS: dict[
     "sqrt": (lambda x, _: torch.sqrt(x), lambda x, _: chained("power", x, -0.5) / 2),
     "sin": (lambda x, _: torch.sin(x), lambda x, _: chained("cos", x)),
     "cos": (lambda x, _: torch.cos(x), lambda x, _: -chained("sin", x)),
+    "asin": (lambda x, _: torch.asin(x), lambda x, _: chained("power", 1 - x * x, -0.5)),
+    "acos": (lambda x, _: torch.acos(x), lambda x, _: -chained("power", 1 - x * x, -0.5)),
+    "atan": (lambda x, _: torch.atan(x), lambda x, _: chained("reciprocal", 1 + x * x)),
     "tanh": (lambda x, _: torch.tanh(x), lambda x, _: 1 - chained("tanh", x) ** 2),
     "erf": (
         lambda x, _: torch.erf(x),

@@ -364,6 +364,7 @@ VALUES: dict[str, Callable[..., torch.Tensor]] = {
     "gt": torch.gt, "ge": torch.ge, "and": _chained(torch.logical_and),
     "or": _chained(torch.logical_or), "not": torch.logical_not, "where": torch.where,
     "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "sin": torch.sin, "cos": torch.cos,
+    "asin": torch.asin, "acos": torch.acos, "atan": torch.atan,
     "tanh": torch.tanh, "erf": torch.erf, "floor": torch.floor, "ceil": torch.ceil,
     "round": torch.round, "stop": lambda x: x, "exp2": torch.exp2, "log2": torch.log2,
     "log1p": torch.log1p, "softplus": torch.nn.functional.softplus, "sigmoid": torch.sigmoid,

@@ -20,7 +20,8 @@ INFIX = {
 }  # fmt: skip
 CALLS = {
     "exp": "exp({})", "log": "log({})", "sqrt": "sqrt({})", "sin": 'function("sin", {})',
-    "cos": 'function("cos", {})', "tanh": 'function("tanh", {})', "erf": 'function("erf", {})',
+    "cos": 'function("cos", {})', "asin": 'function("asin", {})', "acos": 'function("acos", {})',
+    "atan": 'function("atan", {})', "tanh": 'function("tanh", {})', "erf": 'function("erf", {})',
     "floor": 'rounded("floor", {})', "ceil": 'rounded("ceil", {})', "stop": "stop({})",
     "round": 'rounded("round", {})', "to_int": 'rounded("trunc", {})', "abs": "absolute({})",
     "sign": "sign({})", "max": "maximum({}, {})", "min": "minimum({}, {})", "re": 'part("re", {})',

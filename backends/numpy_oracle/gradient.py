@@ -209,6 +209,11 @@ def _extreme(wins: str) -> Callable[..., list[Slope]]:
     return rule
 
 
+def _leg(x: Expr) -> Expr:
+    """The other leg of a right triangle with the leg x and the hypotenuse 1."""
+    return call("sqrt", call("sub", ONE, call("mul", x, x)))
+
+
 def _gauss(node: Expr, x: Expr) -> Expr:
     bell = call("exp", call("neg", call("mul", x, x)))
     return call("mul", number(2 / math.sqrt(math.pi)), bell)
@@ -231,6 +236,9 @@ RULES: dict[str, Callable[..., list[Slope]]] = {
     "sqrt": _unary(lambda node, x: call("div", number(0.5), node)),
     "sin": _unary(lambda node, x: call("cos", x)),
     "cos": _unary(lambda node, x: call("neg", call("sin", x))),
+    "asin": _unary(lambda node, x: call("div", ONE, _leg(x))),
+    "acos": _unary(lambda node, x: call("neg", call("div", ONE, _leg(x)))),
+    "atan": _unary(lambda node, x: call("div", ONE, call("add", ONE, call("mul", x, x)))),
     "tanh": _unary(lambda node, x: call("sub", ONE, call("mul", node, node))),
     "erf": _unary(_gauss),
 }

@@ -139,6 +139,65 @@ ATTNC_INLINE Real sqrt(Real x) {
 #endif
 }
 
+// s + s^3 p(s^2), p interpolated at Chebyshev's points; about one unit in the last place.
+template <int N> ATTNC_INLINE Real odd_polynomial(Real s, const double (&p)[N]) {
+    const Real z = s * s;
+    Real sum{Acc(p[N - 1])};
+    ATTNC_UNROLL for (int k = N - 2; k >= 0; k--) sum = fused(sum, z, Real(Acc(p[k])));
+    return fused(s * z, sum, s);
+}
+ATTNC_INLINE Real asin_core(Real s) {  // 0 <= s <= 1/2
+    if constexpr (SINGLE)
+        return odd_polynomial(s, {0.16666673123836517, 0.07498855143785477, 0.045001380145549774,
+            0.026554541662335396, 0.03808502480387688});
+    else
+        return odd_polynomial(s, {0.1666666666666665, 0.07500000000020764, 0.044642857103423646,
+            0.03038194736709848, 0.02237204763174451, 0.017355259955786323, 0.013929652902326633,
+            0.011875494382636922, 0.0078029494773533175, 0.01603551434914882,
+            -0.010749050339697808, 0.028169218060881414});
+}
+ATTNC_INLINE Real atan_core(Real s) {  // 0 <= s <= 1
+    if constexpr (SINGLE)
+        return odd_polynomial(s, {-0.3333333134651184, 0.19999739527702332, -0.1427856832742691,
+            0.11033764481544495, -0.08656880259513855, 0.0625016912817955, -0.035871539264917374,
+            0.01350777130573988, -0.0023869972210377455});
+    else
+        return odd_polynomial(s, {-0.3333333333333333, 0.1999999999999753, -0.14285714285384132,
+            0.11111111093490827, -0.09090908590891934, 0.07692298971033217, -0.06666564699289104,
+            0.05881506877793656, -0.052579733342841106, 0.04737749579527779,
+            -0.04260356632601652, 0.03749486812535247, -0.031277189066996385,
+            0.023696731580048622, -0.015535152475414177, 0.008368931178450162,
+            -0.0034958859739163094, 0.0010496035084968515, -0.00019996189377901382,
+            1.806195461861215e-05});
+}
+// pi / 2 - x, whose constant has a second part.
+ATTNC_INLINE Real complement(Real x) {
+    constexpr double rest = SINGLE ? -4.371139000186243e-08 : 6.123233995736766e-17;
+    return Real(Acc(1.5707963267948966)) - (x - Real(Acc(rest)));
+}
+// Beyond 1/2: asin(x) = pi/2 - 2 asin(sqrt((1 - x) / 2)), and acos(x) is the last term; NaN beyond 1.
+ATTNC_INLINE Real asin(Real x) {
+    const Real a = absolute(x);
+    const Truth near_one = a > Real(Acc(0.5));
+    const Real core = asin_core(select(near_one, sqrt((Real(1) - a) * Real(Acc(0.5))), a));
+    const Real out = select(near_one, complement(core + core), core);
+    return select(x < Real(0), -out, out);
+}
+ATTNC_INLINE Real acos(Real x) {
+    const Real a = absolute(x);
+    const Truth near_one = a > Real(Acc(0.5)), below = x < Real(0);
+    const Real core = asin_core(select(near_one, sqrt((Real(1) - a) * Real(Acc(0.5))), a));
+    const Real twice = core + core, half = complement(core), other = half + half;
+    return select(near_one, select(below, other, twice), complement(select(below, -core, core)));
+}
+ATTNC_INLINE Real atan(Real x) {
+    const Real a = absolute(x);
+    const Truth steep = a > Real(1);
+    const Real core = atan_core(select(steep, Real(1) / a, a));
+    const Real out = select(steep, complement(core), core);
+    return select(x < Real(0), -out, out);
+}
+
 // Lane by lane in libm.
 #define ATTNC_LANEWISE(name, call)                                    \
     inline __attribute__((noinline)) Real name(Real x) {              \
@@ -213,6 +272,9 @@ ATTNC_INLINE Acc log1p(Acc x) { return std::log1p(x); }
 ATTNC_INLINE Acc sqrt(Acc x) { return std::sqrt(x); }
 ATTNC_INLINE Acc sin(Acc x) { return std::sin(x); }
 ATTNC_INLINE Acc cos(Acc x) { return std::cos(x); }
+ATTNC_INLINE Acc asin(Acc x) { return std::asin(x); }
+ATTNC_INLINE Acc acos(Acc x) { return std::acos(x); }
+ATTNC_INLINE Acc atan(Acc x) { return std::atan(x); }
 ATTNC_INLINE Acc tanh(Acc x) { return std::tanh(x); }
 ATTNC_INLINE Acc erf(Acc x) { return std::erf(x); }
 ATTNC_INLINE Acc softplus(Acc x) { return maximum(x, Acc(0)) + log1p(std::exp(-std::fabs(x))); }
