@@ -26,7 +26,7 @@ attention resting(q, k, v):
         wins[j] = wins[j] + where(j == first, weight, 0)
         rest[j] = where(j == first, cool, max(rest[j] - 1, 0))
 """
-# The result is of what the row leaves behind; no clause sees the state.
+# The result and emits are of what the row leaves behind; no clause sees the state.
 SMOOTHED = """
 attention smoothed(q, k, v):
     input keep: real[h]
@@ -37,6 +37,9 @@ attention smoothed(q, k, v):
     update:
         held[j] = keep * held[j] + (1 - keep) * weight
     read: sum(j: held[j] * v[j])
+    emit load[i] = max(j: held[j]) + sum(j: weight * held[j])
+    emit by_kind[i, c] = sum(j if j % 2 == c: held[j])
+    axis c < 2
 """
 SPECS = {"resting": (RESTING, {"cool": 2}), "smoothed": (SMOOTHED, {})}
 KEYS = 7
@@ -62,7 +65,8 @@ def test_rows_see_what_earlier_rows_left(name: str) -> None:
     segments of rows."""
     op, oracle, eager = (compiled(name, backend) for backend in ("cpu", "numpy", "eager"))
     numbers = SPECS[name][1]
-    emit = ("lse", "max", "colsum", "weight", op.spec.root.states[0].array.name)
+    own = (*op.spec.root.emits, op.spec.root.states[0])
+    emit = ("lse", "max", "colsum", "weight", *(one.array.name for one in own))
     for rows in (1, 0, KEYS):
         given = tensors(name, rows)
         plain = {n: one.detach().numpy() for n, one in given.items()}

@@ -16,8 +16,10 @@ from spec_builder import Operator, op
 from test_stream import NORMALIZERS, tensors
 
 from attnc.errors import UnsupportedError
+from attnc.front import read_spec
 from attnc.passes import lower
 from attnc.passes.shard_gradients import Form, lower_shard
+from attnc.source import Source
 from attnc.spec import Spec
 
 ONE_PASS = [
@@ -59,6 +61,18 @@ def test_shards_merge_and_finish(name: str) -> None:
     assert set(whole) == set(carried[0])
     found = interpret(lower(spec, form="finish"), {**given, **whole})["operator"]
     np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-11)
+
+
+def test_a_norm_of_the_result_is_finished() -> None:
+    """A fold over the width that the result has too: the finish's gradient is over one of them."""
+    normed = """
+attention normed(q, k, v):
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+    read: layernorm(e: sum(j: weight * v[j]))
+"""
+    made = lower_shard(read_spec(Source(normed, "normed.attn")), (), "finish", "two")
+    assert [name for name, _ in made.gradients] == ["partial_acc", "partial_total"]
 
 
 def test_two_passes_have_no_partial_result() -> None:

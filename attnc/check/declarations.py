@@ -337,6 +337,8 @@ def _repeat(checker: Checker, body: Body, node: syntax.Repeat) -> None:
         if isinstance(known, EquationEntity) and isinstance(known.node, syntax.Define):
             group.first.append(known.node)
             del body.entities[name]
+        elif known is None:
+            checker.report(m.repeat_without_start(statement.span, name))
         span = statement.name.span if known is None else known.span
         add(checker, body, RepeatEntity(name, span, body, group=group))
 

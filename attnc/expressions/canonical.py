@@ -20,11 +20,13 @@ def set_apart(root: Expr, done: Container[bytes] = ()) -> Expr:
     done: digests of subtrees that were set apart before"""
 
     bound = {i for node in postorder(root, done=done) for i in node.bound if i.number < APART}
+    hidden = bound & root.free  # a fold's own and the tree's: one index is two
 
     def change(node: Expr) -> Expr:
-        if node.op == "index" and node.attr in bound:
+        if node.op == "index" and node.attr in bound - hidden:
             assert isinstance(node.attr, Index)
             return position(_apart(node.attr))
+        node = rename_bound(node, {index: _apart(index) for index in node.bound if index in hidden})
         return rebind(node, {index: _apart(index) for index in node.bound})
 
     return rewrite(root, change) if bound else root

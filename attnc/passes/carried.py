@@ -114,8 +114,7 @@ def read_by_updates(block: Block) -> list[str]:
     clauses = {one.name for one in clauses_of(block)}
     equations = {s.array.name: s for s in block.statements if isinstance(s, Definition)}
     todo = [as_given(line.expr, given.values()) for line in block.updates]
-    if sees_new_states(block):
-        todo.append(block.result.expr)
+    todo += [one.expr for one in (block.result, *block.emits) if sees_new_states(block, one)]
     found: dict[str, None] = {}
     seen: set[str] = set()
     while todo:
@@ -129,16 +128,16 @@ def read_by_updates(block: Block) -> list[str]:
     return list(found)
 
 
-def sees_new_states(block: Block) -> bool:
-    """Whether the result reads states, by more than the clauses, as the row's update leaves
-    them."""
+def sees_new_states(block: Block, output: Definition) -> bool:
+    """Whether a result or an emit reads states, by more than the clauses, as the row's update
+    leaves them."""
     if block.reads_old:
         return False
     clauses = {one.name for one in clauses_of(block)}
     moving = {state.array.name for state in block.states}
     moving |= {line.array.name for line in block.updates}
     equations = {s.array.name: s for s in block.statements if isinstance(s, Definition)}
-    todo = [block.result.expr]
+    todo = [output.expr]
     seen: set[str] = set()
     while todo:
         for node in postorder(todo.pop()):

@@ -96,7 +96,8 @@ class Statistics:
             self.parted(one) if isinstance(one, Block) else one for one in block.statements
         )
         block = replace(block, statements=statements)
-        if not any(len(source.keys) == 1 for source in block.sources) or not block.rows:
+        counted = block.rows and any(len(source.keys) == 1 for source in block.sources)
+        if not counted or block.states:  # what rows carry is known row by row
             return block
         before = len(self.blocks)
         own = Asking(self, block)

@@ -90,7 +90,7 @@ class RowsPrinter(FunctionPrinter, ABC):
     def _between(self, block: Block) -> list[Expr]:
         """What is printed after a row's operator: the updates, and a result that sees them."""
         exprs = [self.equations.prepared(line, block) for line in block.updates]
-        if sees_new_states(block):
+        if sees_new_states(block, block.result):
             exprs.append(self.equations.prepared(block.result, block))
         return exprs
 
@@ -256,12 +256,16 @@ class RowsPrinter(FunctionPrinter, ABC):
     def _gives(self, stage: KernelStage, block: Block, name: str) -> bool:
         """Whether a row's operator gives an array, or what stands for a clause."""
         if name == block.result.array.name:
-            return not sees_new_states(block)
+            return not sees_new_states(block, block.result)
         return self._given(stage, name)
 
     def _given(self, stage: KernelStage, name: str) -> bool:
         assert stage.carry is not None
-        return name in dict(stage.provides) or name in dict(stage.carry.clauses)
+        if name in dict(stage.carry.clauses):
+            return True
+        block = next(one for one in all_blocks(self.spec.root) if one.name == stage.block)
+        given = name in dict(stage.provides)
+        return given and not sees_new_states(block, self.equations.first[name])
 
     def _of_row(self, array: Array, block: Block) -> None:
         """One row of an array that moves, by its formula."""
@@ -299,7 +303,7 @@ class RowsPrinter(FunctionPrinter, ABC):
         if stage is None:
             return super()._asked(block, always)
         known = {one.array.name for one in always}
-        made = set(dict(stage.provides)) - known
+        made = {name for name in dict(stage.provides) if self._given(stage, name)} - known
         emits = (*block.emits, *block.offered) if block is self.spec.root else ()
         return [one for one in emits if one.array.name in made]
 
