@@ -110,9 +110,12 @@ def gradients(
     cotangents: dict[str, Any],
     tiles: tuple[int, int] = (4, 3),
     splits: int = 1,
+    outputs: str = "float64",
 ) -> dict[str, np.ndarray]:
-    """The gradients by input: the forward with its saved values, then the backward."""
+    """The gradients by input: the forward with its saved values, then the backward, which reads the
+    forward's outputs as they are in the dtype `outputs`."""
     kept = run(spec, derivative.forward, case.tensors, case, tiles)
+    kept.update((name, kept[name].astype(outputs)) for name in derivative.reads)
     names = (*derivative.reads, *(array.name for array in derivative.saved))
     arrays = {**case.tensors, **{name: kept[name] for name in names}}
     arrays.update((name, cotangents[output]) for output, name in derivative.cotangents)

@@ -323,7 +323,7 @@ def test_an_operator_that_solves_is_written() -> None:
 def test_explain_tells_of_derivatives() -> None:
     said = operators(BIASED)[0].explain()
     assert "backward: gradients of slope, bias, q, k, v" in said
-    assert "Read from the forward: saved_row, saved_power." in said
+    assert "Read from the forward: out, saved_row, saved_power." in said
     assert "computed again" in said and "biased_grad_keys_j holds j" in said
     assert "jvp: tangents of lse, out from those of bias, k, q, slope, v" in said
 

@@ -179,7 +179,7 @@ def test_one_sweep_has_five_products() -> None:
     assert loop.region.segments, "rows after a key: a closed form"
     powers = [let for let in loop.pair_values if "exp2" in {n.op for n in nodes(let.expr)}]
     assert len(powers) == 1, "each weight once"
-    assert derivative.reads == (), "nothing is made of a rounded result"
+    assert derivative.reads == ("out",), "what the mean of the terms is near to"
     assert [array.name for array in derivative.saved] == ["saved_power", "saved_row"]
 
 
@@ -220,6 +220,33 @@ def test_what_is_not_wanted_goes(sweep: Any) -> None:
     assert own[name]["acc_2"] == {"v_grad"}
 
 
+MEAN = """
+attention mean(q, k, v):
+    input gate: real[b, h, i, e], keep: real[b, hk, j]
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+    read: {}
+"""
+MEANS = {
+    "whole": "sum(j: weight * v[j])",
+    "gated": "gate[i] * sum(j: weight * v[j])",
+    "of_the_row": "gate[i, 0] * sum(j: weight * v[j])",
+    "thinned": "sum(j: weight * keep[j] * v[j])",
+}
+
+
+@pytest.mark.parametrize("name", [*MEANS, "softmax/concat_kv"])
+def test_what_a_mean_is_near_to_may_be_any_number(name: str) -> None:
+    """An output that was rounded to 16 bits changes no gradient."""
+    text = MEAN.format(MEANS.get(name))
+    spec = spec_of(name) if name not in MEANS else read_spec(load_source(text))
+    case = draw_case(spec, ORDINARY, 0)
+    cotangents, wanted = truth(spec, case)
+    derivative = lower_derivative(spec)
+    found = gradients(spec, derivative, case, cotangents, outputs="float16")
+    assert all(error(grad, wanted[name]) < 1e-9 for name, grad in found.items())
+
+
 def test_mutants_of_a_backward_are_found_out() -> None:
     """A sign, a term dropped, a mask, what was saved, delta."""
     spec = spec_of("softmax/causal_softmax")
@@ -231,7 +258,7 @@ def test_mutants_of_a_backward_are_found_out() -> None:
         for what, schedule in mutants(derivative.backward):
             mutant = replace(derivative, backward=schedule)
             try:
-                found = gradients(spec, mutant, case, cotangents)
+                found = gradients(spec, mutant, case, cotangents, outputs="float16")
             except AssertionError:
                 continue  # a region that does not fit its mask
             if all(error(grad, wanted[name]) < 1e-9 for name, grad in found.items()):
@@ -241,6 +268,8 @@ def test_mutants_of_a_backward_are_found_out() -> None:
 
 def mutants(schedule: Schedule) -> Iterator[tuple[str, Schedule]]:
     for place, kernel in enumerate(schedule.kernels):
+        if kernel.name.endswith("_near"):  # type: ignore[union-attr]
+            continue  # what a mean is near to may be any number
         for what, changed in changes(kernel):
             kernels = (*schedule.kernels[:place], changed, *schedule.kernels[place + 1 :])
             yield f"{kernel.name}: {what}", replace(schedule, kernels=kernels)  # type: ignore[union-attr]

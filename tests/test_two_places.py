@@ -78,7 +78,7 @@ def drawn(spec: Spec) -> Case:
 
 def errors(spec: Spec, derivative: Any, case: Case) -> dict[str, float]:
     cotangents, wanted = truth(spec, case)
-    found = gradients(spec, derivative, case, cotangents, splits=2)
+    found = gradients(spec, derivative, case, cotangents, splits=2, outputs="float16")
     assert found.keys() == wanted.keys()
     return {name: error(grad, wanted[name]) for name, grad in found.items()}
 

@@ -9,8 +9,8 @@ computed again for a pair.
     passed       depends on cotangents too and folds over keys: a loop over keys before the others
     summed       a sum over a width of cotangents and a saved row vector, as <g_i, out_i>: the sum
                  over the keys of what pairs compute again, sum_j p_ij <g_i, v_j>, in a loop before
-                 the others (`out` is rounded to the dtype of the call; and where one key has all
-                 of a row's weight the difference from it is 0, not the rounding of two sums)
+                 the others (`out` is rounded to the dtype of the call), of terms less <g_i, out_i>
+                 where the weights' sum is 1 (means)
     prepared     depends on cotangents, folds over widths only: a map
 
 Values of keys that fold over rows are finished before, by loops that hold keys (see column_values).
@@ -48,6 +48,7 @@ from attnc.passes.exponents import scaled
 from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
 from attnc.passes.finish import Target
 from attnc.passes.hoist import Names
+from attnc.passes.means import less
 from attnc.passes.nesting import nesting
 from attnc.passes.reductions import Reductions
 from attnc.passes.refusals import refuse
@@ -334,8 +335,23 @@ class RowValues:
         parts = [self._apart(part) for part in self._by_source(node)]
         if any(keyed is None for _, keyed in parts):
             return None
+        whole = [keyed for rest, keyed in parts if keyed is not None and rest == Factors()]
+        means = self._means(node, whole) if len(whole) == len(parts) else None
+        if means is not None:
+            return means
         sums = [(rest, self._kept_sum(keyed)) for rest, keyed in parts if keyed is not None]
         return total((rest * Factors((kept,))).expr for rest, kept in sums)
+
+    def _means(self, node: Expr, sums: list[Expr]) -> Expr | None:
+        """sum_e g_ie out_ie of an output that is a mean over the keys: of terms less that sum
+        itself, as it is rounded."""
+        given, own = factors_of(node.args[1]).split(self.is_later)
+        mean = None if less(sums, ONE) is None else self._output(own.expr)
+        if mean is None:
+            return None
+        whole = canonical(fold("sum", node.bound, (given * Factors((mean,))).expr))
+        near = self.prepared_row(whole, "near")
+        return total((near, *map(self._kept_sum, less(sums, near) or ())))
 
     def _kept_sum(self, keyed: Expr) -> Expr:
         """A read of a sum over keys that a loop makes for it."""
@@ -415,8 +431,13 @@ class RowValues:
             return None
         if node.op != "fold" and any(n.op in ("exp", "exp2") for n in postorder(node)):
             return None  # a power is formed beside the pair's own
+        return self.prepared_row(node, "row_sum")
+
+    def prepared_row(self, node: Expr, word: str) -> Expr:
+        """A read of a row value that a map makes."""
+        rows = (*self.roles.frame.grid, self.roles.frame.held)
         if node.digest not in self.prepared:
-            array = Array(self.names.fresh("row_sum"), rows, "real", "workspace")
+            array = Array(self.names.fresh(word), rows, "real", "workspace")
             self.prepared[node.digest] = (array, node)
         array, _ = self.prepared[node.digest]
         return read(array, map(position, rows))

@@ -1,0 +1,56 @@
+"""Means over keys, taken from a number near them.
+
+    sum_j w_j x_j  ->  c + sum_j w_j (x_j - c)      where sum_j w_j = 1
+
+Where one key has nearly all of a row's weight, a gradient is the difference of its term from the
+mean. Made of terms less c the mean is rounded once, not as each of its terms and their weights.
+
+does      finds the weights in sums that are divided by the sum of all their weights
+needs     canonical sums
+does not  choose c
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from attnc.expressions.tree import Expr, position, substitute
+from attnc.passes.factors import Factors, addends_of, factors_of
+from attnc.passes.simplify import make
+
+
+def less(sums: Sequence[Expr], near: Expr) -> list[Expr] | None:
+    """The sums with `near` taken from each term, None where no weights are found whose sum is 1."""
+    for divisor in factors_of(sums[0].args[1]).below:
+        weights = {part for part, minus in addends_of(divisor) if part.op == "fold" and not minus}
+        made: list[Expr] = []
+        for one in sums:
+            found = ((part, _less(one, divisor, part, near)) for part in weights)
+            part, whole = next((pair for pair in found if pair[1] is not None), (None, None))
+            if part is not None and whole is not None:
+                weights.remove(part)
+                made.append(whole)
+        if len(made) == len(sums) == len(addends_of(divisor)):
+            return made
+    return None
+
+
+def _less(one: Expr, divisor: Expr, weights: Expr, near: Expr) -> Expr | None:
+    """sum_j w_j x_j / divisor as sum_j w_j (x_j - near) / divisor, where `weights` is sum_j w_j."""
+    axes = [[index.axis for index in node.bound] for node in (one, weights)]
+    if weights.monoid != "sum" or axes[0] != axes[1]:
+        return None
+    moves = {old: position(new) for old, new in zip(weights.bound, one.bound, strict=True)}
+    condition, weight = (substitute(arg, moves) for arg in weights.args)
+    whole, own = factors_of(one.args[1]), factors_of(weight)
+    above = Counter(whole.above) - Counter(own.above)
+    below = Counter(whole.below) - Counter((*own.below, divisor))
+    if condition != one.args[0] or whole.negative or own.negative:
+        return None
+    if above + Counter(own.above) != Counter(whole.above):
+        return None
+    if below + Counter((*own.below, divisor)) != Counter(whole.below):
+        return None
+    term = make("sub", Factors(tuple(above.elements()), tuple(below.elements())).expr, near)
+    return one.with_args((condition, (Factors((term,)) * own * Factors((), (divisor,))).expr))
