@@ -107,9 +107,9 @@ class Printer:
             return self._default(node)
         if node.op == "random":
             return self._random(node)
-        return self._pointwise(node, [self.done[arg.digest] for arg in node.args])
         if node.op == "given":
             return self._given(node)
+        return self._pointwise(node, [self.done[arg.digest] for arg in node.args])
 
     def _lookup(self, table: dict[object, Leaf] | dict[Index, Leaf] | dict[str, Leaf], key: object):  # type: ignore[no-untyped-def]
         leaf = table.get(key)  # type: ignore[call-overload]
@@ -338,7 +338,6 @@ class Printer:
         condition = self.bind(f"{self.stem}_in", " & ".join(dict.fromkeys(checks)))
         return f"tl.where({condition}, {text}, {other})"
 
-    def _fold(self, node: Expr) -> str:
     def _given(self, node: Expr) -> str:
         """A choice by whether the call has an input, when the kernel is compiled."""
         name = self.scope.names.fresh(self.stem)
@@ -352,6 +351,7 @@ class Printer:
             self.lines.append(f"    {name} = {unwrapped(text)}")
         return name
 
+    def _fold(self, node: Expr) -> str:
         return print_fold(self, node)
 
     def shape(self, node: Expr) -> str:
