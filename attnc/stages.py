@@ -89,12 +89,14 @@ class Growing:
     shown     its name, or where it is found
     beside    its axes but the rows'
     trained   whether calls with gradients alone make it
+    copies    how many of it there are at once
     """
 
     shown: str
     beside: tuple[Axis, ...]
     kind: Kind
     trained: bool = False
+    copies: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import torch
 
 import attnc
 from attnc.bench.probe import resident
+from attnc.errors import UnsupportedError
 
 # Statistics of groups, dropout, and an input of the rows.
 GROUPS = """
@@ -87,6 +88,11 @@ def test_bands_are_the_dense_formula(text: str, small_bands: Any) -> None:
         assert not torch.equal(one, torch.zeros_like(one))
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
     assert "in bands of i" in op.explain()
+
+
+def test_random_numbers_are_numbered_by_entries_of_the_whole_batch() -> None:
+    with pytest.raises(UnsupportedError, match="beside random numbers"):
+        results(compiled(GROUPS), 13, {"offset": torch.tensor([2, 3]), "seed": 7})
 
 
 @pytest.mark.usefixtures("quick_build")

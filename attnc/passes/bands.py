@@ -20,6 +20,8 @@ from attnc.expressions.tree import Array, Expr, postorder
 from attnc.spec import Block, Definition, Repeat, Spec
 from attnc.stages import Bands, Growing, KernelStage
 
+GRADIENTS = 4  # of a row, at once: slices of a sweep's shares, and where they are summed
+
 
 def bands_of(spec: Spec, kernels: Iterable[KernelStage]) -> Bands | None:
     """The bands of a pipeline; None where nothing grows, or where rows need one another."""
@@ -152,7 +154,8 @@ class _Rows:
         keys = {key.axis.name for s in spec.root.sources for key in s.keys}
         if stage.carry is not None or stage.states or name not in rows or name in keys:
             return False
-        if rows[name].shifted != "offset" or any(_of_rows(a, name) for _, a in stage.lengths):
+        shifted = [axis.name for axis in rows.values() if axis.shifted == "offset"]
+        if shifted != [name] or any(_of_rows(axis, name) for _, axis in stage.lengths):
             return False
         made = {output for _, output in stage.provides}
         every = [one for block in blocks(spec.root) for one in _all_definitions(block)]
@@ -186,7 +189,8 @@ class _Rows:
             more = tuple(a for a in made.axes if a.name in rows - names and self._long(a))
             if self.axis.name in names and array.kind == "real" and more:
                 shown = f"the gradient of {array.name} within {stage.block}"
-                yield Growing(shown, (*self._beside(array.axes), *more), "real", trained=True)
+                beside = (*self._beside(array.axes), *more)
+                yield Growing(shown, beside, "real", True, GRADIENTS)
 
     def _grows(self, axes: Iterable[Axis]) -> bool:
         names = [axis.name for axis in axes]

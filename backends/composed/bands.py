@@ -91,7 +91,7 @@ class BandsPrinter(RowsPrinter, ABC):
         for one in growing:
             lengths = tuple(self.printer.lengths[axis.name] for axis in one.beside)
             item = {"bool": 1, "int": 8, "complex": 16}.get(one.kind, 0)
-            found.setdefault(lengths, []).append(item)
+            found.setdefault(lengths, []).extend([item] * one.copies)
         products = []
         for lengths, items in found.items():
             reals, rest = items.count(0), sum(items)

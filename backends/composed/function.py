@@ -49,6 +49,11 @@ class ComposedPrinter(BandsPrinter):
         self.carried = {one.block: one for one in pipeline.kernels if one.carry is not None}
         self.found: dict[str, str] = {}
 
+    def _needs_whole_batch(self) -> str:
+        if any(stage.signature.random for stage in self.pipeline.kernels):
+            return "offsets per batch beside random numbers, in a pipeline"  # numbered by entry
+        return super()._needs_whole_batch()
+
     def _below(self, name: str) -> list[str]:
         stage = self.makers.get(name)
         if stage is None:

@@ -69,7 +69,6 @@ class HeadPrinter:
         p.line("if per_batch(offset, key_offset, key_length):")
         p.depth += 1
         arrays = [i.array for i in spec.inputs] + [s.array for s in self.states.values()]
-        outputs = [spec.root.result, *spec.root.emits, *spec.root.offered]
         tensors = ", ".join(
             f"{quoted(self.arguments[a.name])}: {self.arguments[a.name]}" for a in arrays
         )
@@ -83,9 +82,9 @@ class HeadPrinter:
         ]
         further = [f"{quoted(name)}: {name}" for name in ("seed", "emit", *self.passed_on)]
         others = ", ".join([*numbers, *further])
-        if any(batch_place(each.array) < 0 for each in outputs) or self._mixes_batch():
-            feature = '"offsets per batch where entries of a batch meet"'
-            p.line(f'raise UnsupportedError({feature}, "eager", ("numpy",))')
+        feature = self._needs_whole_batch()
+        if feature:
+            p.line(f'raise UnsupportedError({quoted(feature)}, "eager", ("numpy",))')
         else:
             p.line(
                 'shifts = {"offset": offset, "key_offset": key_offset, "key_length": key_length}'
@@ -96,8 +95,12 @@ class HeadPrinter:
             p.line(f"return over_batch({self.function}, {given})")
         p.depth -= 1
 
-    def _entry(self, name: str) -> str:
-        return f"{quoted(self.arguments[name])}: {self.arguments[name]}"
+    def _needs_whole_batch(self) -> str:
+        """Why there is no call for each batch entry, if there is none."""
+        root = self.spec.root
+        outputs = [root.result, *root.emits, *root.offered]
+        apart = all(batch_place(each.array) >= 0 for each in outputs) and not self._mixes_batch()
+        return "" if apart else "offsets per batch where entries of a batch meet"
 
     def _mixes_batch(self) -> bool:
         for node in postorder(*self._all()):
