@@ -34,19 +34,13 @@ REFUSED = {
     ("contextual_positions", "second"): "key_scan",
     ("depth_attention", "second"): "pair_embedding",
     ("gated_conv", "second"): "mlp_stage",
-    ("positional_only", "second"): "multi_term_score",
     ("razor_heads", "second"): "pooling_stage",
     ("sinkhorn", "second"): "column_norm",
     ("box_bias", "over"): "linear_state",
     ("contextual_positions", "over"): "key_scan",
     ("depth_attention", "over"): "pair_embedding",
     ("gated_conv", "over"): "mlp_stage",
-    ("icl_linear", "over"): "linear_state",
-    ("lte_window", "over"): "linear_state",
-    ("pair_embedding", "over"): "pair_embedding",
-    ("qk_rmsnorm", "over"): "gqa",
     ("razor_heads", "over"): "pooling_stage",
-    ("relu_length", "over"): "pooling_stage",
 }
 # Two walks along the keys, which the interpreter has not; a mask that divides by 0 on so few rows.
 NOT_INTERPRETED = {"stick_breaking", "contextual_positions", "grid_partition"}

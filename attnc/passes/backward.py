@@ -30,11 +30,13 @@ from attnc.passes.chunk import scan
 from attnc.passes.derivative_lowering import Backward, Sweep
 from attnc.passes.differentiate import cotangents, differentiate
 from attnc.passes.emits import Outputs, lower_outputs
+from attnc.passes.frame import Frame
 from attnc.passes.gradient_kernels import repeated
 from attnc.passes.iterate import unrolled
 from attnc.passes.pipeline import finished, prepare
 from attnc.passes.scan_gradients import differentiate_scan
 from attnc.passes.scan_second import backward_tangent_of_scan, second_of_scan
+from attnc.passes.second_order import GRADIENTS_AGAIN, TANGENTS_OF_GRADIENTS, first_lowered
 from attnc.passes.stream import frame_of
 from attnc.passes.tangent import tangent, tangents
 from attnc.schedule import Schedule
@@ -208,11 +210,12 @@ def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> 
     if graph.recurrences:
         return second_of_scan(graph, signature_of(spec, graph))
     derivative = differentiate(graph)
-    second = differentiate(derivative)
-    verify_graph(second)
     given, again = cotangents(graph), cotangents(derivative)
-    lowering = Backward(second, frame_of(graph), sweep, again, None)
-    lowering.run()
+
+    def run(form: Graph) -> Backward:
+        return _lowered(form, frame_of(graph), sweep, again)
+
+    lowering = first_lowered(GRADIENTS_AGAIN, graph, derivative, run)
     own = signature_of(spec, graph)
     first = {one.name: one for one in own.inputs}
     dtypes = {f"{name}_grad": one.dtype for name, one in first.items()}
@@ -222,7 +225,7 @@ def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> 
         *(TensorArgument(array, outputs[name], "input") for name, array in given.items()),
         *(TensorArgument(array, _kept(dtypes[name]), "input") for name, array in again.items()),
     ]
-    made = _made(second, {f"{one.name}_grad": one.dtype for one in inputs})
+    made = _made(lowering.graph, {f"{one.name}_grad": one.dtype for one in inputs})
     signature = replace(
         own,
         name=f"{own.name}_second",
@@ -243,12 +246,12 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
         return backward_tangent_of_scan(graph, signature_of(spec, graph))
     graph = _in_turns(graph)
     derivative = differentiate(graph)
-    moved = tangent(derivative)
-    moved = replace(moved, outputs=moved.outputs[len(derivative.outputs) :])
-    verify_graph(moved)
     given, dots = cotangents(graph), tangents(derivative)
-    lowering = Backward(moved, frame_of(graph), "two", {**given, **dots}, None)
-    lowering.run()
+
+    def run(form: Graph) -> Backward:
+        return _lowered(form, frame_of(graph), "two", {**given, **dots})
+
+    lowering = first_lowered(TANGENTS_OF_GRADIENTS, graph, derivative, run)
     own = signature_of(spec, graph)
     of = {one.name: one.dtype for one in own.outputs}
     inputs = [
@@ -257,7 +260,7 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
     ]
     known = {one.name: one for one in inputs}
     moves = tuple(_tangent_argument(known[name], array) for name, array in dots.items())
-    made = _made(moved, {f"{one.name}_grad_dot": one.dtype for one in own.inputs})
+    made = _made(lowering.graph, {f"{one.name}_grad_dot": one.dtype for one in own.inputs})
     signature = replace(
         own,
         name=f"{own.name}_backward_tangent",
@@ -266,6 +269,14 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
         lengths=lengths_of(argument.array for argument in (*inputs, *moves)),
     )
     return lowering.schedule(signature.name, signature)
+
+
+def _lowered(form: Graph, frame: Frame, sweep: Sweep, later: dict[str, Array]) -> Backward:
+    """A form of second order as sums and their kernels."""
+    verify_graph(form)
+    lowering = Backward(form, frame, sweep, later, None)
+    lowering.run()
+    return lowering
 
 
 def _kept(dtype: Dtype) -> Dtype:

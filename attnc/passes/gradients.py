@@ -78,7 +78,7 @@ class Gradients:
         if not self.sums.roles.folds_keys(node) or not self.sums.roles.is_row(node):
             return False
         if self.sums.values.forward is None:  # its powers need a reference of their own
-            counted = node.op in ("gt", "to_real") and node.args[0].kind == "int"
+            counted = node.op in ("gt", "eq", "ne", "to_real") and node.args[0].kind == "int"
             whole = node.args[0] if counted else node
             if whole.op != "fold" or not (counted or whole.kind == "real"):
                 return False
