@@ -77,15 +77,18 @@ def powers() -> attnc.Operator:
 @pytest.mark.parametrize("alpha", [1.2, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("rows, size", [(1, 1.0), (67, 1.0), (257, 30.0)])
 def test_entmax_of_any_alpha(powers: attnc.Operator, alpha: float, rows: int, size: float) -> None:
-    """One key, many, rows that see none."""
+    """One key, many, rows that see none; weights, and what keys receive."""
     rng = np.random.default_rng(rows)
     q, k, v = (rng.standard_normal((1, 1, rows, 8)) for _ in range(3))
     shown = rng.random((1, rows)) < 0.9
     shown[:, : rows // 8] = False
     weights = weights_of(size * q, k, shown, alpha)
     given = (torch.tensor(x) for x in (size * q, k, v))
-    out = powers(*given, shown=torch.tensor(shown), alpha=alpha).numpy()
-    np.testing.assert_allclose(out, weights @ v, atol=1e-9 * size)
+    called = {"shown": torch.tensor(shown), "alpha": alpha, "emit": ("weight", "colsum")}
+    for found, exact in zip(
+        powers(*given, **called), (weights @ v, weights, weights.sum(2)), strict=True
+    ):
+        np.testing.assert_allclose(found.numpy(), exact, atol=1e-9 * size)
 
 
 def test_rows_stay_within_sixteen_bits(powers: attnc.Operator) -> None:
@@ -97,7 +100,7 @@ def test_rows_stay_within_sixteen_bits(powers: attnc.Operator) -> None:
     assert difference.abs().max() < 0.03
 
 
-@pytest.mark.parametrize("alpha", [1.5, 2.0])
+@pytest.mark.parametrize("alpha", [1.5, 2.0, 2.5])
 def test_gradients_by_the_implicit_function(powers: attnc.Operator, alpha: float) -> None:
     """Against central differences of the operator, away from edges of the support."""
     torch.manual_seed(5)

@@ -242,11 +242,20 @@ def slope_by(root: Expr, leaf: Expr, wide: frozenset[Axis]) -> Expr:
     return found[root.digest]
 
 
+def _times(factor: Factors, change: Expr) -> Expr:
+    """Their product, inside a choice of zero: beside what is not taken the factor may be
+    infinite."""
+    if change.op == "where" and is_number(change.args[2], 0):
+        condition, taken, zero = change.args
+        return make("where", condition, _times(factor, taken), zero)
+    return (factor * factors_of(change)).expr
+
+
 def _moved(edge: Edge, change: Expr) -> Expr:
     """What an operand's change does to the node."""
     if change == ZERO:
         return ZERO
-    moved = (edge.factor * factors_of(change)).expr
+    moved = _times(edge.factor, change)
     for guard in edge.guards:
         moved = make("where", guard, moved, ZERO)
     return close("sum", edge.bound, edge.conditions, moved) if edge.bound else moved

@@ -14,10 +14,11 @@ does not  know any emit by name
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from attnc.expressions.index import Axis
-from attnc.expressions.tree import postorder
+from attnc.expressions.tree import Expr, postorder
 from attnc.graph import Graph, GraphOutput
 from attnc.passes.derivative_lowering import Backward, in_order
 from attnc.passes.finish import Lowering, Target
@@ -51,7 +52,7 @@ class Outputs:
             return Outputs(graph, rows, targets)
         others = tuple(replace(one, expr=renamed(one.expr, rows.turned)) for one in others)
         rest = replace(graph, outputs=others, iterations=())
-        check_supported(postorder(*rest.roots))
+        check_supported(n for n in postorder(*rest.roots) if not _of_a_row(n, graph.keys))
         lowering = Backward(rest, rows.frame, "two", {}, rows.reductions, "workspace")
         lowering.run()
         rows.reductions.names.taken |= lowering.names.taken
@@ -91,6 +92,12 @@ def _is_row(output: GraphOutput, keys: set[Axis], graph: Graph) -> bool:
             return False
         axes.remove(held)  # keys may be the same axis: channels that see channels
     return not any(axis in keys for axis in axes)
+
+
+def _of_a_row(node: Expr, keys: Iterable[Iterable[Axis]]) -> bool:
+    """A solve of no key: its root is a value of the row, which loops over rows leave to others."""
+    walked = {axis for source in keys for axis in source}
+    return node.op == "solve" and not any(index.axis in walked for index in node.free)
 
 
 def lower_outputs(graph: Graph) -> Lowering:
