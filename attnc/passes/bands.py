@@ -80,7 +80,7 @@ class _Rows:
         if not growing:
             return None
         emits = tuple(one.array for one in (*root.emits, *root.offered))
-        apart = frozenset(one.name for one in emits if not self._with_rows(one.name, before))
+        apart = frozenset(one.name for one in emits if not self._goes_along(one.name, before))
         return Bands(self.axis, own, apart, growing)
 
     # ----------------------------------------------------------------------- what a band can make
@@ -120,10 +120,13 @@ class _Rows:
         """Those that are made of all rows: what fails, and all that it is made of."""
         return {each for name in names & self.fails for each in self._below(name)}
 
-    def _with_rows(self, name: str, before: set[str]) -> bool:
-        """Whether a band makes an emit too: of what is made before anyway, and of what knows
-        nothing of rows."""
-        mine = self._before(self._below(name))
+    def _goes_along(self, name: str, before: set[str]) -> bool:
+        """Whether any band makes an emit too: a part of it, or all where it knows nothing of rows;
+        of what is made before anyway, and of what knows nothing of rows."""
+        below = self._below(name)
+        if not any(map(self._knows_rows, below)):
+            return True
+        mine = self._before(below)
         return name not in mine and not any(map(self._knows_rows, mine - before))
 
     def _knows_rows(self, name: str) -> bool:
@@ -193,9 +196,12 @@ class _Rows:
                 yield Growing(shown, beside, "real", True, GRADIENTS)
 
     def _grows(self, axes: Iterable[Axis]) -> bool:
+        """Whether axes are rows and another length, which the result has not."""
         names = [axis.name for axis in axes]
-        others = any(self._long(axis) for axis in axes if axis.name != self.axis.name)
-        return self.axis.name in names and others
+        result = [axis.name for axis in self.spec.root.result.array.axes]
+        return self.axis.name in names and any(
+            self._long(axis) for axis in axes if axis.name not in result
+        )
 
     def _beside(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         return tuple(axis for axis in axes if axis.name != self.axis.name)

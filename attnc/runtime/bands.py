@@ -35,7 +35,7 @@ def in_bands(
     whole       whether an output needs all rows at once
     made_of     the inputs, of which gradients may be wanted
     given       what has rows, each with the place of its axis of rows
-    places      the same of each output
+    places      the same of each output that has rows; others are alike in every band
 
     A band's graph keeps what is given to it and runs again for the backward, so that nothing of
     rows times another length is saved; gradients of what bands share are added in one order."""
@@ -47,16 +47,21 @@ def in_bands(
     if whole or rows <= size:
         return run(first, rows, *(value for value, _ in given))
     saves = trained and not transformed
-    parts = zip(*(_of_bands(value, size, place) for value, place in given), strict=True)
+    parts = [list(_of_bands(value, size, place)) for value, place in given]
     found = []
-    for begin, part in zip(range(0, rows, size), parts, strict=True):
-        band = (first + begin, min(size, rows - begin), *part)
+    for number, begin in enumerate(range(0, rows, size)):
+        band = (first + begin, min(size, rows - begin), *(part[number] for part in parts))
         found.append(
             checkpoint(run, *band, use_reentrant=False, preserve_rng_state=False)
             if saves
             else run(*band)
         )
-    return {name: torch.cat([one[name] for one in found], places[name]) for name in found[0]}
+    return {
+        name: torch.cat([one[name] for one in found], places[name])
+        if name in places
+        else first_found
+        for name, first_found in found[0].items()
+    }
 
 
 def _of_bands(value: Value, size: int, place: int) -> Iterator[Value]:

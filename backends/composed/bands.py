@@ -66,7 +66,8 @@ class BandsPrinter(RowsPrinter, ABC):
         root = self.spec.root
         emits = {one.array.name: one.array for one in (*root.emits, *root.offered)}
         outputs = {"out": root.result.array, **emits}
-        places = {n: _place(a, row) for n, a in outputs.items() if n not in bands.apart}
+        rows = {n: a for n, a in outputs.items() if row in [axis.name for axis in a.axes]}
+        places = {n: _place(a, row) for n, a in rows.items() if n not in bands.apart}
         forward = self._bytes(one for one in bands.growing if not one.trained)
         trained = self._bytes(one for one in bands.growing if one.trained)
         apart = "".join(f"{quoted(name)}, " for name in sorted(bands.apart)).rstrip()
