@@ -36,7 +36,8 @@ from attnc.schedule.streams import StreamKernel
 
 HEADERS = (
     "call", "integers", "lanes", "functions", "reads", "random", "amx_emulated", "amx",
-    "products", "walks", "carried", "blocks", "running", "stream", "few", "scattered", "either",
+    "products", "walks", "carried", "blocks", "running", "stream", "few", "sights", "scattered",
+    "either",
 )  # fmt: skip
 SWEEP_HEADERS = ("sums", "panels", "sweep")
 SCAN_HEADERS = ("scan",)

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field, replace
 from attnc.backends.cpu_names import Names
 from attnc.backends.cpu_printer import Printer
 from attnc.backends.cpu_scope import Scope
-from attnc.backends.cpu_texts import SummaryText
+from attnc.backends.cpu_texts import SummaryText, TableText
 from attnc.backends.cpu_words import unwrapped
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import BOXES, Expr, postorder
 from attnc.schedule.regions import Region, Summary
 from attnc.schedule.streams import StreamKernel
+
+HELD_ENDS = frozenset(("held_low", "held_high"))
+WALKED_ENDS = frozenset(("walked_low", "walked_high"))
 
 
 class RegionPrinter(Printer):
@@ -32,23 +35,32 @@ class RegionPrinter(Printer):
         return f"Bound({unwrapped(text)})" if leaf and node.kind == "int" else text
 
     def _box(self, node: Expr) -> str:
-        """A question about the entries of a table in a box of positions. What a grid instance
-        fixes of the box is found once, where it begins."""
-        array, fields = node.array, self.scope.fields
-        at, fixed, spans = fields.pointer(array), list[str](), list[str]()
+        """A question about the entries of a table in a box of positions."""
+        spans = (self.span(node, place) for place in free_places(node))
+        return f"{node.op}_of({', '.join((self.table(node), *spans))})"
+
+    def table(self, box: Expr) -> str:
+        """Where the entries of a box begin: what a grid instance fixes of it is found once, where
+        it begins."""
+        array, fields, free = box.array, self.scope.fields, free_places(box)
+        at, fixed = fields.pointer(array), list[str]()
         for place, axis in enumerate(array.axes):
-            low, high = node.args[2 * place :][:2]
-            start, length, stride = self.start(axis), self.length(axis), fields.stride(array, place)
-            if low == high and not any(one.op == "value" for one in postorder(low)):
-                row = unwrapped(Printer(replace(self.scope, values={})).text(low))
-                fixed.append(f"row_of({row}, {start}, {length}, {stride})")
+            if place in free:
                 continue
-            ends = (unwrapped(self.done[one.digest]) for one in (low, high))
-            spans.append(f"span_of({', '.join((*ends, start, length, stride))})")
+            row = unwrapped(Printer(replace(self.scope, values={})).text(box.args[2 * place]))
+            sizes = self.start(axis), self.length(axis), fields.stride(array, place)
+            fixed.append(f"row_of({', '.join((row, *sizes))})")
         if fixed:
             at = f"part_of({', '.join((at, *fixed))})"
             at = fields.add(at, "const bool*", f"{array.name} here", at)
-        return f"{node.op}_of({', '.join((at, *spans))})"
+        return at
+
+    def span(self, box: Expr, place: int) -> str:
+        """The rows of one axis of a table that are in a box."""
+        axis = box.array.axes[place]
+        ends = (unwrapped(self.text(one)) for one in box.args[2 * place :][:2])
+        sizes = self.start(axis), self.length(axis), self.scope.fields.stride(box.array, place)
+        return f"span_of({', '.join((*ends, *sizes))})"
 
 
 @dataclass
@@ -62,7 +74,7 @@ class Regions:
     summaries: list[SummaryText] = field(default_factory=list)
 
     def print(self, region: Region, expr: Expr) -> tuple[str, ...]:
-        values = {name: name for name in ("held_low", "held_high", "walked_low", "walked_high")}
+        values = {name: name for name in (*HELD_ENDS, *WALKED_ENDS)}
         names = Names(set(values) | {"grid"})
         scope = self.grid.renamed(names).extended(values=values)
         used = {str(node.attr) for node in postorder(expr) if node.op == "value"}
@@ -86,14 +98,41 @@ class Regions:
             )
         printer = RegionPrinter(scope, lines, self._fixed(expr))
         quick, slow = _by_cost(expr)
-        if slow:
-            for part in quick:
-                lines.append(f"if (!{printer.text(part)}) return false;")
-            for part in slow[:-1]:
-                lines.append(f"if (!{printer.text(part)}) return false;")
-            expr = slow[-1]
-        text = printer.text(expr)
-        return (*printer.lines, f"return {unwrapped(text)};")
+        if not slow:
+            text = printer.text(expr)
+            return (*printer.lines, f"return {unwrapped(text)};")
+        by_row = [part for part in slow if _sees_by_row(part)]
+        for part in (*quick, *(part for part in slow if part not in by_row)):
+            lines.append(f"if (!{printer.text(part)}) return false;")
+        lines.append("if constexpr (!TABLES) return true;")
+        for part in by_row:
+            lines.append(f"if (!{printer.text(part)}) return false;")
+        return (*printer.lines, "return true;")
+
+    def print_tables(self, region: Region) -> tuple[TableText, ...]:
+        """The tables that tell held rows apart, each an operand of the mask as a conjunction; none
+        where the mask is more than that."""
+        possible, certain = (
+            [part for part in _by_cost(expr)[1] if _sees_by_row(part)]
+            for expr in (region.possible, region.certain)
+        )
+        alike = len(possible) == len(certain) and all(
+            one.op == "some" and other.op == "every" and one.args == other.args
+            and one.array == other.array and _is_parted(one)
+            for one, other in zip(possible, certain, strict=True)
+        )  # fmt: skip
+        return tuple(self._table(box) for box in possible) if alike else ()
+
+    def _table(self, box: Expr) -> TableText:
+        ends = {name: name for name in (*HELD_ENDS, *WALKED_ENDS)}
+        scope = self.grid.renamed(Names(set(ends) | {"grid"})).extended(values=ends)
+        sides = []
+        for side in (HELD_ENDS, WALKED_ENDS):
+            printer = RegionPrinter(scope, [], self._fixed(box))
+            places = [n for n in free_places(box) if _ends_of(box, n) <= side]
+            spans = ", ".join(printer.span(box, place) for place in places)
+            sides.append((*printer.lines, f"return entries_of({spans});"))
+        return TableText(RegionPrinter(scope, []).table(box), *sides)
 
     def _fixed(self, *roots: Expr) -> dict[bytes, str]:
         """What is the same for all tiles of a grid instance is computed once, where it begins."""
@@ -170,8 +209,32 @@ class Regions:
 
 def sees_by_row(region: Region) -> bool:
     """Whether tables are asked for held positions one by one: rows of a tile may see apart."""
-    boxes = (n for n in postorder(region.possible, region.certain) if n.op in BOXES)
+    return _sees_by_row(region.possible, region.certain)
+
+
+def _sees_by_row(*exprs: Expr) -> bool:
+    boxes = (node for node in postorder(*exprs) if node.op in BOXES)
     return any(node.op == "value" and node.attr == "held_low" for node in postorder(*boxes))
+
+
+def free_places(box: Expr) -> list[int]:
+    """The axes of a table of which a box may hold several rows, or others for other tiles."""
+    return [place for place in range(len(box.array.axes)) if _ends_of(box, place)
+            or box.args[2 * place] != box.args[2 * place + 1]]  # fmt: skip
+
+
+def _ends_of(box: Expr, place: int) -> set[str]:
+    """The values that one axis of a box depends on."""
+    nodes = postorder(*box.args[2 * place :][:2])
+    return {str(node.attr) for node in nodes if node.op == "value"}
+
+
+def _is_parted(box: Expr) -> bool:
+    """Whether each axis of a box depends on held positions alone, or on walked ones alone."""
+    return all(
+        ends and (ends <= HELD_ENDS or ends <= WALKED_ENDS)
+        for ends in (_ends_of(box, place) for place in free_places(box))
+    )
 
 
 def _of_grid(*roots: Expr) -> list[Expr]:

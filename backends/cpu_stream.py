@@ -255,6 +255,7 @@ class StreamPrinter(PairPrinter):
             walked=walked,
             possible=regions.print(loop.region, loop.region.possible),
             certain=regions.print(loop.region, loop.region.certain),
+            tables=regions.print_tables(loop.region),
             alike=regions.print_alike(loop.region),
             walked_alike=truth(all(let.expr.free <= {loop.walked} for let in loop.walked_values)),
             exponent=self._exponent(loop, walked_kept),

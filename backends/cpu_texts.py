@@ -115,6 +115,16 @@ class RunningText:
 
 
 @dataclass(frozen=True)
+class TableText:
+    """A table that tells held rows apart: where it begins, and its rows that held, that walked
+    positions ask for."""
+
+    at: str
+    held: tuple[str, ...]
+    walked: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class LoopText:
     """What the template prints of one walked loop."""
 
@@ -142,6 +152,7 @@ class LoopText:
     walked: KeptText
     possible: tuple[str, ...]
     certain: tuple[str, ...]
+    tables: tuple[TableText, ...]
     alike: tuple[str, ...]
     walked_alike: str
     exponent: tuple[str, ...]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attnc.compiler import compile
+from attnc.runtime.cpu_build import levels_here
 
 CHOSEN = """
 attention chosen_blocks(q, k, v) for i over j:
@@ -23,6 +24,16 @@ attention picked(q, k, v) for i over j:
     normalize: softmax(j: score)
 """
 BACKENDS = ("cpu", "triton")
+# What rows see: an entry for four tiles or for a part of one, two tables (of one, many entries for a
+# tile), one beside a window, the entries that are false.
+MASKS = {
+    "wide": "j <= i + 400 and chosen[i, j // 256]",
+    "narrow": "chosen[i, j // 16]",
+    "torn": "j <= i + 400 and chosen[i, j // 48]",
+    "twice": "j <= i + 400 and chosen[i, j // 64] and chosen[i, j // 8 % 44]",
+    "window": "chosen[i, j // 64] or 0 <= i + 400 - j < 20",
+    "hidden": "j <= i + 400 and not chosen[i, j // 64]",
+}
 
 
 def test_chosen_blocks(quick_build: None) -> None:
@@ -56,6 +67,63 @@ def test_rows_that_see_blocks_of_their_own(dtype: torch.dtype, quick_build: None
     rival = compile(CHOSEN, backend="eager")(q, k, v, **given)
     error, allowed = ((x.double() - exact).norm() for x in (mine, rival))
     assert error <= 2 * allowed + 1e-13
+
+
+def _compare_mask(name: str, dtype: torch.dtype, seed: int) -> None:
+    """Rows that see no block, a block that all see, keys that none may see; alike on two threads."""
+    draw = torch.Generator().manual_seed(seed)
+    heads, key_heads = ((1, 1), (6, 2), (3, 3))[seed % 3]
+    q, k, v = (
+        torch.randn(1, h, n, w, generator=draw, dtype=torch.float64).to(dtype)
+        for h, n, w in ((heads, 270, 21), (key_heads, 700, 21), (key_heads, 700, 40))
+    )
+    own = seed % 2  # each head its choice
+    chosen = torch.rand(1, heads if own else key_heads, 44, 270, generator=draw).mT < 0.1
+    chosen = chosen.contiguous() if own else chosen
+    chosen[:, :, 90:97], chosen[..., 1] = False, True
+    chosen = ~chosen if name == "hidden" else chosen
+    text = CHOSEN.replace("j <= i and chosen[i, j // 16]", MASKS[name])
+    text = text.replace("bool[b, hk, i, s]", "bool[b, h, i, s]") if own else text
+    mine, eager = compile(text, backend="cpu"), compile(text, backend="eager")
+    exact = eager(q.double(), k.double(), v.double(), chosen=chosen)
+    allowed = (eager(q, k, v, chosen=chosen).double() - exact).norm()
+    if name not in ("narrow", "window"):
+        k[:, :, 670:], v[:, :, 670:] = torch.nan, torch.inf  # beyond the last row
+    out = mine(q, k, v, chosen=chosen)
+    assert (out.double() - exact).norm() <= 2 * allowed + 1e-13 * exact.norm()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(threads, 2))
+        assert torch.equal(out, mine(q, k, v, chosen=chosen))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_two_tables_decide(quick_build: None) -> None:
+    _compare_mask("twice", torch.float32, 1)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("isa", levels_here())
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_of_tables(name: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNC_CPU_ISA", isa)
+    for seed, dtype in enumerate((torch.float32, torch.bfloat16, torch.float64), len(name)):
+        _compare_mask(name, dtype, seed)
+
+
+def test_masked_values_stay_in_their_rows(quick_build: None) -> None:
+    """An infinite value within blocks of the diagonal: rows before it go with rows that see it."""
+    draw = torch.Generator().manual_seed(6)
+    q, k, v = (torch.randn(1, h, 300, 16, generator=draw) for h in (4, 1, 1))
+    chosen = torch.rand(1, 1, 300, 19, generator=draw) < 0.1
+    chosen[..., torch.arange(300), torch.arange(300) // 16] = True
+    exact = compile(CHOSEN, backend="eager")(q, k, v, chosen=chosen)
+    v[:, :, 69], k[:, :, 133] = torch.inf, torch.nan
+    out = compile(CHOSEN, backend="cpu")(q, k, v, chosen=chosen)
+    sees = torch.stack([chosen[0, 0, :, j // 16] & (torch.arange(300) >= j) for j in (69, 133)])
+    torch.testing.assert_close(out[:, :, ~sees.any(0)], exact[:, :, ~sees.any(0)])
+    assert not out[:, :, sees.any(0)].isfinite().any()
 
 
 def test_queries_over_keys_that_a_batch_shares(quick_build: None) -> None:

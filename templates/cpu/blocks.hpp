@@ -42,12 +42,12 @@ struct Blocks : Carried<K> {
         }
     }
 
-    template <class Loop>
+    template <class Loop, bool TABLES = true>
     struct Ask {
         const Grid& grid;
         int64_t low, high, start;  // held bounds; position of walked row 0
-        bool possible(int64_t a, int64_t b) const { return Loop::possible(grid, Bound::within(low), Bound::within(high), Bound::within(start + a), Bound::within(start + b)); }
-        bool certain(int64_t a, int64_t b) const { return Loop::certain(grid, Bound::within(low), Bound::within(high), Bound::within(start + a), Bound::within(start + b)); }
+        bool possible(int64_t a, int64_t b) const { return Loop::template possible<TABLES>(grid, Bound::within(low), Bound::within(high), Bound::within(start + a), Bound::within(start + b)); }
+        bool certain(int64_t a, int64_t b) const { return Loop::template certain<TABLES>(grid, Bound::within(low), Bound::within(high), Bound::within(start + a), Bound::within(start + b)); }
     };
 
     // Every walked row that the held rows first .. first + rows meet, in blocks.

@@ -206,12 +206,18 @@ struct Few {
         });
         lift<Loop, MASKED>(desk, slot, first, count);
         for_each<Loop::TERMS>([&](auto place) {
-            constexpr int t = decltype(place)::value, width = K::tile_width[Loop::target[t]];
-            const auto rows = Loop::template operand<t>(grid);
-            Acc* tile = desk.tile[Loop::target[t]] + slot * padded(width);
-            if (rows.step == 1) weigh<width, 0>(rows, first, count, desk.weight[Loop::layer[t]], tile);
-            else weigh<width, 0>(stage(rows, first, count, width, desk.staged), first, count, desk.weight[Loop::layer[t]], tile);
+            constexpr int t = decltype(place)::value;
+            add_rows<Loop, t>(desk, slot, first, count, desk.weight[Loop::layer[t]]);
         });
+    }
+    // Adds walked rows by their weights to a carried tile of a slot.
+    template <class Loop, int T>
+    static void add_rows(Desk& desk, int slot, int64_t first, int count, const Acc* weights) {
+        constexpr int width = K::tile_width[Loop::target[T]];
+        const auto rows = Loop::template operand<T>(desk.grids[slot]);
+        Acc* tile = desk.tile[Loop::target[T]] + slot * padded(width);
+        if (rows.step == 1) weigh<width, 0>(rows, first, count, weights, tile);
+        else weigh<width, 0>(stage(rows, first, count, width, desk.staged), first, count, weights, tile);
     }
 
     // A slot at the begin of its row.

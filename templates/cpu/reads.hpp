@@ -255,6 +255,25 @@ ATTNC_INLINE bool every_of(const bool* data, Spans... spans) {
     return data && (spans.whole && ...) && !found(data, false, spans...);
 }
 
+// A box whose entries lie in a row.
+struct Entries {
+    int64_t offset, step, count;
+    bool known;  // false: it is no such box, or leaves the table
+};
+template <class... Spans>
+ATTNC_INLINE Entries entries_of(Spans... spans) {
+    Entries out{0, 0, 1, (spans.whole && ...)};
+    const auto add = [&](const Span& span) {
+        out.offset += span.low * span.stride;
+        if (span.high == span.low) return;
+        out.known &= out.count == 1 && span.high > span.low;
+        out.count = span.high - span.low + 1;
+        out.step = span.stride;
+    };
+    (add(spans), ...);
+    return out;
+}
+
 // ---- summaries: bounds of a value over rows, blocks of STRIP rows under a binary tree
 
 template <class T>

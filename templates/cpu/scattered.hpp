@@ -3,45 +3,35 @@
 // instance or of several that read the same keys (heads of a group); a stretch that several slots
 // see is multiplied for all of them at once, the stretch held and the slots walked.
 #pragma once
-#include "few.hpp"
+#include "sights.hpp"
 
 namespace attnc {
 
-constexpr int WINDOW = 2048;  // walked positions whose stretches are gathered at a time
-constexpr int GLANCE = 512;   // positions that a slot is asked about before their blocks
 constexpr int MANY = 4;       // slots for which a stretch is worth to be turned
 constexpr int AHEAD = 2;      // blocks that are brought nearer while another is multiplied
 
-constexpr int CROWD = 8 * TILE;  // slots: the more, the more of them see a stretch while it is in cache
+constexpr int CROWD = 16 * TILE;  // slots: the more, the more of them see a stretch while it is in cache
+constexpr int TASKS = 8;          // of a call, at least, where they are worth it
 
 template <class K>
-struct Scattered : Few<K, CROWD> {
-    using Slots = Few<K, CROWD>;
+struct Scattered : Sights<K, CROWD> {
+    using Slots = Sights<K, CROWD>;
     using Whole = typename Slots::Whole;
     using Grid = typename K::Grid;
-    using Slots::begin, Slots::join, Slots::keep, Slots::padded, Slots::record;
+    using Seen = typename Slots::Seen;
+    using Slots::STRIPS, Slots::begin, Slots::join, Slots::keep, Slots::padded, Slots::record;
 
-    static constexpr int STRIPS = WINDOW / STRIP;
-    struct Seen {  // stretches of a window by the strip that they begin at
-        int bunches[STRIPS];           // that have one
-        int16_t bunch[STRIPS][CROWD];  // which
-        int16_t count[STRIPS][CROWD];  // its positions; negative where some are masked
-    };
     struct Desk : Slots::Desk {
-        Seen* seen;
         const Acc* turned;               // walked operands of the loop: [blocks][units][TILE]
         Unit* asked;                     // queries or weights of the slots of a stretch
         Acc* found[K::PRODUCTS_MOST];    // [slots][TILE]
         Acc* weights[K::LAYERS_MOST];    // [slots][TILE]
         Acc* sum;                        // [slots][padded width]
-        int bunch[CROWD + 1];            // the first slot of each bunch: slots of a row that see alike
-        int bunches;
         bool together;                   // all slots read the operands that were turned, from one start
     };
     static Desk lay_out(Arena& arena) {
         Desk desk;
         static_cast<typename Slots::Desk&>(desk) = Slots::lay_out(arena);
-        desk.seen = arena.template take<Seen>(1);
         desk.asked = arena.template take<Unit>(CROWD * (Slots::padded_widest() > TILE ? Slots::padded_widest() : TILE));
         for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.found[p] = arena.template take<Acc>(CROWD * TILE);
         for (int t = 0; t < K::LAYERS_MOST; t++) desk.weights[t] = arena.template take<Acc>(CROWD * TILE);
@@ -53,46 +43,6 @@ struct Scattered : Few<K, CROWD> {
         lay_out(arena);
         arena.template take<Acc>(CROWD * record());
         return round_up(arena.used, 4096) + 64;
-    }
-
-    // ---- which stretches the slots see
-
-    template <class Loop>
-    static void find_bunches(Desk& desk) {
-        desk.bunches = 0;
-        for (int slot = 0; slot < desk.slots; slot++) {
-            const int first = slot ? desk.bunch[desk.bunches - 1] : 0;
-            const bool alike = slot && desk.row[slot] == desk.row[first] && Loop::alike(desk.grids[slot], desk.grids[first]);
-            if (!alike) desk.bunch[desk.bunches++] = slot;
-        }
-        desk.bunch[desk.bunches] = desk.slots;
-    }
-
-    template <class Loop>
-    static void look(Desk& desk, int bunch, int64_t from, int64_t to) {
-        Seen& seen = *desk.seen;
-        const auto note = [&](int64_t x, int64_t y, int sign) {
-            for (int64_t next; x < y; x = next) {  // ends where others' stretches may begin
-                next = (x / TILE + 1) * TILE < y ? (x / TILE + 1) * TILE : y;
-                const int64_t strip = (x - from) / STRIP;
-                const int place = seen.bunches[strip]++;
-                seen.bunch[strip][place] = int16_t(bunch);
-                seen.count[strip][place] = int16_t(sign * (next - x));
-            }
-        };
-        const int slot = desk.bunch[bunch];
-        const int64_t held = K::start(desk.grids[slot]) + desk.row[slot];
-        const typename Whole::template Ask<Loop> all{desk.grids[slot], held, held, Loop::start(desk.grids[slot])};
-        for (int64_t part = from; part < to; part += GLANCE) {
-            const int64_t end = part + GLANCE < to ? part + GLANCE : to;
-            if (!all.possible(part, end - 1)) continue;
-            for (int64_t x = part; x < end; x += TILE) {  // few blocks are seen: no bisection down to them
-                const int64_t y = x + TILE < end ? x + TILE : end;
-                if (!all.possible(x, y - 1)) continue;
-                if (all.certain(x, y - 1)) note(x, y, 1);
-                else bisect(all, x, y, [&](int64_t a, int64_t b) { note(a, b, 1); }, [&](int64_t a, int64_t b) { note(a, b, -1); });
-            }
-        }
     }
 
     // ---- walked operands, transposed once for all rows, in blocks of TILE positions
@@ -141,25 +91,48 @@ struct Scattered : Few<K, CROWD> {
         return same;
     }
 
+    // body(first, count, false) for neighbours among the slots, where there are enough for products of
+    // their own; else body(0, slots, true): what they have lies apart, or is `kept` so.
+    static constexpr int NEIGHBOURS = 8;
+    template <class Body>
+    static void in_runs(bool kept, const int* slot, int slots, const Body& body) {
+        int runs = 1;
+        for (int m = 1; m < slots; m++) runs += slot[m] != slot[m - 1] + 1;
+        if (kept || runs * NEIGHBOURS > slots) return body(0, slots, kept || runs > 1);
+        for (int m = 0, end; m < slots; m = end) {
+            for (end = m + 1; end < slots && slot[end] == slot[end - 1] + 1;) end++;
+            body(m, end - m, false);
+        }
+    }
+
     template <class Loop>
     static void multiply(Desk& desk, const int* slot, int slots, int64_t first, int count) {
         for_each<Loop::PRODUCTS>([&](auto place) {
             constexpr int p = decltype(place)::value, width = Loop::depth[p], units = (width + FOLD - 1) / FOLD;
-            const bool neighbours = !PAIRS && units == Slots::padded_widest() && slot[slots - 1] - slot[0] == slots - 1;
-            for (int m = 0; m < slots && !neighbours; m++) {
-                const Acc* query = desk.query[p] + slot[m] * Slots::padded_widest();
-                if constexpr (PAIRS)
-                    for (int c = 0; c < units * FOLD; c += LANES) store_elements((Element*)(desk.asked + m * units) + c, load(query + c), units * FOLD - c < LANES ? units * FOLD - c : LANES);
-                else std::memcpy(desk.asked + m * units, query, sizeof(Acc) * units);
-            }
-            const void* queries = neighbours ? (const void*)(desk.query[p] + slot[0] * Slots::padded_widest()) : desk.asked;
-            const WalkedOperand asked{(const char*)queries, units * int64_t(sizeof(Unit)), sizeof(Unit)};
+            constexpr bool dense = !PAIRS && units == Slots::padded_widest();  // queries are as they are asked
             const Acc* held = turned<Loop>(desk.turned, p, first / TILE) + first % TILE;
-            products_in_parts(0, (count + LANES - 1) / LANES, asked, held, units, desk.found[p], slots);
+            in_runs(false, slot, slots, [&](int from, int some, bool apart) {
+                const Acc* queries = desk.query[p] + slot[from] * Slots::padded_widest();
+                if (!dense || apart) queries = (const Acc*)desk.asked;
+                for (int m = 0; m < some && (!dense || apart); m++) {
+                    const Acc* query = desk.query[p] + slot[from + m] * Slots::padded_widest();
+                    if constexpr (PAIRS)
+                        for (int c = 0; c < units * FOLD; c += LANES) store_elements((Element*)(desk.asked + m * units) + c, load(query + c), units * FOLD - c < LANES ? units * FOLD - c : LANES);
+                    else std::memcpy(desk.asked + m * units, query, sizeof(Acc) * units);
+                }
+                const WalkedOperand asked{(const char*)queries, units * int64_t(sizeof(Unit)), sizeof(Unit)};
+                products_in_parts(0, (count + LANES - 1) / LANES, asked, held, units, desk.found[p] + from * TILE, some);
+            });
         });
     }
 
-    template <class Loop>
+    static bool finite(const Acc* sum, int width) {
+        Real all(Acc(0));
+        for (int c = 0; c < width; c += LANES) all = fused(load_elements(sum + c, width - c < LANES ? width - c : LANES), Real(0), all);
+        return !(all != all).any();
+    }
+
+    template <class Loop, bool MASKED>
     static void accumulate(Desk& desk, const int* slot, int slots, int64_t first, int count) {
         const int depth = (count + FOLD - 1) / FOLD;
         for_each<Loop::TERMS>([&](auto place) {
@@ -180,18 +153,24 @@ struct Scattered : Few<K, CROWD> {
             } else {
                 for (int k = 0; k < count; k++) stage_row(rows.row(first + k), rows.step, width, desk.staged + k * wide);
             }
-            const WalkedOperand lifted{(const char*)weights, TILE * int64_t(sizeof(Unit)), sizeof(Unit)};
-            const bool neighbours = slot[slots - 1] - slot[0] == slots - 1;
-            Acc* to = neighbours ? desk.tile[Loop::target[t]] + slot[0] * wide : desk.sum;
-            products_between<wide, wide>(neighbours, 0, wide / LANES, lifted, values, depth, to, slots);
-            for (int m = 0; m < slots && !neighbours; m++) {
-                Acc* tile = desk.tile[Loop::target[t]] + slot[m] * wide;
-                for (int c = 0; c < wide; c += LANES) store(tile + c, load(tile + c) + load(desk.sum + m * wide + c));
-            }
+            in_runs(MASKED, slot, slots, [&](int from, int some, bool apart) {
+                Acc* tile = desk.tile[Loop::target[t]];
+                const WalkedOperand lifted{(const char*)(weights + from * TILE), TILE * int64_t(sizeof(Unit)), sizeof(Unit)};
+                products_between<wide, wide>(!apart, 0, wide / LANES, lifted, values, depth, apart ? desk.sum : tile + slot[from] * wide, some);
+                for (int m = 0; m < some && apart; m++) {
+                    const Acc* sum = desk.sum + m * wide;
+                    if (MASKED && !finite(sum, width)) {  // a masked value may have met 0
+                        Slots::template add_rows<Loop, t>(desk, slot[m], first, count, desk.weights[Loop::layer[t]] + m * TILE);
+                        continue;
+                    }
+                    Acc* to = tile + slot[m] * wide;
+                    for (int c = 0; c < wide; c += LANES) store(to + c, load(to + c) + load(sum + c));
+                }
+            });
         });
     }
 
-    template <class Loop>
+    template <class Loop, bool MASKED>
     static __attribute__((noinline)) void stretch(Desk& desk, const int* slot, int slots, int64_t first, int count) {
         auto& walked = *(typename Loop::template Walked<BLOCK>*)desk.walked;
         multiply<Loop>(desk, slot, slots, first, count);
@@ -204,11 +183,11 @@ struct Scattered : Few<K, CROWD> {
             if (!m || !Loop::WALKED_ALIKE)
                 for (int64_t k = 0; k < round_up(count, LANES); k++)
                     Loop::fill(desk.grids[slot[m]], walked, int(k), first + (k < count ? k : count - 1));
-            Slots::template lift<Loop, false>(desk, slot[m], first, count);
+            Slots::template lift<Loop, MASKED>(desk, slot[m], first, count);
         }
         std::memcpy(desk.score, score, sizeof score);
         std::memcpy(desk.weight, weight, sizeof weight);
-        accumulate<Loop>(desk, slot, slots, first, count);
+        accumulate<Loop, MASKED>(desk, slot, slots, first, count);
     }
 
     // ---- a window
@@ -250,8 +229,9 @@ struct Scattered : Few<K, CROWD> {
                 }
                 seen.bunches[strip] = others;
                 const int64_t first = from + strip * STRIP;
-                if (count > 0 && slots >= MANY && desk.together) {
-                    stretch<Loop>(desk, members, slots, first, count);
+                if (slots >= MANY && desk.together) {
+                    if (count > 0) stretch<Loop, false>(desk, members, slots, first, count);
+                    else stretch<Loop, true>(desk, members, slots, first, -count);
                     continue;
                 }
                 for (int m = 0; m < slots; m++) {
@@ -265,14 +245,13 @@ struct Scattered : Few<K, CROWD> {
     template <class Loop>
     static void walk(Desk& desk) {
         Slots::template stage_queries<Loop>(desk);
-        find_bunches<Loop>(desk);
+        Slots::template find_bunches<Loop>(desk);
         desk.together = true;
         for (int slot = 1; slot < desk.slots && desk.together; slot++) desk.together = joins<Loop>(desk, slot);
         const int64_t count = Loop::count(desk.grids[0]);
         for (int64_t from = (count - 1) / WINDOW * WINDOW; from >= 0; from -= WINDOW) {
             const int64_t to = from + WINDOW < count ? from + WINDOW : count;
-            std::memset(desk.seen->bunches, 0, sizeof desk.seen->bunches);
-            for (int bunch = 0; bunch < desk.bunches; bunch++) look<Loop>(desk, bunch, from, to);
+            Slots::template look<Loop>(desk, from, to);
             meet<Loop>(desk, from, to);
         }
     }
@@ -354,14 +333,18 @@ struct Scattered : Few<K, CROWD> {
     }
 
     static void run(const Call& call, const typename K::Shared& shared, char* scratch) {
-        const int64_t grids = K::grid_count(call), group = Slots::together(call, grids, 1), chunk = CROWD / group;
+        const int64_t grids = K::grid_count(call), group = Slots::together(call, grids, 1);
         Grid probe;
         K::enter(call, 0, probe);
-        const int64_t rows = K::count(probe), tiles = (rows + chunk - 1) / chunk;
+        const int64_t rows = K::count(probe);
+        int64_t chunk = CROWD / group;
+        while (chunk > TILE && grids / group * rows < TASKS * chunk) chunk /= 2;
+        const int64_t tiles = (rows + chunk - 1) / chunk;
         const int64_t own = desk_bytes(), ends = Whole::desk_bytes();
         Acc* all = (Acc*)(scratch + call.threads * (own + ends));
         turn_all(typename K::Loops{}, call, probe, all, group, scratch, own + ends);
         parallel_tasks(Whole::threads_worth(call, probe), grids / group * tiles, [&](int64_t worker, int64_t task) {
+            const TileSession session;
             Arena arena{scratch + worker * (own + ends)};
             Desk desk = lay_out(arena);
             Acc* records = arena.template take<Acc>(CROWD * record());
