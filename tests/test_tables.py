@@ -24,8 +24,8 @@ attention picked(q, k, v) for i over j:
     normalize: softmax(j: score)
 """
 BACKENDS = ("cpu", "triton")
-# What rows see: an entry for four tiles or for a part of one, two tables (of one, many entries for a
-# tile), one beside a window, the entries that are false.
+# What rows see: an entry for four tiles or for a part of one, two tables (of one, many entries for
+# a tile), one beside a window, the entries that are false.
 MASKS = {
     "wide": "j <= i + 400 and chosen[i, j // 256]",
     "narrow": "chosen[i, j // 16]",
@@ -70,7 +70,7 @@ def test_rows_that_see_blocks_of_their_own(dtype: torch.dtype, quick_build: None
 
 
 def _compare_mask(name: str, dtype: torch.dtype, seed: int) -> None:
-    """Rows that see no block, a block that all see, keys that none may see; alike on two threads."""
+    """Rows without a block, a block that all see, keys that none may see; alike on two threads."""
     draw = torch.Generator().manual_seed(seed)
     heads, key_heads = ((1, 1), (6, 2), (3, 3))[seed % 3]
     q, k, v = (
