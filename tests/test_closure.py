@@ -30,12 +30,7 @@ SHAPE = Shape(5, 5, 3, 2, 1, 2, 2)
 LOWER = {"tangent": lower_tangent, "second": lower_second, "over": lower_backward_tangent}
 # What is refused, by the first word of the feature.
 REFUSED = {
-    ("box_bias", "second"): "linear_state",
-    ("contextual_positions", "second"): "key_scan",
-    ("depth_attention", "second"): "pair_embedding",
-    ("gated_conv", "second"): "mlp_stage",
     ("razor_heads", "second"): "pooling_stage",
-    ("sinkhorn", "second"): "column_norm",
     ("box_bias", "over"): "linear_state",
     ("contextual_positions", "over"): "key_scan",
     ("depth_attention", "over"): "pair_embedding",

@@ -209,6 +209,7 @@ def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> 
     graph = prepare(spec, emit)
     if graph.recurrences:
         return second_of_scan(graph, signature_of(spec, graph))
+    graph = _in_turns(graph)
     derivative = differentiate(graph)
     given, again = cotangents(graph), cotangents(derivative)
 

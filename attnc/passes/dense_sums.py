@@ -10,7 +10,7 @@ from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.pair_sums import PairSums
 from attnc.passes.refusals import refuse
 from attnc.passes.roles import Sum, taken_apart
-from attnc.passes.simplify import make
+from attnc.passes.simplify import all_of, make
 
 
 def dense_gradient(sums: PairSums, whole: Expr) -> Expr:
@@ -60,7 +60,8 @@ def _distributed(sums: PairSums, whole: Sum) -> list[Sum]:
         for part, minus in parts:
             turned = factors.negative != minus
             term = Factors((*above[0], part, *above[1]), factors.below, turned)
-            found.append(Sum(whole.bound, whole.conditions, term.expr))
+            again = fold("sum", whole.bound, term.expr, all_of(whole.conditions))
+            found.append(taken_apart(again, sums.dummies, sums.roles))
         return found
     raise refuse("pair_embedding: the derivative of a vector for each pair")
 

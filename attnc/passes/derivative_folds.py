@@ -146,7 +146,21 @@ def _apart_exponents(body: Expr, finished: Callable[[Expr], bool]) -> Apart:
         (row if finished(addend) else rest).append(make("neg", addend) if minus else addend)
     if not row:
         return body, Factors(), ()
-    return make("exp", total(rest)), Factors((make("exp", total(row)),)), ()
+    return make("exp", total(rest)), _powers(row), ()
+
+
+def _powers(addends: list[Expr]) -> Factors:
+    """exp(a - log b + ...), b never negative, as exp(a + ...) / b: where b is 0, of a row without
+    keys, it is divided by for pairs alone."""
+    logs = [a.args[0].args[0] for a in addends if _is_less_log(a)]
+    rest = [a for a in addends if not _is_less_log(a)]
+    return Factors((make("exp", total(rest)),) if rest else (), tuple(logs))
+
+
+def _is_less_log(addend: Expr) -> bool:
+    if addend.op != "neg" or addend.args[0].op != "log":
+        return False
+    return never_negative(addend.args[0].args[0])
 
 
 def _choice(condition: Expr, inner: Apart, bound: frozenset[Index]) -> Apart:

@@ -162,9 +162,6 @@ class Backward:
 
     def _sums(self) -> None:
         sums = {one.array.name: one for one in self.pair_sums.made.values()}
-        cells = any(one.hold == "scatter" for one in sums.values())
-        if cells and self.pair_sums.in_order and self.values.forward is None:
-            raise refuse("key_scan: second order of a table beside values that run along the keys")
         rows = Holder("rows", self.frame)
         holders: dict[str, Holder] = {}
         by_frame: dict[object, Holder] = {}

@@ -260,6 +260,8 @@ def direct(
         return None
     if widths and widths[0].axis not in axes:
         return None
+    if any(n.bound and n.free & set(widths) and _sums_below(n, sums) for n in postorder(expr)):
+        return None  # a product with a matrix: no tile holds two widths
     for name in found:
         own_rows = set(sums[name].array.indices) - {sums[name].width}
         if own_rows != rows:

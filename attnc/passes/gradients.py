@@ -17,7 +17,18 @@ from dataclasses import dataclass
 
 from attnc.expressions.canonical import canonical, fresh_index, indices_in
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, fold, is_number, position, rewrite, substitute
+from attnc.expressions.tree import (
+    FALSE,
+    Expr,
+    fold,
+    is_number,
+    length,
+    number,
+    position,
+    rewrite,
+    start,
+    substitute,
+)
 from attnc.passes.cell_sums import in_parts, scattered
 from attnc.passes.dense_sums import dense_gradient
 from attnc.passes.factors import Factors, addends_of, factors_of, total
@@ -84,15 +95,25 @@ class Gradients:
                 return False
             if self.sums.roles.widths((whole,)):
                 return False
-            rows = any(self.sums.roles.of(index.axis) == "row" for index in whole.free)
-            return rows and all(self.sums.roles.of(index.axis) == "key" for index in whole.bound)
+            frame, met = self.sums.roles.frame, {index.axis for index in whole.free}
+            rows = {index.axis for index in (*frame.grid, frame.held)}
+            if not (frame.held.axis in met if counted else rows <= met):
+                return False
+            return all(self.sums.roles.of(index.axis) == "key" for index in whole.bound)
         return not self.sums.values.is_later(node)
 
     def _renamed(self, node: Expr) -> Expr:
         """A row value outside of any sum over pairs, read at the output's own indices."""
         moves = self.sums.canonical(node.free)
         found = self.sums.values.exchange(substitute(node, positions(moves)), pair=False)
-        return substitute(found, positions({new: old for old, new in moves.items()}))
+        back = positions({new: old for old, new in moves.items()})
+        for index in self.sums.roles.frame.grid:
+            if index in found.free and index not in back:  # made for each, read at the first
+                back[index] = start(index.axis)
+                some = make("gt", length(index.axis), number(0))
+                none = FALSE if found.kind == "bool" else number(0.0)
+                found = make("where", some, found, none)
+        return substitute(found, back)
 
     def _sum(self, node: Expr) -> Expr:
         whole = taken_apart(node, self.sums.dummies, self.sums.roles)
@@ -113,6 +134,7 @@ class Gradients:
             return total(map(self._sum, parts))
         if not keys or not rows:
             return self._mapped(whole)
+        whole = self._of_first(whole)
         (key,), (row,) = keys, rows
         for walked, held in ((row, key), (key, row)):
             tied = tuple(c for c in pinned if walked in c.free)
@@ -136,6 +158,19 @@ class Gradients:
         if row in whole.bound:
             return held_by_key(self.sums, whole, key, row, pinned)
         raise refuse("bias_tensor: a number for each pair, summed over what is no row or key")
+
+    def _of_first(self, whole: Sum) -> Sum:
+        """A sum that is the same for all of an outer axis, as of a batch that shares its rows, is
+        made of the first: row values stand for each."""
+        met = {index.axis for expr in whole.exprs for index in expr.free} | {
+            index.axis for index in whole.bound
+        }
+        met |= {axis.of for axis in met if axis.of is not None}
+        alike = [index for index in self.sums.roles.frame.grid if index.axis not in met]
+        taken = (*indices_in(*whole.exprs), *whole.bound, *self.sums.dummies)
+        firsts = tuple(fresh_index(index, taken) for index in alike)
+        here = tuple(make("eq", position(one), start(one.axis)) for one in firsts)
+        return Sum((*whole.bound, *firsts), (*whole.conditions, *here), whole.body)
 
     def _addends(self, whole: Sum) -> list[Expr] | None:
         found = addends_of(whole.body)

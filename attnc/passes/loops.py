@@ -147,7 +147,7 @@ class LoopBuilder:
         contraction = Contraction(self.frame, walked, self.preparations, self.names)
         score, known = self._score(source)
         split = [
-            self._operand(entry, part, self._untested(entry, own, known))
+            self._operand(entry, part, self._untested(entry, part, own, known))
             for entry, part, own in source.parts
         ]
         places = [self.added[e.name].at for e, _, _ in source.parts if e.name in self.added]
@@ -212,9 +212,11 @@ class LoopBuilder:
         )
 
     def _untested(
-        self, entry: Reduction, own: tuple[Expr, ...], known: tuple[Expr, ...]
+        self, entry: Reduction, part: Part, own: tuple[Expr, ...], known: tuple[Expr, ...]
     ) -> tuple[Expr, ...]:
-        if entry.name not in self.group.rescaled:
+        """The conditions beyond those that make the exponent -inf: all, where a term may be a
+        number over 0, of a row or a key that nothing is seen of."""
+        if entry.name not in self.group.rescaled or _divides(part.body.mantissa):
             return own
         return tuple(condition for condition in own if condition not in known)
 
@@ -322,6 +324,12 @@ def _any_of(cases: Iterable[tuple[Expr, ...]]) -> Expr:
     """Whether all conditions of some case hold; no case is without one."""
     whole = [case for case in map(_all, cases) if case is not None]
     return reduce(lambda one, other: make("or", one, other), whole)
+
+
+def _divides(term: Expr) -> bool:
+    """Whether a term divides by what an earlier loop has finished."""
+    below = (node.args[1] for node in postorder(term) if node.op == "div")
+    return any(n.op == "read" and n.array.role == "workspace" for n in postorder(*below))
 
 
 def _under(conditions: tuple[Expr, ...], term: Expr, bottom: Expr) -> Expr:

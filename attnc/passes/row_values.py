@@ -121,11 +121,13 @@ class RowValues:
             return node
         if not self.roles.is_row(node) or node.kind == "int":
             return None
-        held = self.roles.frame.held
-        other = next((i for i in node.free if i.axis is held.axis and i != held), None)
-        if other is not None:  # of a row within a fold over the rows
-            found = self._row_value(substitute(node, {other: position(held)}))
-            return None if found is None else substitute(found, {held: position(other)})
+        moves = self._alien(node)
+        if moves:  # of a row, or a head, within a fold over these
+            if node.free & set(moves.values()):
+                return None
+            found = self._row_value(substitute(node, {o: position(n) for o, n in moves.items()}))
+            back = {new: position(old) for old, new in moves.items()}
+            return None if found is None else substitute(found, back)
         if self.forward is not None and not self.is_later(node):
             return self._saved(node)
         if node.op in ("mul", "div", "neg") and node.kind == "real":
@@ -133,6 +135,12 @@ class RowValues:
         if self.forward is not None and not self._walks(node):
             return None  # parts of it may be saved
         return self._passed(node)
+
+    def _alien(self, node: Expr) -> dict[Index, Index]:
+        """The indices of rows and outer axes that a fold around the node binds, by those of the
+        kernels, which arrays are read at."""
+        own = {index.axis: index for index in (*self.roles.frame.grid, self.roles.frame.held)}
+        return {i: own[i.axis] for i in node.free if i.axis in own and i != own[i.axis]}
 
     def _walks(self, node: Expr) -> bool:
         """Whether a fold over keys in the node depends on cotangents (or nothing is saved)."""
@@ -350,7 +358,7 @@ class RowValues:
         if mean is None:
             return None
         whole = canonical(fold("sum", node.bound, (given * Factors((mean,))).expr))
-        near = self.prepared_row(whole, "near")
+        near = self._prepared_row(whole, "near")
         return total((near, *map(self._kept_sum, less(sums, near) or ())))
 
     def _kept_sum(self, keyed: Expr) -> Expr:
@@ -431,9 +439,9 @@ class RowValues:
             return None
         if node.op != "fold" and any(n.op in ("exp", "exp2") for n in postorder(node)):
             return None  # a power is formed beside the pair's own
-        return self.prepared_row(node, "row_sum")
+        return self._prepared_row(node, "row_sum")
 
-    def prepared_row(self, node: Expr, word: str) -> Expr:
+    def _prepared_row(self, node: Expr, word: str) -> Expr:
         """A read of a row value that a map makes."""
         rows = (*self.roles.frame.grid, self.roles.frame.held)
         if node.digest not in self.prepared:
