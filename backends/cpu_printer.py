@@ -107,13 +107,13 @@ class Printer:
             return self._default(node)
         if node.op == "random":
             return self._random(node)
-        if node.op not in ("where", *INFIX, *CALLS, *FUNCTIONS, *WHOLE, *SINGLE):
-            raise UnsupportedError(f"`{node.op}`", "cpu", INSTEAD)
-        return self._pointwise(node, [self.done[arg.digest] for arg in node.args])
         if node.op == "given":
             texts = (self._as(node.kind, self.done[arg.digest], arg) for arg in node.args)
             given = self.scope.fields.given(node.array)
             return f"given_or<{given}>({', '.join(map(unwrapped, texts))})"
+        if node.op not in ("where", *INFIX, *CALLS, *FUNCTIONS, *WHOLE, *SINGLE):
+            raise UnsupportedError(f"`{node.op}`", "cpu", INSTEAD)
+        return self._pointwise(node, [self.done[arg.digest] for arg in node.args])
 
     def _position(self, index: object) -> str:
         assert isinstance(index, Index)
