@@ -75,10 +75,10 @@ class MapPrinter:
         return MapText(
             title=f"{kernel.name}: {', '.join(store.array.name for store in kernel.stores)}",
             name=self.identifier,
-            fields=tuple(self.fields.declarations),
+            fields=self.fields.declared(),
             outer_count=outer_count,
             row_count=row_count,
-            enter=tuple(self.fields.statements),
+            enter=self.fields.entered(),
             body=tuple(body),
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
@@ -18,6 +19,8 @@ from attnc.schedule.maps import MapKernel
 from attnc.schedule.streams import StreamKernel
 
 MOST_AXES = 8  # of a `Tensor` of the C ABI
+LINE = 96  # characters of a line of declarations
+STRIDE = re.compile(r"(grid\.\w+) = (call\.tensors\[\d+\])\.stride\[(\d+)\];")
 
 
 @dataclass
@@ -190,6 +193,37 @@ class GridFields:
             self.known[key] = f"grid.{name}"
         return self.known[key]
 
+    def declared(self) -> tuple[str, ...]:
+        """The declarations, those of one type together."""
+        lines: list[str] = []
+        for kind, group in groupby(sorted(self.declarations, key=_type), _type):
+            line = kind
+            for name in (each.removeprefix(f"{kind} ").removesuffix(";") for each in group):
+                apart = kind.endswith("*") or len(line) + len(name) > LINE
+                if line != kind and apart:
+                    lines.append(f"{line};")
+                    line = kind
+                line += f", {name}" if line != kind else f" {name}"
+            lines.append(f"{line};")
+        return tuple(lines)
+
+    def entered(self) -> tuple[str, ...]:
+        """The statements of `enter`, all strides of a tensor in one."""
+        strides: dict[str, dict[int, str]] = {}
+        for found in filter(None, map(STRIDE.fullmatch, self.statements)):
+            field_, tensor, place = found.groups()
+            strides.setdefault(tensor, {})[int(place)] = field_
+        lines: list[str] = []
+        for line in self.statements:
+            found = STRIDE.fullmatch(line)
+            places = strides.get(found[2], {}) if found else {}
+            if found is None or len(places) == 1 or set(places) != set(range(len(places))):
+                lines.append(line)
+            elif places[int(found[3])] == next(iter(places.values())):  # the first to be used
+                names = ", ".join(places[place] for place in range(len(places)))
+                lines.append(f"strides_of({found[2]}, {names});")
+        return tuple(lines)
+
     def number(self, name: str, kind: str) -> str:
         if kind == "real":
             return self.add(f"n {name}", "Acc", name, self.slots.real(name))
@@ -260,6 +294,10 @@ class GridFields:
             f"{array.name} per {array.axes[place].name}",
             initial,
         )
+
+
+def _type(declaration: str) -> str:
+    return declaration.rpartition(" ")[0]
 
 
 def straight(index: Index, array: Array, place: int, at: Expr) -> bool:

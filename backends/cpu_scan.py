@@ -82,13 +82,13 @@ class InstancePrinter:
         return ScanText(
             title=title,
             name=self.identifier,
-            fields=tuple(self.fields.declarations),
+            fields=self.fields.declared(),
             arrays=tuple(f"{KEPT[b.kind]}* {b.name};" for b in made),
             places=tuple(f"{b.name} = arena.take<{KEPT[b.kind]}>({b.size});" for b in made),
             pointers=tuple(_pointer(buffer, "arrays") for buffer in made),
             grid_count=count,
             work=f"{self.slots.length(self.time.axis)} * ({sizes})",
-            enter=tuple(self.fields.statements),
+            enter=self.fields.entered(),
             walk=tuple(walk),
         )
 

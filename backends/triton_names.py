@@ -221,8 +221,8 @@ class Arguments:
         name = self.add(f"{what}_{axis}", "i64", what, axis)
         table = self.add(f"{what}_{axis}_ptr", "pointer", f"{what}s", axis)
         step = self.add(f"{what}_{axis}_step", "i64", f"{what}s_step", axis)
-        load = f"if {table} is not None:\n    {name} = tl.load({table} + b_row * {step})"
-        self.shifted.setdefault(f"{what}.{axis}", f"{load}\n{name} = {name}.to(INDEX)")
+        line = f"{name} = gpu_shift({name}, {table}, b_row, {step}, INDEX)"
+        self.shifted.setdefault(f"{what}.{axis}", line)
         return name
 
     def reload(self, what: str, axis: str, name: str, batch: str) -> list[str]:

@@ -110,15 +110,19 @@ def _shortened(value: Any, dimensions: dict[str, tuple[str, ...]]) -> Any:
 
 
 def _print_data(value: Any, indent: str = "") -> str:
-    """Plain data as Python text, one entry a line where it is long."""
+    """Plain data as Python text: short entries of a dictionary share lines, long ones have their
+    own."""
     flat = repr(value)
-    if len(indent) + len(flat) <= 88:
+    if len(indent) + len(flat) <= LINE or not isinstance(value, (dict, tuple)):
         return flat
     deeper = indent + "    "
-    if isinstance(value, dict):
-        rows = [f"{deeper}{key!r}: {_print_data(item, deeper)},\n" for key, item in value.items()]
-        return "{\n" + "".join(rows) + indent + "}"
     if isinstance(value, tuple):
         rows = [f"{deeper}{_print_data(item, deeper)},\n" for item in value]
         return "(\n" + "".join(rows) + indent + ")"
-    return flat
+    lines, line = [], ""
+    for text in (f"{key!r}: {_print_data(item, deeper)}," for key, item in value.items()):
+        if line and ("\n" in line + text or len(deeper + line + text) >= LINE):
+            lines.append(f"{deeper}{line}\n")
+            line = ""
+        line += f" {text}" if line else text
+    return "{\n" + "".join(lines) + f"{deeper}{line}\n{indent}}}"

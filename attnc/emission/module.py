@@ -3,7 +3,8 @@ function.
 
 The first kernel set is the operator itself. A module that is written to a file holds every further
 set (partial results, derivatives); one that attnc imports holds the first, and each further one is
-printed when it is first asked for (`print_chapter`), the same text.
+printed when it is first asked for (`print_chapter`), the same text but for functions that a set
+before it has (see sharing).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from attnc.emission.names import check_names
 from attnc.emission.pipeline import composed_names, first_set, print_composed, sets_line, stage_of
 from attnc.emission.python_numbers import print_python
 from attnc.emission.separate import keeps_batch_apart, rows_apart, solves
+from attnc.emission.sharing import share_functions
 from attnc.errors import InternalError, UnsupportedError
 from attnc.resources import template_environment
 from attnc.signature import Signature
@@ -120,6 +122,7 @@ def print_module(stages: Stages, members: Mapping[str, Members] | None = None) -
     for stage, found in (members or {}).items():
         chapters += [print_chapter(stages, name, one, stage) for name, one in found.items()]
     _check_apart(chapters)
+    chapters = share_functions(chapters)
     text = ModuleText(
         name=spec.name,
         version=attnc.__version__,

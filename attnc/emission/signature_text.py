@@ -23,8 +23,8 @@ def print_signature(
     separate: bool = True,
     prefix: str = "",
 ) -> str:
-    """The definitions `_lengths`, `_defaults`, `_requirements` and `SIGNATURE` of a module, with a
-    suffix for its further kernel sets.
+    """The definitions `_lengths`, `_defaults`, `_requirements` of a module, where there is something
+    to say, and `SIGNATURE`, with a suffix for its further kernel sets.
 
     results     how many outputs every call returns
     separate    whether batch entries never mix
@@ -44,15 +44,15 @@ def print_signature(
         flags += [f"unbounded={signature.unbounded!r}"]
     if suffix in TESTED:
         flags += [f"reads={_tuple(print_reads(signature))}"] if signature.reads else []
-    return "\n\n".join(
-        (
-            _print_lengths(known, lower),
-            _print_defaults(signature, lower),
-            _print_requirements(known, lower),
-            *([reach] if reach else ()),
-            _print_constant(spec, signature, whole, flags),
-        )
-    )
+    functions = {
+        "lengths": _print_lengths(known, lower),
+        "defaults": _print_defaults(signature, lower),
+        "requirements": _print_requirements(known, lower),
+    }
+    said = {name: text for name, text in functions.items() if text}
+    flags = [*(f"{name}=_{name}{lower}" for name in said), *flags]
+    texts = [*said.values(), *([reach] if reach else ())]
+    return "\n\n".join((*texts, _print_constant(spec, signature, whole, flags)))
 
 
 class Known:
@@ -112,10 +112,12 @@ def _print_lengths(known: Known, suffix: str) -> str:
         f"known[{'len_' + axis.name!r}] = {print_python(_length_of(axis))}"
         for axis in known.derived
     ]
+    if not lines:
+        return ""
     return _function(
         f"_lengths{suffix}(known: dict[str, Any]) -> None",
         "Adds defaults of numbers and the lengths that follow from others.",
-        lines or ["pass"],
+        lines,
     )
 
 
@@ -135,6 +137,8 @@ def _print_defaults(signature: Signature, suffix: str) -> str:
         for tensor in signature.inputs
         if tensor.optional and tensor.default is not None
     ]
+    if not entries:
+        return ""
     return _function(
         f"_defaults{suffix}(known: Mapping[str, Any]) -> dict[str, Any]",
         "What an optional tensor holds when it is left out.",
@@ -161,6 +165,8 @@ def _print_requirements(known: Known, suffix: str) -> str:
         for condition, message in needed
         if known.all_of(condition)
     ]
+    if not entries:
+        return ""
     return _function(
         f"_requirements{suffix}(known: Mapping[str, Any]) -> tuple[Requirement, ...]",
         "What the lengths and numbers of a call must satisfy.",
@@ -205,9 +211,6 @@ def _print_constant(spec: Spec, signature: Signature, suffix: str, flags: list[s
         f"rows={signature.rows.name if signature.rows else ''!r}",
         f"keys={signature.keys.name if signature.keys else ''!r}",
         f"random={signature.random}",
-        f"lengths=_lengths{suffix.lower()}",
-        f"defaults=_defaults{suffix.lower()}",
-        f"requirements=_requirements{suffix.lower()}",
         *flags,
     ]
     body = "".join(f"    {field},\n" for field in fields)

@@ -177,4 +177,24 @@ struct Arena {
     }
 };
 
+// An array of a workspace: its memory, sizes and strides.
+template <class T>
+void place(Arena& arena, Tensor& tensor, std::initializer_list<int64_t> sizes) {
+    int64_t count = 1, axis = int64_t(sizes.size());
+    for (int64_t size : sizes) count *= size;
+    tensor.data = arena.template take<T>(count);
+    for (auto size = sizes.end(); size != sizes.begin();) {
+        --size, --axis;
+        tensor.size[axis] = *size;
+        tensor.stride[axis] = axis + 1 == int64_t(sizes.size()) ? 1 : tensor.stride[axis + 1] * tensor.size[axis + 1];
+    }
+}
+
+// The strides of a tensor in the order of its axes.
+template <class... Strides>
+ATTNC_INLINE void strides_of(const Tensor& tensor, Strides&... strides) {
+    const int64_t* next = tensor.stride;
+    ((strides = *next++), ...);
+}
+
 }  // namespace attnc
