@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from attnc.runtime.arguments import call_of, check_room, unflatten
-from attnc.runtime.eager_support import vjp
+from attnc.runtime.eager_calls import vjp
 from attnc.runtime.family import Formula
 from attnc.runtime.forms import exact_region
 
