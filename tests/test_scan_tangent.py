@@ -98,8 +98,8 @@ def slopes(op: Any, tensors: dict[str, torch.Tensor], seed: int) -> list[Any]:
     return [*first, *second, *tree_leaves(pushed)]
 
 
-# Products of states, rows before.
-@pytest.mark.parametrize("name", ["gated_delta", "lagged"])
+# Products of states, rows before, rows that combine.
+@pytest.mark.parametrize("name", ["gated_delta", "lagged", "min_gru"])
 def test_second_order_of_a_recurrence(name: str, seed: int) -> None:
     spec, op = made(name)
     tensors = tensors_of(draw_case(spec, SHAPE, seed), torch.float64)

@@ -116,8 +116,8 @@ def _schedule(
     def kept(checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
         return tuple(replace(one, array=spaces[one.array.name]) for one in checkpoints)
 
-    # Row by row: the form in chunks would keep and store what this one does not.
-    row = replace(forward, checkpoints=kept(forward.checkpoints), chunked=None)
+    # Row by row: the forms in chunks and in tiles would keep and store what this one does not.
+    row = replace(forward, checkpoints=kept(forward.checkpoints), chunked=None, tiled=None)
     kernels: list[Kernel] = [row]
     for kernel in found.kernels:
         if isinstance(kernel, ReverseScanKernel):
