@@ -35,6 +35,7 @@ from transformers import (
     T5Config,
     Wav2Vec2BertConfig,
     Wav2Vec2ConformerConfig,
+    YosoConfig,
 )
 from transformers.models.beit.modeling_beit import BeitRelativePositionBias
 from transformers.models.big_bird.modeling_big_bird import BigBirdBlockSparseAttention, BigBirdModel
@@ -66,6 +67,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2Ber
 from transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer import (
     Wav2Vec2ConformerSelfAttention,
 )
+from transformers.models.yoso.modeling_yoso import YosoSelfAttention
 
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
@@ -492,6 +494,32 @@ def test_squeeze_excite() -> None:
 
 
 # recurrences ------------------------------------------------------------------------------------
+
+
+def test_expected_collisions() -> None:
+    """YOSO's expectation: how likely vectors fall into one cell of random hyperplanes."""
+    config = YosoConfig(
+        hidden_size=16, num_attention_heads=2, use_expectation=True, hash_code_len=9,
+        conv_window=None, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    module = YosoSelfAttention(config).double()
+    x = draw(2, 10, 16)
+    hidden = torch.tensor([[0.0] * 10, [0.0] * 7 + [-1e4] * 3], dtype=torch.float64)
+    heads = [split(each(x), 2) for each in (module.query, module.key, module.value)]
+    ours = joined(text(COLLISIONS)(*heads, length=torch.tensor([10, 7])))
+    theirs = module(x, attention_mask=hidden)[0]  # hidden keys see nothing there
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1, :7], theirs[1, :7])
+
+
+COLLISIONS = """
+attention collisions(q, k, v):
+    input length: int[b]
+    param bits: int = 9
+    mask: j < length
+    score: (1 - acos(dot(l2norm(d: q[i]), l2norm(d: k[j]))) / pi) ** bits
+    read: l2norm(e: sum(j: weight * v[j]))
+"""
 
 
 def test_constant_decay() -> None:

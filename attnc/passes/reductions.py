@@ -146,9 +146,8 @@ class Reductions:
         if any(self.frame.walker(index.axis) for index in others):
             equal = (part for part in conjuncts(node.args[0]) if part.op == "eq")
             grouped = any(not part.free.isdisjoint(others) for part in equal)
-            raise refuse(
-                "grouped_softmax" if grouped else "map_stage: a fold of keys for each pair"
-            )
+            groups = "grouped_softmax: groups without ends (clamp(kind[j], 0, 7) says some)"
+            raise refuse(groups if grouped else "map_stage: a fold of keys for each pair")
         condition, body = (substitute(arg, moves) for arg in node.args)
         outer: list[Expr] = []
         inner: list[Expr] = []

@@ -110,7 +110,8 @@ def _check(call: Any, check: ReadCheck) -> None:
         place = _Grid(call, check).failure(check.given)
     if place is None:
         return
-    at = ", ".join(f"{name} = {position}" for name, position in place) or "every point"
+    written = ((name.partition("'")[0], position) for name, position in place)
+    at = ", ".join(f"{name} = {position}" for name, position in written) or "every point"
     names = [node[1] for node in _nodes(check.condition) if node[0] == "read"]
     expected = f"{check.said} wherever {check.text} is read"
     argument = names[0] if names else "offset"
