@@ -66,10 +66,9 @@ def in_bands(
 
 def _of_bands(value: Value, size: int, place: int) -> Iterator[Value]:
     """The rows of each band."""
-    if not isinstance(value, Real):
-        return iter(value.split(size, place))
-    if value.exponent is None:
-        return (Real(one) for one in value.mantissa.split(size, place))
-    whole = value.each(lambda x: x)
-    pairs = (x.split(size, place) for x in (whole.mantissa, whole.exponent))
-    return (Real(*pair) for pair in zip(*pairs, strict=True))
+    tensors: list[Any] = [value]
+    if isinstance(value, Real):
+        whole = value.each(lambda x: x)  # both of one shape
+        tensors = [x for x in (whole.mantissa, whole.exponent) if x is not None]
+    for part in zip(*(x.split(size, place) for x in tensors), strict=True):
+        yield Real(*part) if isinstance(value, Real) else part[0]
