@@ -220,6 +220,27 @@ def test_forward_mode_agrees_with_backward(name):
     assert abs((tangent * weight).sum() - backward) <= 1e-10 * max(abs(backward), 1.0)
 
 
+NORMED = """
+    attention normed(q, k, v):
+        input open: int[b, j] = 1
+        mask: j <= i and open[j] != 0
+        score: dot(q[i], k[j]) * scale
+        z[i, j] = (score - mean(j: score)) / sqrt(variance(j: score) + 0.1)
+        normalize: by_sum(j: softplus(z))
+"""
+
+
+def test_tangents_of_masked_points_do_not_matter():
+    """Outside the mask z is -inf and its tangent NaN. (An optional input is what `j` is read on
+    first: it may be left out.)"""
+    op = attnc.compile(dedent(NORMED), backend="eager")
+    case = to_torch(draw(np.random.default_rng(2)))
+    tangent = torch.func.jvp(lambda q: op(**{**case, "q": q}), (case["q"],), (case["q"].cos(),))
+    step = 1e-6 * case["q"].cos()
+    ahead, behind = (op(**{**case, "q": case["q"] + s}) for s in (step, -step))
+    close(tangent[1], (ahead - behind) / 2e-6, 1e-7)
+
+
 @pytest.mark.parametrize("name", ["sparsemax", "titans_linear", "sinkhorn", "mixture_of_heads"])
 def test_second_derivatives(name):
     call, spec = CALLS[name], read(name)

@@ -224,12 +224,21 @@ def contract(
         top = _onto(_dropped(top, dim) if dim else top, shown, ordered)
         top = top[tuple(slice(None) if letter in shown else None for letter in output)]
     elif where is not None:
+        reals = [_shown(own, each, where) for own, each in zip(letters, reals, strict=True)]
         letters, reals = [*letters, where[0]], [*reals, Real(where[1].to(dtype))]
     whole = torch.promote_types(dtype, torch.complex64)
     complex_ones = any(each.mantissa.is_complex() for each in reals)
     cast = [each.mantissa.to(whole if complex_ones else dtype) for each in reals]
     found = torch.einsum(f"{','.join(letters)}->{output}", *cast)
     return Real(found if lost is None else torch.where(lost, math.nan, found), top)
+
+
+def _shown(letters: str, x: Real, where: tuple[str, Tensor]) -> Real:
+    """x, and 0 at masked points if it is of them all: a tangent there may be NaN."""
+    if not set(where[0]) <= set(letters):
+        return x
+    condition = _onto(where[1], where[0], letters)
+    return Real(torch.where(condition, x.mantissa, torch.zeros_like(x.mantissa)))
 
 
 def finite_part(x: Tensor) -> Tensor:

@@ -130,8 +130,7 @@ class HeadPrinter:
         cut = [i for i in self.spec.inputs if any(a.shifted == "key_offset" for a in i.array.axes)]
         if cut:
             axis = next(a for a in cut[0].array.axes if a.shifted == "key_offset")
-            place = cut[0].array.axes.index(axis)
-            p.line(f"all_keys = {self.arguments[cut[0].name]}.shape[{place}]")
+            p.line(f"all_keys = {self._measured(axis)}")
             p.line("if key_length is not None:")
             p.depth += 1
             for given in cut:
@@ -186,20 +185,22 @@ class HeadPrinter:
 
     def _measure(self, axis: Axis) -> None:
         p = self.printer
+        name = p.lengths[axis.name] = self.names.fresh(f"n_{axis.name}")
+        p.line(f"{name} = {self._measured(axis)}")
+
+    def _measured(self, axis: Axis) -> str:
+        """The length of an axis on an input that every call has, or on one that this call has."""
         sites = [
             (given, place)
             for given in self.spec.inputs
             for place, each in enumerate(given.array.axes)
             if each.name == axis.name
         ]
-        certain = [site for site in sites if site[0].default is None]
-        name = p.lengths[axis.name] = self.names.fresh(f"n_{axis.name}")
-        if certain:
-            given, place = certain[0]
-            p.line(f"{name} = {self.arguments[given.name]}.shape[{place}]")
-            return
+        for given, place in sites:
+            if given.default is None:
+                return f"{self.arguments[given.name]}.shape[{place}]"
         options = [f"({self.arguments[given.name]}, {place})" for given, place in sites]
-        p.line(f"{name} = measured({', '.join(options)})")
+        return f"measured({', '.join(options)})"
 
     def _length(self, axis: Axis) -> None:
         """The length of a range or product axis, after those that it is made of."""
