@@ -134,9 +134,19 @@ VALUES: dict[str, Callable[[Any], Tensors]] = {
         if hasattr(op, "spec") and op.backend == "eager"
         else torch.func.vmap(lambda q: op(q, K, V))(torch.stack([Q, 2 * Q])),
     ),
+    "many cotangents": lambda op: of_many(op(Q, K, V), op.backend != "eager"),
     "gradient penalty": lambda op: penalty(op, lambda out: out),
     "shards": lambda op: torch.autograd.grad(statistics(*by_shards(op, Q, K, V)), (Q, K, V)),
 }
+
+
+def of_many(out: torch.Tensor, at_once: bool) -> Tensors:
+    """Gradients for two cotangents, by the vmap inside autograd or one by one."""
+    many = torch.stack([out.detach().cos(), out.detach()])
+    if at_once:
+        return torch.autograd.grad(out, (Q, K, V), many, is_grads_batched=True)
+    each = [torch.autograd.grad(out, (Q, K, V), one, retain_graph=True) for one in many]
+    return tuple(map(torch.stack, zip(*each, strict=True)))
 
 
 def dual(call: Callable[[Any], Any], x: torch.Tensor) -> torch.Tensor:

@@ -43,6 +43,12 @@ def is_dense(value: torch.Tensor) -> bool:
     return value.layout is torch.strided and not value.is_nested
 
 
+def is_own(value: torch.Tensor) -> bool:
+    """Whether a tensor has data of its own; the vmap inside autograd (`is_grads_batched`) has
+    tensors that stand for many."""
+    return bool(torch._C._has_storage(value))
+
+
 def is_watched() -> bool:
     """Whether a mode, a transform or a tracer wants to see the call."""
     return bool(

@@ -12,7 +12,7 @@ import torch
 
 from attnc.runtime.arguments import flatten, mask_of
 from attnc.runtime.call import check_call
-from attnc.runtime.forms import is_dense, is_watched
+from attnc.runtime.forms import is_dense, is_own, is_watched
 from attnc.runtime.slots import Call, Signature
 
 BACKWARDS_KEPT = 16  # forms of cotangents that a plan remembers
@@ -213,7 +213,7 @@ def _form(needs: tuple[bool, ...], cotangents: tuple[Any, ...]) -> Any:
     for one in cotangents:
         if one is None:
             parts.append(None)
-        elif type(one) is torch.Tensor and is_dense(one) and not one.is_neg():
+        elif type(one) is torch.Tensor and is_dense(one) and is_own(one) and not one.is_neg():
             parts.append((one.stride(), one.dtype))
         else:
             return None
