@@ -62,7 +62,9 @@ def compile_source(
 
     if backend not in BACKENDS:
         raise AttncError(f"backend={backend!r}: expected one of {', '.join(BACKENDS)}")
-    return Operator(read_spec(source, name, statics), backend)
+    found = Operator(read_spec(source, name, statics), backend)
+    found.statics = dict(statics or {})
+    return found
 
 
 def lower(spec: Spec, asked: Sequence[str] | None = None) -> Stages:

@@ -75,6 +75,9 @@ class JitFunction:
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.operator(*args, **kwargs)
 
+    def __reduce__(self) -> str:
+        return self._function.__qualname__  # by name, as functions are pickled; a deep copy is the same
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self.local(q, k, v)`; a keyword that is not given is read off the instance
         if it has it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from attnc.infeasible import check_solved
 from attnc.spec import Spec
 
 if TYPE_CHECKING:
+    from attnc.front import NumberValue
+    from attnc.source import Source
     from attnc.stages import Stages
 
 
@@ -42,6 +45,7 @@ class Operator:
         if stages is not None:
             self.stages = stages
         self.spec = spec
+        self.statics: Mapping[str, NumberValue] = {}  # as they were given, for a copy elsewhere
         self.backend = backend
         self.emits = emits
         self._asked: dict[frozenset[str], Operator] = {}
@@ -82,6 +86,15 @@ class Operator:
         keywords = [given.name for given in inputs if not given.positional]
         names = ", ".join([*places, *(["*"] if keywords else []), *keywords])
         return f"<attnc.Operator {self.spec.name}({names}), backend {self.backend}>"
+
+    def __copy__(self) -> Operator:
+        return self  # a copied model calls the same kernels
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Operator:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.spec.source, self.spec.name, self.statics, self.backend)
 
     @cached_property
     def stages(self) -> Stages:
@@ -203,6 +216,15 @@ class Operator:
         if self.stages.pairs is not None:
             return self.module.PairedOperator(chosen, self.module.COMPLEX)
         return chosen
+
+
+def _restored(
+    source: Source, name: str, statics: Mapping[str, NumberValue], backend: str
+) -> Operator:
+    """The operator that was pickled, compiled from its text."""
+    from attnc.compiler import compile_source
+
+    return compile_source(source, name, backend=backend, statics=statics)
 
 
 def asks_gradient(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

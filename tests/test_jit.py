@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,31 @@ def test_nothing_of_the_function_runs() -> None:
         raise RuntimeError("the body ran")
 
     assert guarded(Q, K, V).shape == Q.shape
+
+
+class Held(torch.nn.Module):
+    """A model that holds its operators; one of them holds a parameter of the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = slope = torch.nn.Parameter(torch.ones(2))
+        text = "attention near(q, k, v):\n    static n: int = 9\n    mask: abs(i - j) < n\n"
+        self.near = attnc.compile(text, backend="eager", n=1)
+        self.fading = attnc.from_flex(
+            lambda score, b, h, i, j: score - slope[h] * abs(i - j), backend="eager"
+        )
+        self.sloped = sloped
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.near(x, x, x) + self.fading(x, x, x)
+        return result
+
+
+def test_a_model_that_holds_operators_is_copied() -> None:
+    model, x = Held(), torch.randn(1, 2, 5, 4)
+    loaded = pickle.loads(pickle.dumps(model))
+    for other in (copy.deepcopy(model), loaded):
+        assert torch.equal(other(x), model(x)) and other.sloped is sloped
+        assert other.slope is not model.slope
+        other(x).square().sum().backward()
+        assert other.slope.grad.abs().sum() > 0 and model.slope.grad is None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
 
 from attnc.errors import ArgumentMissing
+from attnc.front import read_spec
 from attnc.operator import Operator
+from attnc.source import Source
 from attnc.spec import Spec
 
 
@@ -31,6 +34,16 @@ class FlexOperator(Operator):
         self.captured = dict(captured)
         self._axes = dict(axes)
         super().__init__(spec, backend)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlexOperator:
+        found = object.__new__(FlexOperator)  # the same kernels
+        vars(found).update(vars(self))
+        found.captured = deepcopy(self.captured, memo)  # as its model's parameters are
+        return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        source, name = self.spec.source, self.spec.name
+        return _restored, (source, name, self.backend, self.captured, self._axes)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return super().__call__(*args, **self._with_captured(args, kwargs))
@@ -70,3 +83,8 @@ class FlexOperator(Operator):
                 last = min(offset + q.shape[-2], tensor.shape[place])
                 tensor = tensor.narrow(place, min(offset, last), max(last - offset, 0))
         return tensor if isinstance(q, torch.Tensor) else tensor.detach().cpu().numpy()
+
+
+def _restored(source: Source, name: str, *rest: Any) -> FlexOperator:
+    """The operator that was pickled, compiled from its text."""
+    return FlexOperator(read_spec(source, name), *rest)
