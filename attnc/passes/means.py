@@ -23,7 +23,7 @@ from attnc.passes.simplify import make
 def less(sums: Sequence[Expr], near: Expr) -> list[Expr] | None:
     """The sums with `near` taken from each term, None where no weights are found whose sum is 1."""
     for divisor in factors_of(sums[0].args[1]).below:
-        weights = {part for part, minus in addends_of(divisor) if part.op == "fold" and not minus}
+        weights = [part for part, minus in addends_of(divisor) if part.op == "fold" and not minus]
         made: list[Expr] = []
         for one in sums:
             found = ((part, _less(one, divisor, part, near)) for part in weights)
@@ -44,13 +44,12 @@ def _less(one: Expr, divisor: Expr, weights: Expr, near: Expr) -> Expr | None:
     moves = {old: position(new) for old, new in zip(weights.bound, one.bound, strict=True)}
     condition, weight = (substitute(arg, moves) for arg in weights.args)
     whole, own = factors_of(one.args[1]), factors_of(weight)
-    above = Counter(whole.above) - Counter(own.above)
-    below = Counter(whole.below) - Counter((*own.below, divisor))
-    if condition != one.args[0] or whole.negative or own.negative:
+    above, below = Counter(whole.above), Counter(whole.below)
+    weighed, divided = Counter(own.above), Counter((*own.below, divisor))
+    if condition != one.args[0] or not (weighed <= above and divided <= below):
         return None
-    if above + Counter(own.above) != Counter(whole.above):
+    if whole.negative or own.negative:
         return None
-    if below + Counter((*own.below, divisor)) != Counter(whole.below):
-        return None
-    term = make("sub", Factors(tuple(above.elements()), tuple(below.elements())).expr, near)
-    return one.with_args((condition, (Factors((term,)) * own * Factors((), (divisor,))).expr))
+    terms = Factors(tuple((above - weighed).elements()), tuple((below - divided).elements()))
+    shifted = make("sub", terms.expr, near)
+    return one.with_args((condition, (Factors((shifted,)) * own * Factors((), (divisor,))).expr))
