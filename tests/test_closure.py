@@ -31,10 +31,6 @@ LOWER = {"tangent": lower_tangent, "second": lower_second, "over": lower_backwar
 # What is refused, by the first word of the feature.
 REFUSED = {
     ("razor_heads", "second"): "pooling_stage",
-    ("box_bias", "over"): "linear_state",
-    ("contextual_positions", "over"): "key_scan",
-    ("depth_attention", "over"): "pair_embedding",
-    ("gated_conv", "over"): "mlp_stage",
     ("razor_heads", "over"): "pooling_stage",
 }
 # Two walks along the keys, which the interpreter has not; a mask that divides by 0 on so few rows.

@@ -137,9 +137,11 @@ class RowValues:
         return self._passed(node)
 
     def _alien(self, node: Expr) -> dict[Index, Index]:
-        """The indices of rows and outer axes that a fold around the node binds, by those of the
-        kernels, which arrays are read at."""
-        own = {index.axis: index for index in (*self.roles.frame.grid, self.roles.frame.held)}
+        """The indices of rows that a fold around the node binds, by those of the kernels, which
+        arrays are read at; where nothing is saved, and sums within sums are finished, of outer axes
+        too."""
+        outer = self.roles.frame.grid if self.forward is None else ()
+        own = {index.axis: index for index in (*outer, self.roles.frame.held)}
         return {i: own[i.axis] for i in node.free if i.axis in own and i != own[i.axis]}
 
     def _walks(self, node: Expr) -> bool:
