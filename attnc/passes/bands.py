@@ -58,6 +58,7 @@ class _Rows:
         for each in block.statements:
             if isinstance(each, Repeat):
                 self.makers |= {line.array.name: each for line in each.statements}
+                self.arrays |= {line.array.name: line.array for line in each.statements}
 
     def _walked(self) -> set[str]:
         every = [block for block in blocks(self.spec.root) if _has_clauses(block)]
