@@ -145,6 +145,8 @@ class StreamPrinter(PairPrinter):
                 length = self.slots.length(index.axis)
                 if number == "instance":
                     counts.append(length)
+                else:  # a grid is entered even where there is nothing to walk around
+                    length = f"std::max<int64_t>({length}, 1)"
                 fields.add(
                     f"row {index.number} {index.name}",
                     "int64_t",

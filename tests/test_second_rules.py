@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from derivative_cases import error, run
 from gallery_cases import EXAMPLES
 from test_closure import Truth
 
+import attnc
 from attnc.cases import Shape, draw_case
 from attnc.errors import AttncError
 from attnc.expressions.index import Index
@@ -117,3 +119,11 @@ def survives(mutant: tuple[str, Any, str, Any], monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_mutants_die(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not survives(MUTANTS[name], monkeypatch)
+
+
+def test_keys_that_an_empty_batch_shares() -> None:
+    """A kernel that walks around a batch is entered where there is none."""
+    op = attnc.compile(SHARED, backend="cpu")
+    q, k = (torch.ones(2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in "qk")
+    first = torch.autograd.grad(op(q, k, torch.ones(0, 2, 5, 3, dtype=q.dtype)).sum(), (q, k))
+    assert not any(one.any() for one in first)
