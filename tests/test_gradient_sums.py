@@ -68,7 +68,18 @@ attention tokens(q, k, v):
     score: sum(a, c: w[a, c] * (raw[i - a, j - c] else 0))
     normalize: softmax(j: score)
 """
-WRITTEN = {"parts": PARTS, "blocks": BLOCKS, "tent": TENT, "gated_taps": GATED, "tokens": TOKENS}
+# Scores mixed over a written number of heads.
+TALKING = """
+attention talking(q, k, v):
+    axis g < 2
+    input w: real[h, g]
+    raw[i, j] = dot(q[i], k[j]) * scale
+    mask: j <= i
+    score: sum(g: w[g] * raw[h = g, i, j])
+    normalize: softmax(j: score)
+"""
+WRITTEN = {"parts": PARTS, "blocks": BLOCKS, "tent": TENT, "gated_taps": GATED}
+WRITTEN |= {"tokens": TOKENS, "talking": TALKING}
 NAMES = ("summary/additive_pooling", "sparse/lte_window", "axis/depth_attention", *WRITTEN)
 
 
@@ -105,6 +116,7 @@ def refused(sums: PairSums, whole: Any, *more: Any) -> Any:
         ("gated_taps", (cell_sums, "_gathered", lambda *given: None)),
         ("blocks", (walk, "in_parts", refused)),
         ("tokens", (unroll, "_moves_products", lambda node: False)),
+        ("talking", (unroll, "_moves_products", lambda node: False)),
     ],
 )
 def test_each_rule_is_needed(

@@ -43,6 +43,7 @@ def counts(graph: Graph) -> list[int]:
         (f"max(a < 5: a * {MOVED})", [1]),
         (f"sum(a < 33: a * {MOVED})", [1]),
         ("sum(a < 5: a * (dot(q[i], k[j - a]) else 1))", [1]),
+        ("sum(a < 5: a * (dot(k[j + a], k[j - a]) else 1))", [1]),
     ],
 )
 def test_values_stay(score: str, kept: list[int]) -> None:

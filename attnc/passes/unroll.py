@@ -3,8 +3,9 @@
 does      so where a read in f is at a place that both `a` and data decide, as of a table between
           its entries: each point is a look-up of its own, of which kernels know the derivative;
           and where f has a product along a width whose two sides stand at places that `a` decides,
-          as scores convolved over neighbours, dot(q[i - a], k[j - a]): each point is a product of
-          tiles of its own, where the fold would be a loop within each pair
+          as scores convolved over neighbours, dot(q[i - a], k[j - a]), or mixed over a written
+          number of heads: each point is a product of tiles of its own, where the fold would be a
+          loop within each pair
 needs     nothing
 does not  touch folds over more than LOOK_UPS or PRODUCTS points, or over axes whose lengths a call
           brings
@@ -12,10 +13,11 @@ does not  touch folds over more than LOOK_UPS or PRODUCTS points, or over axes w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import reduce
 from itertools import product
 
-from attnc.expressions.index import Index
+from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
     TRUE,
     Expr,
@@ -64,17 +66,31 @@ def _looks_up(node: Expr) -> bool:
 
 
 def _moves_products(node: Expr) -> bool:
-    """Whether it is a sum of sums of products of two sides, each at a place that it decides."""
+    """Whether it is a sum of products of two sides, each at a place that it decides."""
     bound = set(node.bound)
     inner = (each for each in postorder(node.args[1]) if each.op == "fold" and each.free & bound)
-    return node.monoid == "sum" and any(_sides_moved(each, bound) > 1 for each in inner)
+    sums = (each for each in inner if each.monoid == "sum")
+    return node.monoid == "sum" and any(_has_sides(each, bound) for each in sums)
 
 
-def _sides_moved(fold: Expr, bound: set[Index]) -> int:
-    """How many reads of a sum are at computed places that one of the indices decides."""
+def _has_sides(fold: Expr, bound: set[Index]) -> bool:
+    """Whether two reads of a sum stand at places that one of the indices decides, of which neither
+    is over all that the other is over (but for the width)."""
     reads = (each for each in postorder(fold.args[1]) if each.op == "read")
-    computed = (any(at.free & bound and at != _bare(at) for at in each.args) for each in reads)
-    return sum(computed) if fold.monoid == "sum" else 0
+    moved = [each for each in reads if any(_is_moved(*at, bound) for at in _places(each))]
+    over = [frozenset[Index]().union(*(at.free for at in each.args[:-1])) for each in moved]
+    tokens = [one - bound.union(fold.bound) for one in over]
+    return any(not one <= other and not other <= one for one in tokens for other in tokens)
+
+
+def _places(read: Expr) -> Iterable[tuple[Expr, Axis]]:
+    return zip(read.args, read.array.axes, strict=True)
+
+
+def _is_moved(at: Expr, axis: Axis, bound: set[Index]) -> bool:
+    """Whether one of the indices decides a place, and is not itself the place on its own axis."""
+    own = at.op == "index" and isinstance(at.attr, Index) and at.attr.axis is axis
+    return bool(at.free & bound) and not own
 
 
 def _bare(at: Expr) -> Expr | None:
