@@ -76,7 +76,7 @@ class JitFunction:
         return self.operator(*args, **kwargs)
 
     def __reduce__(self) -> str:
-        return self._function.__qualname__  # by name, as functions are pickled; a deep copy is the same
+        return self._function.__qualname__  # pickled by name, as functions are
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """As a method: `self.local(q, k, v)`; a keyword that is not given is read off the instance
