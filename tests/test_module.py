@@ -245,6 +245,7 @@ def test_a_module_is_deterministic_and_finished() -> None:
     assert first == again
     assert "{{" not in first and "{%" not in first
     assert all(line == line.rstrip() for line in first.splitlines())
+    assert "SETS['backward']" in first and "_emits']" not in first  # one set serves both
     compile(first, "causal.py", "exec")
 
 

@@ -23,8 +23,8 @@ def print_signature(
     separate: bool = True,
     prefix: str = "",
 ) -> str:
-    """The definitions `_lengths`, `_defaults`, `_requirements` of a module, where there is something
-    to say, and `SIGNATURE`, with a suffix for its further kernel sets.
+    """The definitions `_lengths`, `_defaults`, `_requirements` of a module, where there is
+    something to say, and `SIGNATURE`, with a suffix for its further kernel sets.
 
     results     how many outputs every call returns
     separate    whether batch entries never mix
