@@ -210,8 +210,8 @@ class GridFields:
     def entered(self) -> tuple[str, ...]:
         """The statements of `enter`, all strides of a tensor in one."""
         strides: dict[str, dict[int, str]] = {}
-        for found in filter(None, map(STRIDE.fullmatch, self.statements)):
-            field_, tensor, place = found.groups()
+        for one in filter(None, map(STRIDE.fullmatch, self.statements)):
+            field_, tensor, place = one.groups()
             strides.setdefault(tensor, {})[int(place)] = field_
         lines: list[str] = []
         for line in self.statements:
