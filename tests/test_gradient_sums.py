@@ -78,8 +78,18 @@ attention talking(q, k, v):
     score: sum(g: w[g] * raw[h = g, i, j])
     normalize: softmax(j: score)
 """
+# Channels that see channels: the score and the norms sum over an axis of rows, as gradients do.
+CHANNELS = """
+attention channels(q, k, v) for t, x over y:
+    input q: real[b, h, t, x], k: real[b, h, t, y], v: real[b, h, t, y], temp: real[h]
+    p[x] = l2norm(t: q[t, x])
+    r[y] = l2norm(t: k[t, y])
+    score: sum(t: p[x] * r[y]) * temp
+    normalize: sigmoid(score)
+    read: sum(y: weight * v[t, y])
+"""
 WRITTEN = {"parts": PARTS, "blocks": BLOCKS, "tent": TENT, "gated_taps": GATED}
-WRITTEN |= {"tokens": TOKENS, "talking": TALKING}
+WRITTEN |= {"tokens": TOKENS, "talking": TALKING, "channels": CHANNELS}
 NAMES = ("summary/additive_pooling", "sparse/lte_window", "axis/depth_attention", *WRITTEN)
 
 

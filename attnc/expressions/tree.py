@@ -343,9 +343,9 @@ def rewrite(root: Expr, change: Callable[[Expr], Expr]) -> Expr:
 
 
 def substitute(root: Expr, exchange: dict[Index, Expr]) -> Expr:
-    """The tree with free indices replaced by expressions. Bound indices must not be free in the
-    replacements
-    (indices are numbered apart, so they never are)."""
+    """The tree with free indices replaced by expressions; where a fold binds an index of the same
+    name, that is another. Bound indices must not be free in the replacements (indices are numbered
+    apart, so they never are)."""
     return substitute_all((root,), exchange)[0]
 
 
@@ -368,6 +368,13 @@ def substitute_all(roots: Iterable[Expr], exchange: dict[Index, Expr]) -> tuple[
         elif node.op == "index":
             assert isinstance(node.attr, Index)
             done[node.digest] = exchange[node.attr]
+        elif not hit.isdisjoint(node.bound):
+            inner = scoped(node)
+            rest = {old: new for old, new in exchange.items() if old not in node.bound}
+            within = substitute_all(node.args[:inner], rest)
+            done[node.digest] = node.with_args(
+                (*within, *substitute_all(node.args[inner:], exchange))
+            )
         elif waiting := [arg for arg in node.args if arg.digest not in done]:
             stack += waiting
         else:
