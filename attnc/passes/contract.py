@@ -266,16 +266,18 @@ class Contraction:
         parts = [self._sum(node, addend) for addend, _ in addends]
         if all(part is None for part in parts):
             return None
-        self.loops += sum(part is None for part in parts)
-        found = [
-            part or simplify_node(node.with_args((TRUE, addend)))
-            for part, (addend, _) in zip(parts, addends, strict=True)
-        ]
+        found = []
+        for part, (addend, _) in zip(parts, addends, strict=True):
+            alone = simplify_node(node.with_args((TRUE, addend)))
+            self.loops += part is None and self.frame.level(alone) == "pair"
+            found.append(part or alone)
         signs = (minus for _, minus in addends)
         return total(make("neg", p) if minus else p for p, minus in zip(found, signs, strict=True))
 
     def _term(self, node: Expr, body: Expr) -> Expr | None:
         (width,) = node.bound
+        if self.frame.level(node.with_args((TRUE, body))) != "pair":
+            return None  # an addend of a row or a key alone is made once for it
         outside, inside = factors_of(body).split(lambda f: width not in f.free)
         held, walked = self.frame.held, self.walked
         right, rest = inside.split(lambda f: walked in f.free and held not in f.free)
