@@ -26,6 +26,20 @@ attention held(q, k, v):
     normalize: softmax(j: score)
     read: sum(j: weight * v[j] * (1 + gate[j] - stop(tanh(gate[j]))))
 """
+# A sum for each pair of a width's terms, one of which is a key's alone; a product of two results.
+LAYER = """
+attention layer(q, k, v):
+    input hidden: real[h, d]
+    score: dot(q[i], k[j]) * scale + sum(d: hidden * tanh(q[i] + k[j])) / 4
+    normalize: softmax(j: score)
+"""
+GATED = """
+attention gated(q, k, v):
+    input u: real[b, hk, j, e]
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+    read: sum(j: weight * v[j]) * tanh(sum(j: weight * u[j]))
+"""
 FORMS = {"second": "GRADIENTS_AGAIN", "over": "TANGENTS_OF_GRADIENTS"}
 NEEDED = (
     ("positional/positional_only", "second"),
@@ -57,6 +71,11 @@ def only(kind: str, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_form_gives_the_same(kind: str, place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     only(kind, place, monkeypatch)
     assert worst(read_spec(load_source(WRITTEN)), kind) < 1e-9
+
+
+@pytest.mark.parametrize("text", [LAYER, GATED], ids=["layer", "gated"])
+def test_what_is_beside_a_sum_of_pairs(text: str) -> None:
+    assert worst(read_spec(load_source(text)), "second") < 1e-9
 
 
 @pytest.mark.parametrize(("name", "kind"), NEEDED)

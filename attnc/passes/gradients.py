@@ -25,6 +25,7 @@ from attnc.expressions.tree import (
     length,
     number,
     position,
+    postorder,
     rewrite,
     start,
     substitute,
@@ -36,7 +37,7 @@ from attnc.passes.held_sums import column_extremum, held_by_key, held_by_row, is
 from attnc.passes.pair_sums import PairSums, positions
 from attnc.passes.refusals import refuse
 from attnc.passes.roles import Sum, solved, taken_apart
-from attnc.passes.simplify import all_of, make, simplify_node
+from attnc.passes.simplify import all_of, make, simplify_node, topdown
 
 
 @dataclass
@@ -152,12 +153,27 @@ class Gradients:
             )
             if key in free or by_key:
                 return held_by_key(self.sums, whole, key, row, pinned)
-            return held_by_row(self.sums, whole, key)
+            return self._held_by_row(whole, key)
         if key in whole.bound:
-            return held_by_row(self.sums, whole, key)
+            return self._held_by_row(whole, key)
         if row in whole.bound:
             return held_by_key(self.sums, whole, key, row, pinned)
         raise refuse("bias_tensor: a number for each pair, summed over what is no row or key")
+
+    def _held_by_row(self, whole: Sum, key: Index) -> Expr:
+        """A sum over the keys of a row. What is along another width stays around it; a row value
+        there is a sum of its own."""
+        found = held_by_row(self.sums, whole, key)
+        made = {one.array.name for one in self.sums.made.values()}
+
+        def own(node: Expr) -> Expr | None:
+            if node.op != "fold" or not self.sums.roles.folds_keys(node):
+                return None
+            if any(below.op == "read" and below.array.name in made for below in postorder(node)):
+                return None
+            return self._visit(node)
+
+        return topdown(found, own)
 
     def _of_first(self, whole: Sum) -> Sum:
         """A sum that is the same for all of an outer axis, as of a batch that shares its rows, is

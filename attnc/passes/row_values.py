@@ -26,7 +26,6 @@ does not  choose kernels for pairs
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from attnc.expressions.canonical import canonical
@@ -53,7 +52,7 @@ from attnc.passes.nesting import nesting
 from attnc.passes.reductions import Reductions
 from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles
-from attnc.passes.simplify import make, simplify_node
+from attnc.passes.simplify import make, simplify_node, topdown
 
 
 @dataclass
@@ -100,7 +99,7 @@ class RowValues:
         whole = self._canonical(expr)
         if not pair:
             return self._columns(self._folded(whole))
-        return self._prepared(self._columns(self._folded(_topdown(whole, self._summed))))
+        return self._prepared(self._columns(self._folded(topdown(whole, self._summed))))
 
     def _columns(self, expr: Expr) -> Expr:
         """Values of keys as reads of what loops that hold keys finish before."""
@@ -114,7 +113,7 @@ class RowValues:
 
     def _folded(self, expr: Expr) -> Expr:
         """Row values with folds over keys."""
-        return _topdown(expr, self._row_value)
+        return topdown(expr, self._row_value)
 
     def _row_value(self, node: Expr) -> Expr | None:
         if not self.roles.folds_keys(node):
@@ -249,7 +248,7 @@ class RowValues:
             if node.op in ("eq", "ne"):
                 return self._test(node)
             return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
-        inside = _topdown(node, self._inner)
+        inside = topdown(node, self._inner)
         return self._keep(inside, self.passed, self.passing, "finished")
 
     def _inner(self, node: Expr) -> Expr | None:
@@ -427,7 +426,7 @@ class RowValues:
 
     def _prepared(self, expr: Expr) -> Expr:
         """Sums over widths of a row, from a workspace."""
-        return _topdown(expr, self._row_sum)
+        return topdown(expr, self._row_sum)
 
     def _row_sum(self, node: Expr) -> Expr | None:
         if not any(below.op == "fold" for below in postorder(node)):
@@ -451,24 +450,3 @@ class RowValues:
             self.prepared[node.digest] = (array, node)
         array, _ = self.prepared[node.digest]
         return read(array, map(position, rows))
-
-
-def _topdown(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
-    """The tree with the greatest subtrees replaced that `change` knows; None: look inside."""
-    done: dict[bytes, Expr] = {}
-    stack = [(expr, False)]
-    while stack:
-        node, ready = stack.pop()
-        if node.digest in done:
-            continue
-        if ready:
-            args = tuple(done[arg.digest] for arg in node.args)
-            done[node.digest] = simplify_node(node.with_args(args))
-            continue
-        found = change(node)
-        if found is not None or not node.args:
-            done[node.digest] = node if found is None else found
-            continue
-        stack.append((node, True))
-        stack.extend((arg, False) for arg in node.args)
-    return done[expr.digest]

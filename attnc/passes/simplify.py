@@ -44,6 +44,27 @@ def simplify_expr(expr: Expr) -> Expr:
     return rewrite(expr, simplify_node)
 
 
+def topdown(expr: Expr, change: Callable[[Expr], Expr | None]) -> Expr:
+    """The tree with the greatest subtrees replaced that `change` knows; None: look inside."""
+    done: dict[bytes, Expr] = {}
+    stack = [(expr, False)]
+    while stack:
+        node, ready = stack.pop()
+        if node.digest in done:
+            continue
+        if ready:
+            args = tuple(done[arg.digest] for arg in node.args)
+            done[node.digest] = simplify_node(node.with_args(args))
+            continue
+        found = change(node)
+        if found is not None or not node.args:
+            done[node.digest] = node if found is None else found
+            continue
+        stack.append((node, True))
+        stack.extend((arg, False) for arg in node.args)
+    return done[expr.digest]
+
+
 def make(op: str, *args: Expr, kind: Kind | None = None) -> Expr:
     """A pointwise node over simplified operands, simplified. Integers meeting reals are widened."""
     if op in _WIDENING and kind is None:
