@@ -137,6 +137,7 @@ EXTRA = [
     ),
     text_case("suffix", "i <= j or j >= 250", exact=True),
     text_case("halves", "2 * j <= i", exact=True),
+    text_case("residue", "(i - j) % 3 == 1", exact=True),
 ]  # fmt: skip
 
 

@@ -142,8 +142,7 @@ def _span(literals: Conjunction, registry: Registry) -> _Span:
     sides = _Sides()
     for pair in _without_dilation(pairs, registry):
         _bound(pair, ranges, sides)
-    dilated = len(sides.firsts) + len(sides.stops) > 0 and any(_modulus(one) for one in pairs)
-    full = number(False) if dilated else both(*every)
+    full = number(False) if any(_modulus(one) for one in pairs) else both(*every)
     return _Span(
         _side(sides.firsts, "low", greatest),
         _side(sides.firsts, "high", greatest),
