@@ -122,7 +122,8 @@ class RowValues:
             return None
         moves = self._alien(node)
         if moves:  # of a row, or a head, within a fold over these
-            if node.free & set(moves.values()):
+            own = set(moves.values())
+            if node.free & own or len(own) < len(moves):
                 return None
             found = self._row_value(substitute(node, {o: position(n) for o, n in moves.items()}))
             back = {new: position(old) for old, new in moves.items()}
@@ -136,11 +137,9 @@ class RowValues:
         return self._passed(node)
 
     def _alien(self, node: Expr) -> dict[Index, Index]:
-        """The indices of rows that a fold around the node binds, by those of the kernels, which
-        arrays are read at; where nothing is saved, and sums within sums are finished, of outer axes
-        too."""
-        outer = self.roles.frame.grid if self.forward is None else ()
-        own = {index.axis: index for index in (*outer, self.roles.frame.held)}
+        """The indices of rows and outer axes that a fold around the node binds, by those of the
+        kernels, which arrays are read at."""
+        own = {index.axis: index for index in (*self.roles.frame.grid, self.roles.frame.held)}
         return {i: own[i.axis] for i in node.free if i.axis in own and i != own[i.axis]}
 
     def _walks(self, node: Expr) -> bool:
@@ -277,6 +276,8 @@ class RowValues:
 
     def _made(self, node: Expr, width: Index | None, reductions: Reductions, word: str) -> Stored:
         over = (*self.roles.frame.grid, self.roles.frame.held, *((width,) if width else ()))
+        if not node.free <= frozenset(over):
+            raise refuse("map_stage: a derivative that meets two rows or two keys")
         truth = node.kind == "bool"
         formula = reductions.finish(make("where", node, ONE, ZERO) if truth else node)
         reductions.compared(formula)
