@@ -6,16 +6,17 @@ Does not print sweeps with a running reference, nor tables over some of the indi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from attnc.backends.cpu_printer import Printer
 from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText, VectorText
-from attnc.backends.cpu_words import INSTEAD, literal, unwrapped
+from attnc.backends.cpu_words import INSTEAD, literal, truth, unwrapped
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
-from attnc.expressions.tree import Array, number
+from attnc.expressions.tree import Array, is_number, number, number_of
 from attnc.schedule import Kernel
 from attnc.schedule.statements import Contribution, Deposit, PairStore, Scatter, is_pairwise
 from attnc.schedule.streams import StreamKernel, WalkedLoop
@@ -31,6 +32,12 @@ def _otherwise(one: Contribution | Write) -> float:
 def _layer(one: Contribution | Write) -> bytes:
     """Terms that are one number for each pair, masked ones included."""
     return one.term.digest + (repr(_otherwise(one)).encode() if _otherwise(one) else b"")
+
+
+def _is_guarded(one: Deposit) -> bool:
+    """Whether the term is -0, which says masked, for pairs that the loop does not mask."""
+    other = one.term.args[2] if one.term.op == "where" else one.term
+    return is_number(other, 0) and math.copysign(1.0, number_of(other)) < 0
 
 
 def _hidden(one: Contribution | Write) -> str:
@@ -119,6 +126,7 @@ class SweepPrinter(StreamPrinter):
         return SweepLoopText(
             around="true" if loop.around else "false",
             hidden="true" if loop.hidden is not None else "false",
+            guarded=truth(any(map(_is_guarded, loop.deposits)) or loop.hidden is not None),
             layer_uses=", ".join(self._layer_uses(loop)) or "0",
             first_deposit=sum(len(one.deposits) for one in before),
             deposits=len(loop.deposits),

@@ -40,6 +40,7 @@ class SweepLoopText:
 
     around: str
     hidden: str
+    guarded: str
     layer_uses: str
     first_deposit: int
     deposits: int

@@ -263,7 +263,7 @@ class LoopBuilder:
             self.vectors += 1
         else:
             read = self.preparations.operand(operand, self.frame, along, width)
-        return _under(own, outside.expr, identity(entry.monoid, "real")), read
+        return _under(own, outside.expr, MASKED), read
 
     def _along(self, entry: Reduction, part: Part, operand: Expr) -> Index | None:
         """The index that a vector operand is over beside its width: that of the walk, of what is
@@ -330,6 +330,9 @@ def _divides(term: Expr) -> bool:
     """Whether a term divides by what an earlier loop has finished."""
     below = (node.args[1] for node in postorder(term) if node.op == "div")
     return any(n.op == "read" and n.array.role == "workspace" for n in postorder(*below))
+
+
+MASKED = number(-0.0)  # the term of a pair outside of a sum of vectors, whatever the vector is
 
 
 def _under(conditions: tuple[Expr, ...], term: Expr, bottom: Expr) -> Expr:

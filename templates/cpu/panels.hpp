@@ -132,7 +132,7 @@ struct Panels : Stream<K> {
         } else {
             const Weight* weight = desk.weight[layer] + run.at * TILE + lane;
             const Acc* rows = desk.held_rows[N] + lane / FOLD * stride;
-            if ((run.masked || Loop::HIDDEN) && !desk.held_finite[N]) return deposit_seen(weight, rows, end - lane, run.count, stride, out);
+            if ((run.masked || Loop::GUARDED) && !desk.held_finite[N]) return deposit_seen(weight, rows, end - lane, run.count, stride, out);
             products_between<int(stride), int(stride)>(
                 true, 0, int(stride) / LANES, {(const char*)weight, sizeof(Weight) * TILE, sizeof(Unit)}, rows, (end - lane) / FOLD, out, run.count);
         }
