@@ -157,6 +157,12 @@ def test_sums_within_differences_may_stay_there(name: str, monkeypatch: pytest.M
     assert all(error(grad, wanted[given]) < 1e-9 for given, grad in found.items())
 
 
+def test_maxima_of_other_rows_are_refused() -> None:
+    """Which key has it is asked of scores that are the same but for roundings."""
+    with pytest.raises(UnsupportedError, match="maximum"):
+        lower_derivative(read("channel_rows"), ("max",))
+
+
 @pytest.mark.parametrize("what", ["twice", "dropped"])
 def test_mutants_are_found_out(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own = dense_sums._distributed

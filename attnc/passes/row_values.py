@@ -99,7 +99,23 @@ class RowValues:
         whole = self._canonical(expr)
         if not pair:
             return self._columns(self._folded(whole))
-        return self._prepared(self._columns(self._folded(topdown(whole, self._summed))))
+        found = self._prepared(self._columns(self._folded(topdown(whole, self._summed))))
+        self._check_compared(found)
+        return found
+
+    def _check_compared(self, expr: Expr) -> None:
+        """Refuses to ask, in a sum of a pair over outer axes, which key has another row's maximum:
+        scores in such a sum are rounded otherwise than those that the row's own loop compared."""
+        every = (*self.saved.values(), *self.passed.values())
+        kept = {target.array.name for one in every for target in one.targets} | set(self.reads)
+        for node in postorder(expr):
+            outer = {i for i in node.bound if self.roles.of(i.axis) == "grid"}
+            tests = (n for n in postorder(*node.args) if n.op in ("eq", "ne")) if outer else ()
+            for test in tests:
+                if not test.free & outer or any(side.op == "number" for side in test.args):
+                    continue
+                if any(n.op == "read" and n.array.name in kept for n in postorder(*test.args)):
+                    raise refuse("map_stage: the keys that have a row's maximum, summed over rows")
 
     def _columns(self, expr: Expr) -> Expr:
         """Values of keys as reads of what loops that hold keys finish before."""
