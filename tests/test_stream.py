@@ -146,6 +146,18 @@ def test_rows_without_a_key(name: str) -> None:
     check(spec, tensors(), ("lse",))
 
 
+def test_a_norm_of_what_saw_nothing_is_zero() -> None:
+    """Two references that are -inf, whose difference says nothing of the first row."""
+    text = """
+attention twice(q, k, v):
+    mask: j < i
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score) * softmax(j: score / 2)
+    read: rmsnorm(e: sum(j: weight * v[j]))
+"""
+    check(read_spec(load_source(text)), tensors())
+
+
 @pytest.mark.parametrize("scale", [1e-3, 30.0, 100.0])
 @pytest.mark.parametrize(
     "name", ["softmax", "stabilised by hand", "by its lse", "plus one", "by sum",

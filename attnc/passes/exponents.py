@@ -64,7 +64,7 @@ def _may_be_bottom(term: Expr) -> bool:
     """Whether a term of an exponent is -inf for a row without keys: a maximum over its keys."""
     if term.op == "read":
         return term.array.role == "workspace" and not term.array.name.startswith("finished")
-    return term.op in ("value", "fold")
+    return term.op == "value" or (term.op == "fold" and term.args[1].op != "number")
 
 
 def times_power(mantissa: Expr, power: Expr) -> Expr:
@@ -266,14 +266,16 @@ def _where_not_zero(value: Scaled) -> Expr:
     """The exponent, -inf where a condition makes the mantissa 0: nothing is aligned to that."""
     exponent = value.exponent.expr()
     stack = list(factors_of(value.mantissa).above)
+    told = False  # whether a choice tells a row without keys from others
     while stack:
         found = chosen(stack.pop())
         if found is not None:
             condition, inner, yes = found
             never = number(-math.inf)
             exponent = make("where", condition, *((exponent, never) if yes else (never, exponent)))
+            told = told or any(_may_be_bottom(node) for node in postorder(condition))
             stack.extend(factors_of(inner).above)
-    if exponent.op != "where" and value.may_be_infinite:
+    if not told and value.may_be_infinite:
         zero = make("eq", value.mantissa, ZERO)
         exponent = make("where", zero, number(-math.inf), exponent)
     return exponent
