@@ -232,6 +232,15 @@ CALLS: dict[str, dict[str, str]] = {
         "rotary_part": "score: rotary_part(d: q[i], i, 4) @ k[j]",
         "rotary_grid": "score: rotary_grid(d: q[i], i // 8, i % 8) @ k[j]",
     },
+    "elementary": {
+        "tan": "score: tan(S)",
+        "cosh": "score: cosh(S)",
+        "sinh": "score: sinh(S)",
+        "atanh": "score: atanh(tanh(S))",
+        "acosh": "score: acosh(1 + S * S)",
+        "asinh": "score: asinh(S)",
+        "angle": "score: angle(S, i - j)",
+    },
 }
 
 
