@@ -53,7 +53,10 @@ def test_chosen_blocks(quick_build: None) -> None:
         torch.testing.assert_close(mine.double(), wanted, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+ONCE = pytest.param(torch.bfloat16, marks=pytest.mark.torture)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, ONCE], ids=str)
 def test_rows_that_see_blocks_of_their_own(dtype: torch.dtype, quick_build: None) -> None:
     """Widths that fill no vector, values out of order, more rows than go together, few that do."""
     draw = torch.Generator().manual_seed(5)

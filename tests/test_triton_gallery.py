@@ -36,7 +36,7 @@ TILES: tuple[dict[str, Any], ...] = (
     {"BLOCK_HELD": 4, "BLOCK_WALKED": 8},
     {"BLOCK_HELD": 8, "BLOCK_WALKED": 4, "PACKED": True, "shares": 2},
 )
-MOST = 8  # operators of a run: a minute of one core
+MOST = 6  # operators of a run: most of a minute of one core
 # Of a few rows the worst is a matter of luck: errors under 32 roundings of float32 pass too (eight
 # pass for a result; a gradient is a difference of two sums of products of two).
 ROUNDINGS = 32 * 2.0**-23
