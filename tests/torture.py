@@ -6,9 +6,9 @@
 Every round draws an operator (of the gallery, or one that nobody wrote: random_specs), a shape and
 a dtype, and compares the CPU kernel, forced to a drawn instruction set, or the Triton kernel in
 Triton's interpreter, with the oracle: the result and emits; or, in every third round of the CPU,
-gradients with autograd of the dense formula. A failure is written to tests/regressions/NAME.json, which
-test_regressions.py repeats from then on, and makes the exit code 1. Rounds are played in a process
-of their own, so that a kernel that crashes or never ends is found like any other.
+gradients with autograd of the dense formula. A failure is written to tests/regressions/NAME.json,
+which test_regressions.py repeats from then on, and makes the exit code 1. Rounds are played in a
+process of their own, so that a kernel that crashes or never ends is found like any other.
 """
 
 from __future__ import annotations
