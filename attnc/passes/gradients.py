@@ -36,7 +36,7 @@ from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.held_sums import column_extremum, held_by_key, held_by_row, is_outer_product
 from attnc.passes.pair_sums import PairSums, positions
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Sum, solved, taken_apart
+from attnc.passes.roles import Sum, hides_outer_sum, solved, taken_apart
 from attnc.passes.simplify import all_of, make, simplify_node, topdown
 
 
@@ -221,6 +221,8 @@ class Gradients:
         while stack:
             for addend, _ in addends_of(stack.pop()):
                 for factor in factors_of(addend).above:
+                    if hides_outer_sum(factor, roles):
+                        return True
                     if not {"row", "key"} <= {roles.of(index.axis) for index in factor.free}:
                         continue
                     if roles.sums_outer(factor):

@@ -172,7 +172,7 @@ def _opens(
         return False
     if any(_pinned(part, dummies) for part in conjuncts(factor.args[0])):
         return True
-    opened = (_is_outer_sum, _hides_outer_sum, _sums_groups)
+    opened = (_is_outer_sum, hides_outer_sum, _sums_groups)
     if not any(rule(factor, roles) for rule in opened):
         return False
     others = {i.axis for f in above for i in f.free} | {i.axis for i in bound}
@@ -229,11 +229,12 @@ def _swapped(factor: Expr, roles: Roles) -> Expr:
     return sum_over("sum", folds[0].bound, product, folds[0].args[0])
 
 
-def _hides_outer_sum(factor: Expr, roles: Roles) -> bool:
-    """Whether a sum along widths has sums over heads of pairs inside, which belong to the whole."""
-    if any(roles.of(index.axis) != "width" for index in factor.bound):
+def hides_outer_sum(factor: Expr, roles: Roles) -> bool:
+    """Whether a sum along widths has sums over heads inside which belong to the whole: of pairs,
+    or of rows with sums over their keys, whose powers go with those of the pairs beside them."""
+    if factor.op != "fold" or any(roles.of(index.axis) != "width" for index in factor.bound):
         return False
-    return any(_sums_heads_of_pairs(node, roles) for node in postorder(*factor.args))
+    return any(_sums_heads(node, roles) for node in postorder(*factor.args))
 
 
 def _sums_groups(factor: Expr, roles: Roles) -> bool:
@@ -245,10 +246,10 @@ def _sums_groups(factor: Expr, roles: Roles) -> bool:
     return any(place is not None and place[1] in factor.bound for place in places)
 
 
-def _sums_heads_of_pairs(node: Expr, roles: Roles) -> bool:
+def _sums_heads(node: Expr, roles: Roles) -> bool:
     if node.op != "fold" or not all(roles.of(index.axis) == "grid" for index in node.bound):
         return False
-    return {"row", "key"} <= {roles.of(index.axis) for index in node.free}
+    return roles.folds_keys(node) or {"row", "key"} <= {roles.of(i.axis) for i in node.free}
 
 
 def _is_outer_sum(factor: Expr, roles: Roles) -> bool:
