@@ -7,9 +7,18 @@ folds are nested below it), so that alpha-equal folds have equal digests. Free i
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
+from dataclasses import dataclass
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Expr, position, postorder, rewrite, scoped, substitute
+from attnc.expressions.tree import (
+    Expr,
+    Payload,
+    position,
+    postorder,
+    rewrite,
+    scoped,
+    substitute,
+)
 
 APART = 1_000_000  # a number that no index of a text reaches
 
@@ -71,29 +80,77 @@ def fresh_index(index: Index, taken: Iterable[Index]) -> Index:
     return Index(index.name, index.axis, 1 + max((2 * APART, *numbers)))
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Scope:
+    """The names that a fold gives to what it binds, within those of the folds around it."""
+
+    around: Scope | None
+    names: dict[Index, Expr]
+
+    def of(self, free: frozenset[Index]) -> Scope | None:
+        """The innermost scope that says something of these indices."""
+        scope: Scope | None = self
+        while scope is not None and free.isdisjoint(scope.names):
+            scope = scope.around
+        return scope
+
+
 def canonical(root: Expr) -> Expr:
     """The tree with its bound indices renamed by axis and height."""
-    height: dict[bytes, int] = {}
+    height = _heights(root)
+    scopes: dict[tuple[Scope | None, Payload, int], Scope] = {}
+    done: dict[tuple[bytes, Scope | None], Expr] = {}
 
-    def change(node: Expr) -> Expr:
-        level = max((height[arg.digest] for arg in node.args), default=0)
+    def within(arg: Expr, scope: Scope | None) -> tuple[bytes, Scope | None]:
+        return arg.digest, scope and scope.of(arg.free)
+
+    stack: list[tuple[Expr, Scope | None]] = [(root, None)]
+    while stack:
+        node, scope = stack[-1]
+        key = node.digest, scope
+        if key in done:
+            stack.pop()
+            continue
+        level = height[node.digest]
+        if scope is None and not level:
+            done[key] = node
+            continue
+        if node.op == "index":
+            assert scope is not None and isinstance(node.attr, Index)
+            done[key] = scope.names[node.attr]
+            continue
+        inner = scope
         if node.bound:
-            exchange = {
-                index: Index(index.axis.name, index.axis, level + place)
-                for place, index in enumerate(node.bound, 1)
-            }
-            node = rename_bound(node, exchange)
-            level += len(node.bound)
-            _note_heights(node, height)
-        height[node.digest] = level
-        return node
+            named = (scope, node.attr, level)
+            if named not in scopes:
+                scopes[named] = Scope(scope, _named(node.bound, level))
+            inner = scopes[named]
+        seen = scoped(node)
+        keys = [within(arg, inner if n < seen else scope) for n, arg in enumerate(node.args)]
+        waiting = [(a, k[1]) for a, k in zip(node.args, keys, strict=True) if k not in done]
+        if waiting:
+            stack += waiting
+            continue
+        if inner is not scope:
+            assert inner is not None
+            own = {index: inner.names[index].attr for index in node.bound}
+            node = rebind(node, own)  # type: ignore[arg-type]
+        done[key] = node.with_args(tuple([done[one] for one in keys]))
+    return done[root.digest, None]
 
-    return rewrite(set_apart(root), change)
+
+def _heights(root: Expr) -> dict[bytes, int]:
+    """How many indices folds within one another bind, in each node and below it."""
+    height: dict[bytes, int] = {}
+    for node in postorder(root):
+        below = max([height[arg.digest] for arg in node.args], default=0)
+        height[node.digest] = below + len(node.bound)
+    return height
 
 
-def _note_heights(node: Expr, height: dict[bytes, int]) -> None:
-    """Heights of the nodes that a renaming made anew: as of their operands and bound indices."""
-    for below in postorder(*node.args):
-        if below.digest not in height:
-            level = max((height[arg.digest] for arg in below.args), default=0)
-            height[below.digest] = level + len(below.bound)
+def _named(bound: tuple[Index, ...], height: int) -> dict[Index, Expr]:
+    first = height - len(bound) + 1
+    return {
+        index: position(Index(index.axis.name, index.axis, number))
+        for number, index in enumerate(bound, first)
+    }

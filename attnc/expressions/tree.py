@@ -119,12 +119,15 @@ class Expr:
     attr: Payload = None
     kind: Kind = "real"
     span: Span | None = None
+    # The indices that this node binds in its operands (empty but for folds and selections).
+    bound: tuple[Index, ...] = field(init=False, repr=False)
     free: frozenset[Index] = field(init=False, repr=False)
     digest: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.op not in OPS:
             raise AssertionError(f"unknown operation {self.op!r}")
+        object.__setattr__(self, "bound", _bound(self))
         object.__setattr__(self, "free", _free(self))
         object.__setattr__(self, "digest", _digest(self))
 
@@ -145,14 +148,6 @@ class Expr:
         return Expr(self.op, args, self.attr, self.kind, self.span)
 
     @property
-    def bound(self) -> tuple[Index, ...]:
-        """The indices that this node binds in its operands (empty but for folds and selections)."""
-        if self.op == "fold" or self.op in SELECTS:
-            assert isinstance(self.attr, tuple)
-            return tuple(part for part in self.attr if isinstance(part, Index))
-        return ()
-
-    @property
     def monoid(self) -> str:
         """sum, prod, max or min of a fold."""
         assert self.op == "fold" and isinstance(self.attr, tuple) and isinstance(self.attr[0], str)
@@ -169,6 +164,13 @@ def scoped(expr: Expr) -> int:
     """How many of the leading operands see the node's bound indices: 2 (condition, body) for folds
     and selections."""
     return 2 if expr.bound else 0
+
+
+def _bound(expr: Expr) -> tuple[Index, ...]:
+    if expr.op != "fold" and expr.op not in SELECTS:
+        return ()
+    assert isinstance(expr.attr, tuple)
+    return tuple(part for part in expr.attr if isinstance(part, Index))
 
 
 def _free(expr: Expr) -> frozenset[Index]:

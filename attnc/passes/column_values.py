@@ -70,7 +70,9 @@ def with_columns(expr: Expr, reductions: Reductions) -> Expr:
         if key is None or _is_scaled(node, frame):
             stack.extend(node.args)
         elif _folds_rows(node, frame):
-            known[node.digest] = _value(node, key, reductions)
+            if node.digest not in reductions.keyed:
+                reductions.keyed[node.digest] = _value(node, key, reductions)
+            known[node.digest] = reductions.keyed[node.digest]
     return exchange(expr, known) if known else expr
 
 

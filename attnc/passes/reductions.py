@@ -73,6 +73,7 @@ class Reductions:
     domains: dict[str, tuple[Index, tuple[Expr, ...]]] = field(default_factory=dict)
     solves: dict[bytes, Solve] = field(default_factory=dict)
     columns: dict[bytes, Column] = field(default_factory=dict)
+    keyed: dict[bytes, Expr] = field(default_factory=dict)  # reads of columns: often asked again
 
     def finish(self, expr: Expr) -> Expr:
         """The output as an expression of row values, with `value` nodes for the reductions, and

@@ -446,7 +446,7 @@ class RowValues:
         return topdown(expr, self._row_sum)
 
     def _row_sum(self, node: Expr) -> Expr | None:
-        if not any(below.op == "fold" for below in postorder(node)):
+        if not self.roles.folded(node):
             return node
         rows = (*self.roles.frame.grid, self.roles.frame.held)
         if node.kind != "real" or not node.free <= frozenset(rows):

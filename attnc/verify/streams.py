@@ -80,9 +80,6 @@ class Streams(Terms):
             self.added(kernel, loop, one, lifted)
         for store in loop.pair_stores:
             self.pair_store(kernel, loop, store, lifted)
-        for store in loop.pair_stores:
-            self.expr(store.term, f"{where}: pairs of {store.array.name}", lifted, pair)
-            self.written.add(store.array.name)
         for contribution in loop.contributions:
             found = [one for one in kernel.carried if one.name == contribution.carried]
             if len(found) != 1:
