@@ -205,7 +205,8 @@ class UnsupportedError(AttncError):
         self.instead = tuple(instead)
         names = " or ".join(f'backend="{name}"' for name in self.instead)
         way = f" These can: {names}." if names else " No backend can yet."
-        super().__init__(f"the {backend} backend cannot do {feature}.{way}")
+        who = "kernels" if backend == "kernel" else f"the {backend} backend"
+        super().__init__(f"{who} cannot do {feature}.{way}")
 
     def __reduce__(self) -> tuple[type[UnsupportedError], tuple[str, str, tuple[str, ...]]]:
         return type(self), (self.feature, self.backend, self.instead)

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Literal
 
 from attnc.continued import continued
-from attnc.errors import InternalError, UnsupportedError
+from attnc.errors import AttncError, InternalError, UnsupportedError
 from attnc.passes.absent import with_absent
 from attnc.passes.backward import (
     Derivative,
@@ -302,15 +302,23 @@ def links_text(member: Member) -> str:
 
 
 def derivative_graph_text(stages: Stages, name: str) -> str:
-    """The graph of a derivative. Raises UnsupportedError where the member is none."""
+    """The graph of a derivative. Raises AttncError where the member has none."""
     from attnc.graph_text import graph_text
     from attnc.passes.differentiate import differentiate
     from attnc.passes.tangent import tangent
 
     kind = name.removesuffix("_emits")
-    if kind == "tangent":
+    if kind == "tangent" and not stages.graph.iterations:
         return graph_text(tangent(stages.graph))
     if kind not in ("backward", "second"):
-        raise UnsupportedError(f"a graph of {name}: it is a schedule of the operator's", "kernel")
+        raise _without_graph(name)
+    if stages.graph.recurrences or stages.graph.iterations:
+        raise _without_graph(f"{name} of a recurrence or of rounds")
     first = differentiate(stages.graph)
     return graph_text(differentiate(first) if kind == "second" else first)
+
+
+def _without_graph(name: str) -> AttncError:
+    return AttncError(
+        f"{name} has no graph: it is derived as a schedule. Ask for --emit schedule, cpu or triton."
+    )

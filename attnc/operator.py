@@ -169,6 +169,8 @@ class Operator:
     def _further(self, name: str) -> Any:
         found = getattr(self._run, name, None)
         if found is None:
+            if self.backend not in ("numpy", "eager"):
+                check_parts(self.stages)
             raise UnsupportedError(f"a {name} result", self.backend, ("cpu", "triton"))
         return found
 
@@ -225,6 +227,12 @@ def _restored(
     from attnc.compiler import compile_source
 
     return compile_source(source, name, backend=backend, statics=statics)
+
+
+def check_parts(stages: Stages) -> None:
+    """Raises UnsupportedError for a pipeline: what stands between its stages needs all keys."""
+    if stages.pipeline is not None:
+        raise UnsupportedError("a partial result of a pipeline: its stages need all keys", "kernel")
 
 
 def asks_gradient(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import subprocess
@@ -9,6 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from attnc.cli import commands
+from attnc.cli.show import MEMBER_STAGES, MEMBERS, STAGES
+from attnc.errors import AttncError, InternalError
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = """\
@@ -126,6 +132,61 @@ def test_show_prints_each_stage(stage: str, words: str, spec: Path) -> None:
     done = attnc("show", spec, "--emit", stage)
     assert done.returncode == 0, done.stderr
     assert words in done.stdout and ESCAPE not in done.stdout
+
+
+RECURRENT = """
+attention decayed(q, k, v) for t:
+    input g: real[b, h, t]
+    state S: real[d, e] = 0
+    update:
+        S = sigmoid(g[t]) * S + outer(k[t], v[t])
+    read: q[t] @ S
+"""
+STAGED = """
+pipeline twice(q, k, v) for i:
+    attention first for i over j:
+        score: dot(q[i], k[j]) * scale
+        normalize: softmax(j: score)
+    attention second for i over j:
+        mask: j <= i
+        score: dot(first[i], v[j])
+        normalize: softmax(j: score)
+    read: second[i]
+"""
+EMITTING = SPEC + "    emit sharpness[i] = max(j: weight)\n"
+
+
+@pytest.mark.parametrize("text", [SPEC, EMITTING, RECURRENT, STAGED])
+def test_show_of_every_member(text: str, tmp_path: Path) -> None:
+    """Each stage of each member is printed, or refused in words; of a pipeline for each block."""
+    path = tmp_path / "shown.attn"
+    path.write_text(text)
+    for stage, member in itertools.product(MEMBER_STAGES, MEMBERS):
+        done = CliRunner().invoke(commands, ["show", str(path), "--emit", stage, "--of", member])
+        assert done.exception is None or isinstance(done.exception, AttncError), (stage, member)
+        assert not isinstance(done.exception, InternalError), (stage, member)
+        if done.exception is None and text is STAGED:
+            assert "stage first" in done.output and "stage second" in done.output
+    for stage in STAGES:
+        if stage not in MEMBER_STAGES:
+            done = CliRunner().invoke(
+                commands, ["show", str(path), "--emit", stage, "--of", "tangent"]
+            )
+            assert done.exit_code == 2
+            assert "--emit graph, schedule, cpu, triton" in " ".join(done.output.split())
+
+
+def test_show_says_what_a_member_lacks(spec: Path, tmp_path: Path) -> None:
+    path = tmp_path / "twice.attn"
+    path.write_text(STAGED)
+    staged = attnc("show", path, "--of", "merge")
+    assert staged.returncode == 1 and "a pipeline: its stages need all keys" in staged.stderr
+    path.write_text(RECURRENT)
+    assert "`return_state`" in attnc("show", path, "--of", "finish").stderr
+    assert (
+        "Ask for --emit schedule" in attnc("show", path, "--emit", "graph", "--of", "second").stderr
+    )
+    assert attnc("show", spec, "--mask", "--of", "backward").returncode == 2
 
 
 def test_show_draws(spec: Path, tmp_path: Path) -> None:

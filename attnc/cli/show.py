@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from attnc.cli.common import FILE, console, read_source, with_statics
-from attnc.errors import ArgumentUnknown, ValueRangeError
+from attnc.errors import ArgumentUnknown, UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attnc.schedule import Schedule
     from attnc.spec import Spec
     from attnc.stages import Stages
 
 STAGES = ("syntax", "spec", "graph", "schedule", "source", "cpu", "triton", "eager", "explain")
+# What a further member of the family has; its text, names and dense formula are the operator's.
+MEMBER_STAGES = ("graph", "schedule", "cpu", "triton")
 MEMBERS = (
     "partial", "merge", "finish", "training", "backward", "second",
     "training_emits", "backward_emits", "second_emits", "tangent",
@@ -28,7 +33,8 @@ MEMBERS = (
     "--of",
     "member",
     type=click.Choice(MEMBERS),
-    help="Show this operator of the family instead: a derivative, a partial result.",
+    help="Show this operator of the family instead: a derivative, a partial result "
+    "(with --emit graph, schedule, cpu or triton; in a pipeline that of each stage).",
 )
 @click.option(
     "--mask", is_flag=True, help="Draw the mask and its tiles (terminal, or -o FILE.png)."
@@ -56,6 +62,7 @@ def command(
     """Show what the compiler makes of the operator in PATH: by default what `explain` says."""
     from attnc.front import read_spec
 
+    _check_options(stage, member, mask, graph)
     source = read_source(path)
     if stage == "syntax":
         from attnc.parser import parse
@@ -86,6 +93,17 @@ def command(
         _deliver(member_text(spec, stage or "schedule", member), output)
         return
     _deliver(stage_text(spec, stage or "explain"), output)
+
+
+def _check_options(stage: str | None, member: str | None, mask: bool, graph: bool) -> None:
+    """Raises click.UsageError for options that say nothing together."""
+    if (mask or graph) and (stage or member or mask == graph):
+        raise click.UsageError("--mask and --graph each draw alone: without --emit and --of")
+    if member is not None and stage not in (None, *MEMBER_STAGES):
+        among = ", ".join(MEMBER_STAGES)
+        raise click.UsageError(
+            f"--of {member} has no {stage} of its own; with --of: --emit {among}"
+        )
 
 
 def _split(
@@ -120,10 +138,9 @@ def stage_text(spec: Spec, stage: str) -> str:
         return explain(spec, stages, "auto", compiler.lower_trained(spec, stages))
     if stages.refusal is not None:
         raise stages.refusal
-    if stages.pipeline is not None and stage != "source":
-        parts = ((one.block, _kernel_text(one.stages, stage)) for one in stages.pipeline.kernels)
-        return "\n".join(f"stage {name}\n{text}" for name, text in parts)
-    return _kernel_text(stages, stage)
+    if stage == "source":
+        return compiler.emit_module(spec, stages)
+    return _of_each(stages, lambda one: _kernel_text(one.schedule, stage))
 
 
 def _graph_text(stages: Stages) -> str:
@@ -148,38 +165,51 @@ def _graph_text(stages: Stages) -> str:
 
 
 def member_text(spec: Spec, stage: str, member: str) -> str:
-    """The graph, schedule or kernels of a derivative or of a form of partial results."""
+    """The graph, schedule or kernels of a derivative or of a form of partial results; in a pipeline
+    those of each stage."""
     from attnc import compiler, family
-    from attnc.backends import cpu, triton
-    from attnc.schedule.text import schedule_text
+    from attnc.operator import check_parts
 
     stages = compiler.lower(spec)
+    if stages.refusal is not None:
+        raise stages.refusal
+    if member in family.FORMS:
+        check_parts(stages)
+    else:
+        stages = compiler.lower_trained(spec, stages)
     if stage == "graph":
-        return family.derivative_graph_text(stages, member)
-    if stage not in ("schedule", "cpu", "triton"):
-        raise ValueRangeError(spec.name, "--emit", "graph, schedule, cpu or triton", stage)
-    found = family.lower_member(stages, member)
-    schedule = found.schedules["triton" if stage == "triton" else "cpu"]
-    if stage == "schedule":
-        return f"{family.links_text(found)}{schedule_text(schedule)}"
-    return cpu.emit(schedule) if stage == "cpu" else triton.emit(schedule)
+        return _of_each(stages, lambda one: family.derivative_graph_text(one, member))
+
+    def text(one: Stages) -> str:
+        found = family.lower_member(one, member)
+        shown = _kernel_text(found.schedules["triton" if stage == "triton" else "cpu"], stage)
+        return f"{family.links_text(found)}{shown}" if stage == "schedule" else shown
+
+    return _of_each(stages, text)
 
 
-def _kernel_text(stages: Stages, stage: str) -> str:
-    from attnc import compiler
+def _of_each(stages: Stages, text: Callable[[Stages], str]) -> str:
+    """The text of an operator; of a pipeline that of each stage, or why a stage has none."""
+    if stages.pipeline is None:
+        return text(stages)
+    parts = []
+    for kernel in stages.pipeline.kernels:
+        try:
+            shown = text(kernel.stages)
+        except UnsupportedError as refusal:
+            shown = f"none: {refusal}\n"
+        parts.append(f"stage {kernel.block}\n{shown}")
+    return "\n".join(parts)
+
+
+def _kernel_text(schedule: Schedule | None, stage: str) -> str:
+    """A schedule as text, or as the source of its kernels."""
     from attnc.backends import cpu, triton
     from attnc.schedule.text import schedule_text
 
-    if stage == "source":
-        return compiler.emit_module(stages.spec, stages)
-    assert stages.schedule is not None
-    if stage == "schedule":
-        return schedule_text(stages.schedule)
-    if stage == "cpu":
-        return cpu.emit(stages.schedule)
-    if stage == "triton":
-        return triton.emit(stages.schedule)
-    return compiler.emit_module(stages.spec, stages)
+    assert schedule is not None
+    printers = {"schedule": schedule_text, "cpu": cpu.emit, "triton": triton.emit}
+    return printers[stage](schedule)
 
 
 def _deliver(text: str, output: Path | None) -> None:

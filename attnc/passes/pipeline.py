@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from attnc.build import build
+from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.graph import Graph
 from attnc.passes import partial
@@ -18,7 +19,6 @@ from attnc.passes.fuse import fuse
 from attnc.passes.inner_gradients import slope_by
 from attnc.passes.key_tuples import keys_on_one_axis
 from attnc.passes.partial import Form, Pieces, uses
-from attnc.passes.refusals import refuse
 from attnc.passes.shifts import shifted
 from attnc.passes.shown import conditions_shown
 from attnc.passes.simplify import simplify
@@ -90,7 +90,8 @@ def passed(schedule: Schedule) -> Schedule:
 def _scanned(spec: Spec, graph: Graph, form: Form) -> Schedule:
     """The Schedule of an operator with states."""
     if form != "whole":
-        raise refuse("state_io: a recurrence in parts")
+        why = "a recurrence in parts: rows go on from a state, which `return_state` gives"
+        raise UnsupportedError(why, "kernel")
     found = scan(graph)
     own = signature_of(spec, graph)
     schedule = Schedule(spec.name, own, (found.kernel,), (), found.widths, found.notes)
