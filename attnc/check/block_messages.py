@@ -143,6 +143,15 @@ def repeat_count() -> Wording:
     return Wording("a repeat counts from 0.", "repeat r < n:")
 
 
+@message("limit")
+def repeat_too_long(name: str, rounds: int, most: int) -> Wording:
+    return Wording(
+        f"`repeat {name}` is to run {rounds} rounds; a repeat has {most} at most.",
+        f"Fewer rounds: repeat {name} < {most}. What goes on along the tokens is a state: "
+        "state s: real = 0, and its step under update.",
+    )
+
+
 @message("legality")
 def repeat_without_start(name: str) -> Wording:
     return Wording(f"`{name}` has no value before the repeat.", f"Write one above: {name}[i] = 0.")

@@ -33,6 +33,7 @@ from attnc.check.equations import (
     settle,
 )
 from attnc.check.outer_axes import outer_indices
+from attnc.check.rounds import settle_rounds
 from attnc.check.solving import solve_value
 from attnc.check.values import Environment, bound_at
 from attnc.check.vectors import fill_at
@@ -153,7 +154,7 @@ def _settled(entities: dict[str, RepeatEntity], fine: bool) -> bool:
 def repeat_index(
     checker: Checker, node: syntax.Repeat, env: Environment
 ) -> tuple[Environment, Index, Expr] | None:
-    """Binds the index of a repeat; its count must not depend on a param."""
+    """Binds the index of a repeat; its count must not depend on a param, nor be too large."""
     binder = node.binder
     if binder.form != "below" or binder.bound is None:
         return checker.report(m.repeat_count(binder.span))
@@ -165,6 +166,8 @@ def repeat_index(
         return checker.report(
             m.param_as_shape(binder.bound.span, binder.bound.span.text, "is the count of a repeat")
         )
+    if not settle_rounds(checker, binder, count, env):
+        return None
     index = checker.fresh(binder.name.name, axis)
     bound = bound_at(index, checker.next_serial())
     return env.bind({binder.name.name: bound}), index, count
