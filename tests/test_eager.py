@@ -321,6 +321,17 @@ def test_nothing_of_a_text_becomes_code():
     )
 
 
+def test_softplus_keeps_its_digits_below_zero():
+    text = "pipeline plus(x) for i:\n    input x: real[b, i]\n    read: log(1 + exp(x[i]))"
+    op = attnc.compile(text, backend="eager")
+    x = torch.tensor([[-500.0, -60.0, -20.0, 0.0, 50.0]], dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(op(x), torch.logaddexp(x, 0 * x), rtol=1e-15, atol=0.0)
+    (slope,) = torch.autograd.grad(op(x).sum(), x, create_graph=True)
+    torch.testing.assert_close(slope, torch.sigmoid(x), rtol=1e-15, atol=0.0)
+    (bend,) = torch.autograd.grad(slope.sum(), x)
+    torch.testing.assert_close(bend, torch.sigmoid(x) * torch.sigmoid(-x), rtol=1e-14, atol=0.0)
+
+
 def test_powers_of_each_entry():
     spec = text(
         """

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterable
 
 from attnc.expressions.canonical import canonical
+from attnc.expressions.softplus import exponential_plus_one, softplus_argument
 from attnc.expressions.tree import (
     FALSE,
     TRUE,
@@ -142,7 +143,7 @@ def _div(node: Expr) -> Expr:
     left, right = node.args
     if is_number(right, 1) and left.kind == node.kind:
         return left
-    below = _exponential_plus_one(right)
+    below = exponential_plus_one(right)
     if below is None:
         return node
     if is_number(left, 1):  # 1 / (1 + exp(x))
@@ -152,19 +153,9 @@ def _div(node: Expr) -> Expr:
     return node
 
 
-def _exponential_plus_one(node: Expr) -> Expr | None:
-    """x of 1 + exp(x)."""
-    if node.op != "add" or node.kind != "real":
-        return None
-    for one, other in (node.args, node.args[::-1]):
-        if is_number(one, 1) and other.op == "exp":
-            return other.args[0]
-    return None
-
-
 def _log(node: Expr) -> Expr:
     (inner,) = node.args
-    below = _exponential_plus_one(inner)
+    below = softplus_argument(node)
     if below is not None:
         return call("softplus", below)
     if inner.op == "exp" and inner.kind == "real":

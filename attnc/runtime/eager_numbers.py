@@ -234,6 +234,12 @@ def log(x: Value) -> Value:
     return Real(mantissa if value.exponent is None else mantissa + value.exponent)
 
 
+def softplus(x: Value) -> Real:
+    """log(1 + exp(x)), which a small exp(x) keeps its digits in."""
+    value = as_real(x).plain()
+    return Real(chained("softplus", value.to(wide(value.dtype))))
+
+
 def sqrt(x: Value) -> Value:
     if isinstance(x, (int, float)):
         return math.sqrt(x) if x >= 0 else math.nan

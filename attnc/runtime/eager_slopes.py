@@ -221,6 +221,14 @@ FUNCTIONS: dict[
     "power": (lambda x, by: x**by, _power_slope),
     "exp": (lambda x, _: torch.exp(x), lambda x, _: chained("exp", x)),
     "log": (lambda x, _: torch.log(x), lambda x, _: chained("reciprocal", x)),
+    "softplus": (
+        lambda x, _: torch.relu(x) + torch.log1p(torch.exp(-torch.abs(x))),
+        lambda x, _: chained("sigmoid", x),
+    ),
+    "sigmoid": (
+        lambda x, _: torch.sigmoid(x),
+        lambda x, _: chained("sigmoid", x) * chained("sigmoid", -x),
+    ),
     "sqrt": (lambda x, _: torch.sqrt(x), lambda x, _: chained("power", x, -0.5) / 2),
     "sin": (lambda x, _: torch.sin(x), lambda x, _: chained("cos", x)),
     "cos": (lambda x, _: torch.cos(x), lambda x, _: -chained("sin", x)),

@@ -12,6 +12,7 @@ from attnc.backends.eager.titles import title
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.softplus import softplus_argument
 from attnc.expressions.tree import Expr
 
 INFIX = {
@@ -19,7 +20,8 @@ INFIX = {
     "le": "<=", "gt": ">", "ge": ">=", "and": "&", "or": "|",
 }  # fmt: skip
 CALLS = {
-    "exp": "exp({})", "log": "log({})", "sqrt": "sqrt({})", "sin": 'function("sin", {})',
+    "exp": "exp({})", "log": "log({})", "softplus": "softplus({})",
+    "sqrt": "sqrt({})", "sin": 'function("sin", {})',
     "cos": 'function("cos", {})', "asin": 'function("asin", {})', "acos": 'function("acos", {})',
     "atan": 'function("atan", {})', "tanh": 'function("tanh", {})', "erf": 'function("erf", {})',
     "floor": 'rounded("floor", {})', "ceil": 'rounded("ceil", {})', "stop": "stop({})",
@@ -36,9 +38,9 @@ RESERVED = frozenset((
     "key_length", "key_offset", "largest", "log", "max", "maximum", "measured", "min", "minimum",
     "narrow", "offset", "out", "over", "over_batch", "padded", "part", "per_batch", "plain",
     "pooled", "product", "random", "range", "ranked", "Real", "real", "remainder", "results",
-    "root", "rounded", "running", "seed", "shifts", "sign", "slope_by", "smallest", "spread",
-    "sqrt", "stacked", "staged", "stages", "stop", "taken", "tensors", "to_complex", "torch",
-    "total", "transformed", "tuple", "where", "wide",
+    "root", "rounded", "running", "seed", "shifts", "sign", "slope_by", "smallest", "softplus",
+    "spread", "sqrt", "stacked", "staged", "stages", "stop", "taken", "tensors", "to_complex",
+    "torch", "total", "transformed", "tuple", "where", "wide",
 ))  # fmt: skip
 LONG = 60  # characters of an expression that is worth a line of its own
 
@@ -210,8 +212,9 @@ class Printer:
         if node.op in INFIX:
             return self._infix(node, args)
         if node.op in CALLS:
+            name = node.op if softplus_argument(node) is None else "softplus"
             dims = self.union(*args)
-            return Text(CALLS[node.op].format(*(self.fit(arg, dims) for arg in args)), dims)
+            return Text(CALLS[name].format(*(self.fit(arg, dims) for arg in args)), dims)
         method = getattr(self, f"_print_{node.op}", None)
         if method is None:
             raise InternalError(f"the eager form has no operation {node.op!r}")
@@ -357,11 +360,15 @@ class Printer:
 
 
 def operands(node: Expr) -> tuple[Expr, ...]:
-    """What is printed before a node: for a sum of products of reals the factors."""
+    """What is printed before a node: for a sum of products of reals the factors, for
+    log(1 + exp(x)) x."""
     if node.op == "solve":
         return node.args[:2]
     if node.op == "grad":
         return node.args[1:]
+    beside_one = softplus_argument(node)
+    if beside_one is not None:
+        return (beside_one,)
     if node.op != "fold" or node.monoid != "sum":
         return node.args
     factors: list[Expr] = []

@@ -24,6 +24,7 @@ from attnc.backends.numpy_oracle.steps import repeated, run, solve
 from attnc import philox
 from attnc.errors import ArgumentMissing, InternalError, ShapeError
 from attnc.expressions.index import Axis, Index
+from attnc.expressions.softplus import softplus_argument
 from attnc.expressions.tree import LEAVES, POINTWISE, Array, Expr, substitute
 from attnc.spec import Spec
 
@@ -135,11 +136,15 @@ class Evaluator:
         return not frame.binds(self.sources.names(node))
 
     def _operands(self, node: Expr) -> tuple[Expr, ...]:
-        """What is evaluated before a node: for a sum of products the factors, never the product."""
+        """What is evaluated before a node: for a sum of products the factors, never the product;
+        for log(1 + exp(x)) x alone."""
         if node.op == "fold" and node.monoid == "sum":
             return (node.args[0], *_factors(node.args[1]))
         if node.op == "solve":
             return node.args[:2]
+        beside_one = softplus_argument(node)
+        if beside_one is not None:
+            return (beside_one,)
         return node.args[1:] if node.op == "grad" else node.args
 
     def _node(self, node: Expr, own: bool, done: dict[bytes, Grid], frame: Frame) -> Grid:
@@ -155,7 +160,8 @@ class Evaluator:
 
     def _evaluated(self, node: Expr, args: list[Grid], frame: Frame) -> Grid:
         if node.op in POINTWISE:
-            return pointwise(node.op, node.kind, place_of(node), args)
+            op = node.op if softplus_argument(node) is None else "softplus"
+            return pointwise(op, node.kind, place_of(node), args)
         if node.op in LEAVES:
             return self._leaf(node, frame)
         if node.op == "read":
