@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from attnc.emission.separate import solves
-from attnc.errors import UnsupportedError
+from attnc.errors import UnsupportedError, ValueRangeError, did_you_mean
 from attnc.infeasible import check_solved
 from attnc.spec import Spec
 
@@ -66,19 +66,31 @@ class Operator:
 
     def _giving(self, names: Any) -> Operator:
         """The operator whose kernels give these emits: this one, or one with kernels for them."""
-        if self.emits is not None or self.backend in ("numpy", "eager"):
+        if self.emits is not None:
             return self
         named = isinstance(names, (tuple, list)) and all(isinstance(one, str) for one in names)
         asked = frozenset(names) if named else frozenset()  # a call refuses all else
         if asked not in self._asked:
             root = self.spec.root
             known = [one.array.name for one in (*root.offered, *root.emits)]
+            self._check_emits(names, known)
+            if self.backend in ("numpy", "eager"):
+                return self
             schedule = self.stages.schedule
             own = {one.name for one in schedule.signature.outputs} if schedule else set(known)
             found = tuple(name for name in known if name in asked)
             further = bool(set(found) - own) and asked <= {*known, *own}
             self._asked[asked] = Operator(self.spec, self.backend, found) if further else self
         return self._asked[asked]
+
+    def _check_emits(self, names: Any, known: Sequence[str]) -> None:
+        """Raises ValueRangeError for the first name that no call gives."""
+        known = [*known, *(state.array.name for state in self.spec.root.states)]
+        for name in names if isinstance(names, (tuple, list)) else ():
+            if isinstance(name, str) and name not in known:
+                came = f"{name[:80]!r}. {did_you_mean(name, known)}".removesuffix(". ")
+                expected = f"names among: {', '.join(known) or 'none'}"
+                raise ValueRangeError(self.spec.name, "emit", expected, came)
 
     def __repr__(self) -> str:
         inputs = self.spec.inputs

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from attnc.errors import DeviceError
 from attnc.spec import Spec
 
 
@@ -91,6 +92,9 @@ def run_reference(spec: Spec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     tensors, numbers, extras = module.bind_arguments(module.SIGNATURE, args, kwargs)
     torched = module.torched(module.SIGNATURE, tensors)
     module.check_call(module.SIGNATURE, torched, numbers, extras)
+    for name, value in torched.items():
+        if value.is_meta:
+            raise DeviceError(spec.name, name, "a tensor with values", "one on meta")
     exact = {name: _exact(value) for name, value in torched.items()}
     shifts = {name: _exact(value) for name, value in extras.items()}
     results = evaluate(

@@ -45,10 +45,20 @@ WRONG: dict[str, tuple[dict[str, Any], type[CallError], str, str]] = {
     "rank": ({"q": Q[0]}, ShapeError, "q", "4 dimensions [b, h, i, d]"),
     "rank of an input": ({"slope": torch.ones(4, 1)}, ShapeError, "slope", "1 dimensions [h]"),
     "dtype": ({"k": K.double()}, DtypeError, "k", "torch.float32, the dtype of `q`"),
-    "int queries": ({"q": Q.long()}, DtypeError, "q", "torch.int64"),
+    "int queries": ({"q": Q.long()}, DtypeError, "q", "torch.int64; pass q.float()"),
     "complex queries": ({"q": Q.to(torch.complex64)}, DtypeError, "q", "torch.complex64"),
     "real ids": ({"doc": DOC.float()}, DtypeError, "doc", "an integer tensor"),
-    "list": ({"q": Q.tolist()}, DtypeError, "q", "expected a tensor, got list"),
+    "halves beside singles": ({"v": V.half()}, DtypeError, "v", "pass v.to(q.dtype)"),
+    "int for real": ({"slope": torch.ones(4).long()}, DtypeError, "slope", "pass slope.float()"),
+    "real ids that want a gradient": (
+        {"doc": DOC.float().requires_grad_()},
+        DtypeError,
+        "doc",
+        "pass doc.long()",
+    ),
+    "number for tensor": ({"slope": 2.0}, DtypeError, "slope", "a tensor [h], got float"),
+    "elsewhere": ({"doc": DOC.to("meta")}, DeviceError, "doc", "got meta"),
+    "list": ({"q": Q.tolist()}, DtypeError, "q", "expected a tensor [b, h, i, d], got list"),
     "sparse": ({"q": Q.to_sparse()}, DtypeError, "q", "dense"),
     "meta": ({"k": K.to("meta")}, DeviceError, "k", "got meta"),
     "all meta": ({n: t.to("meta") for n, t in FULL.items()}, DeviceError, "doc", "got meta"),
@@ -316,3 +326,10 @@ def test_a_sum_of_keys_for_each_pair_is_refused_as_such() -> None:
 """
     with pytest.raises(UnsupportedError, match="a fold of keys for each pair"):
         attnc.compile(text, backend="cpu")(Q, K, V)
+
+
+@pytest.mark.parametrize("backend", ["eager", "numpy"])
+def test_references_need_values(backend: str) -> None:
+    op = attnc.compile(TEXT, backend=backend)
+    with pytest.raises(DeviceError, match="a tensor with values, got one on meta"):
+        op(**{name: one.to("meta") for name, one in FULL.items()})

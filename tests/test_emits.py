@@ -133,6 +133,10 @@ def test_the_kernels_of_emits_are_made_when_they_are_asked_for() -> None:
     assert all(one is op for one in op._asked.values())
     with pytest.raises(AttncError, match="`emit`: expected names among"):
         op(**{n: torch.from_numpy(x) for n, x in case.tensors.items()}, emit=("nothing",))
+    for backend in ("cpu", "eager", "numpy"):
+        op = Operator(spec_of(), backend)
+        with pytest.raises(AttncError, match=r"colsum.*Did you mean `weight`"):
+            op(**{n: torch.from_numpy(x) for n, x in case.tensors.items()}, emit=("wieght",))
 
 
 def test_numbers_for_pairs_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Binding checks names, dtypes, devices, shapes and ranges, and says which argumen
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from operator import index as index_of
 from typing import Any
 
@@ -23,6 +24,11 @@ from attnc.runtime.slots import EXTRA_KEYWORDS, Call, NumberSlot, Signature, Ten
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+# How a tensor of another kind becomes what an input of a dtype takes.
+CASTS = {
+    "query": ".float()", "real": ".float()", "accumulate": ".float()", "int": ".long()",
+    "bool": " != 0",
+}  # fmt: skip
 # What torch.compile passes in the place of a number that it does not fix.
 SYMBOLIC: dict[str, Any] = {"int": torch.SymInt, "real": torch.SymFloat, "bool": torch.SymBool}
 
@@ -38,7 +44,7 @@ def bind_arguments(
         raise ArgumentUnknown(
             signature.name,
             f"#{places + 1}",
-            f"{places} by place, the others by name",
+            by_place(t.name for t in signature.inputs if t.positional),
             str(len(args)),
         )
     for name, value in kwargs.items():
@@ -68,6 +74,12 @@ def bind_arguments(
         if number.name not in numbers and not number.optional:
             raise ArgumentMissing(signature.name, number.name, f"a number ({number.kind})")
     return tensors, numbers, extras
+
+
+def by_place(names: Iterable[str]) -> str:
+    """What a call takes by place, in an error."""
+    found = list(names)
+    return f"{len(found)} by place ({', '.join(found)}), the others by name"
 
 
 def check_call(
@@ -176,7 +188,7 @@ def _check_dtypes(
     exact: tuple[str, torch.dtype] | None = None
     turned: tuple[str, torch.dtype] | None = None
     placed: tuple[str, torch.device] | None = None
-    for tensor in signature.inputs:
+    for tensor in sorted(signature.inputs, key=lambda slot: not slot.positional):
         value = tensors.get(tensor.name)
         if value is None:
             continue
@@ -216,13 +228,20 @@ def _check_place(
 ) -> None:
     """A dense tensor on the device of the others."""
     if not isinstance(value, torch.Tensor):
-        raise DtypeError(signature.name, tensor.name, "a tensor", type(value).__name__)
+        raise no_tensor(signature, tensor.name, value)
     if value.layout is not torch.strided or value.is_nested:
         came = "a nested tensor" if value.is_nested else str(value.layout)
         raise DtypeError(signature.name, tensor.name, "a dense tensor", came)
     if placed is not None and value.device != placed[1]:
         expected = f"a tensor on {placed[1]}, as `{placed[0]}` is"
-        raise DeviceError(signature.name, tensor.name, expected, str(value.device))
+        came = f"{value.device}; pass {tensor.name}.to({placed[0]}.device)"
+        raise DeviceError(signature.name, tensor.name, expected, came)
+
+
+def no_tensor(signature: Signature, name: str, value: Any) -> DtypeError:
+    """The error for an input that is no tensor."""
+    axes = ", ".join(next(slot.axes for slot in signature.inputs if slot.name == name))
+    return DtypeError(signature.name, name, f"a tensor [{axes}]", type(value).__name__)
 
 
 def _check_kind(signature: Signature, tensor: TensorSlot, value: torch.Tensor) -> None:
@@ -242,7 +261,9 @@ def _check_kind(signature: Signature, tensor: TensorSlot, value: torch.Tensor) -
     elif tensor.dtype == "bool" and value.dtype is not torch.bool:
         expected = "a bool tensor"
     if expected:
-        raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
+        way = CASTS.get(tensor.dtype) if not value.is_complex() else None
+        came = f"{value.dtype}; pass {tensor.name}{way}" if way else str(value.dtype)
+        raise DtypeError(signature.name, tensor.name, expected, came)
 
 
 def _check_same(
@@ -250,7 +271,8 @@ def _check_same(
 ) -> None:
     if value.dtype is not first[1]:
         expected = f"{first[1]}, the dtype of `{first[0]}`"
-        raise DtypeError(signature.name, tensor.name, expected, str(value.dtype))
+        came = f"{value.dtype}; pass {tensor.name}.to({first[0]}.dtype)"
+        raise DtypeError(signature.name, tensor.name, expected, came)
 
 
 def measure_axes(signature: Signature, tensors: dict[str, Any], known: dict[str, Any]) -> None:

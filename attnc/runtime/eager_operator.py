@@ -9,7 +9,7 @@ import numpy as np
 
 from attnc.runtime.arguments import checked_emits, torched
 from attnc.runtime.call import bind_arguments, check_call
-from attnc.runtime.failures import UnsupportedError, ValueRangeError
+from attnc.runtime.failures import DeviceError, UnsupportedError, ValueRangeError
 from attnc.runtime.forms import autocast, exact_region
 from attnc.runtime.reads import check_reads
 from attnc.runtime.slots import Signature
@@ -61,6 +61,9 @@ class EagerOperator:
         arrays = any(isinstance(value, np.ndarray) for value in tensors.values())
         given, extras = torched(self.signature, tensors), torched(self.signature, extras)
         call = check_call(self.signature, given, numbers, extras)
+        if call.device.type == "meta":
+            name = next(iter(given))
+            raise DeviceError(self.signature.name, name, "a tensor with values", "one on meta")
         check_reads(call)
         renamed = {self.names.get(name, name): v for name, v in (given | numbers).items()}
         with exact_region(call.device):

@@ -15,7 +15,7 @@ import torch
 
 from attnc.runtime.arguments import check_dense, checked_emits, flatten, mask_of, torched
 from attnc.runtime.autograd import Derivatives
-from attnc.runtime.call import bind_arguments, check_call
+from attnc.runtime.call import bind_arguments, check_call, no_tensor
 from attnc.runtime.failures import DeviceError, DtypeError, UnsupportedError, ValueRangeError
 from attnc.runtime.family import Family, KernelSet
 from attnc.runtime.forms import autocast, form_of, is_dense, is_plain, is_watched, levels_live
@@ -171,7 +171,7 @@ class KernelOperator:
         """Refuses what the torch operator would refuse in words of its own."""
         for name, value in tensors.items():
             if not isinstance(value, torch.Tensor):
-                raise DtypeError(self.signature.name, name, "a tensor", type(value).__name__)
+                raise no_tensor(self.signature, name, value)
             if not is_dense(value):
                 raise DtypeError(self.signature.name, name, "a dense tensor", str(value.layout))
             if value.device.type not in self.backends:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from attnc.runtime.arguments import checked_emits
+from attnc.runtime.call import by_place
 from attnc.runtime.failures import ArgumentUnknown, DtypeError, ValueRangeError
 
 
@@ -62,8 +63,8 @@ class PairedOperator:
         slots = (slot.name for slot in self.parts.signature.inputs if slot.positional)
         places = list(dict.fromkeys(self.whole.get(name, name) for name in slots))
         if len(args) > len(places):
-            expected = f"{len(places)} by place, the others by name"
-            raise ArgumentUnknown(self.__name__, f"#{len(places) + 1}", expected, str(len(args)))
+            came = str(len(args))
+            raise ArgumentUnknown(self.__name__, f"#{len(places) + 1}", by_place(places), came)
         named = dict(zip(places, args, strict=False))
         for name, value in kwargs.items():
             if name in named:
