@@ -23,7 +23,10 @@ def settle_rounds(checker: Checker, binder: syntax.Binder, count: Expr, env: Env
     if checker.prove(env.facts, few):
         return True
     name = binder.name.name
-    if {part.op for part in postorder(count)} & {"length", "start"}:
+    parts = {part.op for part in postorder(count)}
+    if "param" in parts:  # a static without a value: asked again when it has one
+        return True
+    if parts & {"length", "start"}:
         wanted = expression_text(few, limit=200)
         said = f"at most {MOST_ROUNDS} rounds of `repeat {name}`: {wanted}"
         checker.checks.append(Check(few, said, binder.span))

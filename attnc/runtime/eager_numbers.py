@@ -234,12 +234,6 @@ def log(x: Value) -> Value:
     return Real(mantissa if value.exponent is None else mantissa + value.exponent)
 
 
-def softplus(x: Value) -> Real:
-    """log(1 + exp(x)), which a small exp(x) keeps its digits in."""
-    value = as_real(x).plain()
-    return Real(chained("softplus", value.to(wide(value.dtype))))
-
-
 def sqrt(x: Value) -> Value:
     if isinstance(x, (int, float)):
         return math.sqrt(x) if x >= 0 else math.nan
@@ -249,10 +243,13 @@ def sqrt(x: Value) -> Value:
 
 
 def function(name: str, x: Value) -> Value:
-    """sin, cos, asin, acos, atan, tanh or erf."""
+    """softplus, sin, cos, asin, acos, atan, tanh or erf."""
     if isinstance(x, (int, float)):
-        return float(getattr(torch, name)(torch.tensor(x, dtype=torch.float64)))
-    return Real(chained(name, as_real(x).plain()))
+        return float(chained(name, torch.tensor(x, dtype=torch.float64)))
+    value = as_real(x).plain()
+    if name == "softplus":  # the numbers that exp and log give
+        value = value.to(wide(value.dtype))
+    return Real(chained(name, value))
 
 
 def _whole_power(base: float, by: Tensor) -> tuple[Tensor, Real]:

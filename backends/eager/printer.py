@@ -20,8 +20,8 @@ INFIX = {
     "le": "<=", "gt": ">", "ge": ">=", "and": "&", "or": "|",
 }  # fmt: skip
 CALLS = {
-    "exp": "exp({})", "log": "log({})", "softplus": "softplus({})",
-    "sqrt": "sqrt({})", "sin": 'function("sin", {})',
+    "exp": "exp({})", "log": "log({})", "sqrt": "sqrt({})",
+    "softplus": 'function("softplus", {})', "sin": 'function("sin", {})',
     "cos": 'function("cos", {})', "asin": 'function("asin", {})', "acos": 'function("acos", {})',
     "atan": 'function("atan", {})', "tanh": 'function("tanh", {})', "erf": 'function("erf", {})',
     "floor": 'rounded("floor", {})', "ceil": 'rounded("ceil", {})', "stop": "stop({})",
@@ -38,9 +38,9 @@ RESERVED = frozenset((
     "key_length", "key_offset", "largest", "log", "max", "maximum", "measured", "min", "minimum",
     "narrow", "offset", "out", "over", "over_batch", "padded", "part", "per_batch", "plain",
     "pooled", "product", "random", "range", "ranked", "Real", "real", "remainder", "results",
-    "root", "rounded", "running", "seed", "shifts", "sign", "slope_by", "smallest", "softplus",
-    "spread", "sqrt", "stacked", "staged", "stages", "stop", "taken", "tensors", "to_complex",
-    "torch", "total", "transformed", "tuple", "where", "wide",
+    "root", "rounded", "running", "seed", "shifts", "sign", "slope_by", "smallest", "spread",
+    "sqrt", "stacked", "staged", "stages", "stop", "taken", "tensors", "to_complex", "torch",
+    "total", "transformed", "tuple", "where", "wide",
 ))  # fmt: skip
 LONG = 60  # characters of an expression that is worth a line of its own
 

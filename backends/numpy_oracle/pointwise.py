@@ -51,14 +51,6 @@ def _as_complex(a: Grid) -> Grid:
     return Grid(a.dims, a.mantissa.astype(np.complex128), a.exponent)
 
 
-def _softplus(a: Grid) -> Grid:
-    """log(1 + exp(a)), which a small exp(a) keeps its digits in, at any exponent."""
-    values = g.settle(_as_real(a))
-    above = g.real(a.dims, np.maximum(values, 0.0) + np.log1p(np.exp(-np.abs(values))))
-    small = values < -40.0
-    return g.choose(Grid(a.dims, small), g.exp(a), above) if small.any() else above
-
-
 OPERATIONS: dict[str, Callable[..., Grid]] = {
     "add": g.add,
     "sub": lambda a, b: g.add(a, g.negative(b)),
@@ -83,7 +75,7 @@ OPERATIONS: dict[str, Callable[..., Grid]] = {
     "not": g.inverse,
     "exp": g.exp,
     "log": g.log,
-    "softplus": _softplus,
+    "softplus": _function(lambda x: np.logaddexp(0.0, x)),
     "sqrt": g.sqrt,
     "sin": _function(np.sin),
     "cos": _function(np.cos),
