@@ -13,7 +13,7 @@ from test_two_places import SQUARE
 from attnc.cases import draw_case
 from attnc.errors import UnsupportedError
 from attnc.front import load_source, read_spec
-from attnc.passes import cell_sums, dense_sums, held_sums, roles, unroll
+from attnc.passes import cell_sums, dense_sums, held_sums, outer_sums, unroll
 from attnc.passes import gradients as walk
 from attnc.passes.backward import lower_derivative
 from attnc.passes.pair_sums import PairSums
@@ -148,7 +148,7 @@ def test_each_rule_is_needed(
 @pytest.mark.parametrize("name", ["parts", "tent"])
 def test_sums_within_differences_may_stay_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither merged nor parted, they are sums of each pair, of row values at other outer axes."""
-    monkeypatch.setattr(roles, "_swapped", lambda factor, roles: factor)
+    monkeypatch.setattr(outer_sums, "_swapped", lambda factor, roles: factor)
     monkeypatch.setattr(walk.Gradients, "_outer_sums", lambda self, whole: [])
     spec = read(name)
     case = draw_case(spec, SQUARE, 1)

@@ -17,11 +17,11 @@ from attnc.errors import ArgumentUnknown, UnsupportedError
 from attnc.expressions.tree import postorder
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
-from attnc.passes import roles
+from attnc.passes import placed_sums
 from attnc.passes.backward import lower_derivative
 from attnc.passes.key_tuples import Product
 from attnc.passes.pipeline import lower
-from attnc.passes.roles import solved
+from attnc.passes.placed_sums import solved
 from attnc.schedule.maps import MapKernel
 from attnc.spec import Spec
 
@@ -91,8 +91,8 @@ def test_tokens_sum_their_own_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
         return "pairs_j" in bound
 
     assert not longest()
-    monkeypatch.setattr(roles, "_is_run", lambda side, index: False)
-    assert longest() and solved is roles.solved
+    monkeypatch.setattr(placed_sums, "_is_run", lambda side, index: False)
+    assert longest() and solved is placed_sums.solved
 
 
 def test_a_wrong_place_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

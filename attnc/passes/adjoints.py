@@ -101,10 +101,7 @@ def times(product: Factors, factor: Factors) -> Factors:
 
 
 def _chosen(conditions: Sequence[Expr], expr: Expr) -> Expr:
-    whole = TRUE
-    for condition in conditions:
-        whole = make("and", whole, condition)
-    return make("where", whole, expr, ZERO)
+    return make("where", all_of(conditions), expr, ZERO)
 
 
 # --- sums -----------------------------------------------------------------------------------------

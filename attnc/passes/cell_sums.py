@@ -27,9 +27,10 @@ from attnc.expressions.tree import (
 from attnc.passes.factors import Factors, factors_of
 from attnc.passes.held_sums import held_by_row
 from attnc.passes.inner_sums import split
+from attnc.passes.outer_sums import Sum
 from attnc.passes.pair_sums import PairSums, positions
+from attnc.passes.placed_sums import settled
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Sum, settled
 from attnc.passes.simplify import make, simplify_node
 
 

@@ -7,9 +7,9 @@ from functools import partial
 from attnc.expressions.tree import Expr, fold, number, number_of
 from attnc.graph import conjuncts
 from attnc.passes.factors import Factors, addends_of, factors_of, total
+from attnc.passes.outer_sums import Sum, taken_apart
 from attnc.passes.pair_sums import PairSums
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Sum, taken_apart
 from attnc.passes.simplify import all_of, make
 
 

@@ -31,6 +31,7 @@ from attnc.passes.gradient_kernels import (
 )
 from attnc.passes.gradients import Gradients
 from attnc.passes.hoist import Names, names_in
+from attnc.passes.key_heads import uncoarsened
 from attnc.passes.maps import map_of
 from attnc.passes.pair_sums import PairSum, PairSums
 from attnc.passes.pipeline import finished
@@ -38,7 +39,7 @@ from attnc.passes.prune import arrays_read, arrays_written
 from attnc.passes.reductions import Reductions
 from attnc.passes.references import REFERENCE
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Roles, uncoarsened
+from attnc.passes.roles import Roles
 from attnc.passes.row_values import RowValues
 from attnc.passes.scans import compared
 from attnc.passes.stream import emit as emit_kernels

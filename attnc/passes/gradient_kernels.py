@@ -33,13 +33,14 @@ from attnc.passes.factors import factors_of
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.fold_results import Part, Reduction
 from attnc.passes.frame import Frame
+from attnc.passes.key_heads import group_size
 from attnc.passes.loops import Added
 from attnc.passes.pair_sums import PairSum
 from attnc.passes.powers import formed
 from attnc.passes.reductions import Reductions
-from attnc.passes.roles import Roles, group_size
+from attnc.passes.roles import Roles
 from attnc.passes.separate import Separation, exchange
-from attnc.passes.simplify import make, simplify_node
+from attnc.passes.simplify import all_of, make, simplify_node
 from attnc.passes.stream import NO_EXPONENT, emit
 from attnc.schedule import Kernel, RepeatKernels, Workspace
 from attnc.schedule.streams import StreamKernel
@@ -220,9 +221,7 @@ def sum_of(one: PairSum, holder: Holder) -> Expr:
     """The fold that a holder carries for a sum."""
     frame = holder.frame
     walked = one.key if one.hold == "row" else frame.walked[0]
-    whole = TRUE
-    for condition in one.conditions:
-        whole = make("and", whole, holder.into(condition))
+    whole = all_of(map(holder.into, one.conditions))
     return fold(one.monoid, (*frame.around, walked), holder.into(one.body), whole)
 
 

@@ -34,9 +34,10 @@ from attnc.passes.cell_sums import in_parts, scattered
 from attnc.passes.dense_sums import dense_gradient
 from attnc.passes.factors import Factors, addends_of, factors_of, total
 from attnc.passes.held_sums import column_extremum, held_by_key, held_by_row, is_outer_product
+from attnc.passes.outer_sums import Sum, hides_outer_sum, taken_apart
 from attnc.passes.pair_sums import PairSums, positions
+from attnc.passes.placed_sums import solved
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Sum, hides_outer_sum, solved, taken_apart
 from attnc.passes.simplify import all_of, make, simplify_node, topdown
 
 

@@ -13,9 +13,11 @@ from attnc.graph import conjuncts
 from attnc.passes.constants import identity
 from attnc.passes.factors import addends_of, factors_of
 from attnc.passes.inner_sums import split
+from attnc.passes.key_heads import coarse_place
+from attnc.passes.outer_sums import Sum
 from attnc.passes.pair_sums import PairSums, positions
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Roles, Sum, coarse_place
+from attnc.passes.roles import Roles
 from attnc.passes.simplify import make
 
 

@@ -22,8 +22,10 @@ from attnc.expressions.tree import (
 )
 from attnc.passes.factors import addends_of, factors_of, total
 from attnc.passes.frame import Frame
+from attnc.passes.outer_sums import Sum
+from attnc.passes.placed_sums import solved
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Roles, Sum, solved
+from attnc.passes.roles import Roles
 from attnc.passes.separate import Separation
 from attnc.passes.simplify import all_of, make
 

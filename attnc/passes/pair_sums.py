@@ -12,8 +12,11 @@ from typing import Literal
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Array, Expr, number, position, read, substitute
 from attnc.passes.hoist import Names
+from attnc.passes.key_heads import coarse_place
+from attnc.passes.outer_sums import Sum
+from attnc.passes.placed_sums import says_place
 from attnc.passes.refusals import refuse
-from attnc.passes.roles import Roles, Sum, coarse_place, says_place
+from attnc.passes.roles import Roles
 from attnc.passes.row_values import RowValues
 from attnc.passes.simplify import all_of, make
 

@@ -41,7 +41,7 @@ from attnc.passes.differentiate import Pullback, cotangents, finished, inputs_of
 from attnc.passes.edges import refuse
 from attnc.passes.factors import ZERO
 from attnc.passes.hoist import Names
-from attnc.passes.roles import group_size
+from attnc.passes.key_heads import group_size
 from attnc.passes.rows import Rows, Side
 from attnc.passes.scan_inputs import Destinations, own, plus
 from attnc.schedule import Kernel, Workspace

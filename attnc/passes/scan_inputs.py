@@ -23,8 +23,8 @@ from attnc.passes.adjoints import Adjoint
 from attnc.passes.chunk import Instance, member
 from attnc.passes.differentiate import Names, Pullback
 from attnc.passes.factors import ZERO
+from attnc.passes.key_heads import group_size
 from attnc.passes.maps import map_of
-from attnc.passes.roles import group_size
 from attnc.schedule import Kernel, Workspace
 from attnc.schedule.scans import Final, RowWrite
 
