@@ -14,7 +14,6 @@ from __future__ import annotations
 from attnc.expressions.canonical import fresh_index, indices_in
 from attnc.expressions.index import Axis, Index
 from attnc.expressions.tree import (
-    Array,
     Expr,
     call,
     length,
@@ -110,11 +109,8 @@ def _vector(sums: PairSums, expr: Expr) -> Expr:
     moves = {**positions(sums.canonical(expr.free)), wide: position(width)}
     named = sums.values.exchange(substitute(expr, moves), pair=False)
     rows = (*sums.roles.frame.grid, sums.roles.frame.held)
-    if named.digest not in sums.values.prepared:
-        name = sums.names.fresh("row_vector")
-        array = Array(name, (*(i for i in rows if i in named.free), width), "real", "workspace")
-        sums.values.prepared[named.digest] = (array, named)
-    array, _ = sums.values.prepared[named.digest]
+    over = (*(i for i in rows if i in named.free), width)
+    array = sums.values.array_of(named, over, "row_vector")
     places = {own: old for old, own in sums.canonical(expr.free).items()} | {width: wide}
     return read(array, [position(places[index]) for index in array.indices])
 

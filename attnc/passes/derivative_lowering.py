@@ -31,6 +31,7 @@ from attnc.passes.gradient_kernels import (
 )
 from attnc.passes.gradients import Gradients
 from attnc.passes.hoist import Names, names_in
+from attnc.passes.kept_rows import KeptRows
 from attnc.passes.key_heads import uncoarsened
 from attnc.passes.maps import map_of
 from attnc.passes.pair_sums import PairSum, PairSums
@@ -75,8 +76,15 @@ class Backward:
         self.preparations = Preparations(names=self.names)
         self.roles = Roles(frame, self.names.fresh("head_group"))
         cotangent = frozenset(array.name for array in later.values())
-        self.values = RowValues(self.roles, forward, {}, cotangent, self.names, keeping=keeping)
-        self.values.passing = Reductions(frame, names=self.names, relative=self.values.exponents)
+        exponents: set[str] = set()
+
+        def kept(reductions: Reductions, word: str, role: Role) -> KeptRows:
+            return KeptRows(frame, self.names, reductions, word, role, exponents)
+
+        saved = None if forward is None else kept(forward, "saved", keeping)
+        passing = Reductions(frame, names=self.names, relative=exponents)
+        passed = kept(passing, "finished", "workspace")
+        self.values = RowValues(self.roles, self.names, saved, passed, cotangent)
         self.pair_sums = PairSums(self.roles, self.values, self.names)
         self.made = Kernels(self.roles, self.preparations)
         self.lowered: list[tuple[Array, Expr]] = []
@@ -89,8 +97,7 @@ class Backward:
             whole = uncoarsened(rewrite(output.expr, without_stop), self.roles)
             expr = Gradients(self.pair_sums).lower(whole, output.array.indices)
             self.lowered.append((output.array, expr))
-        every = (*self.values.saved.values(), *self.values.passed.values())
-        self.preparations.finished |= {t.array.name for one in every for t in one.targets}
+        self.preparations.finished |= {target.array.name for target in self.values.targets}
         self._passes()
         self._sums()
 
@@ -110,19 +117,16 @@ class Backward:
         for number, formulas in enumerate(self._row_sums(), 1):
             name = "row_sums" if number == 1 else f"row_sums_{number}"
             self.made.emit(Holder(name, self.frame, formulas=formulas), self.graph.name)
-        targets = [t for stored in self.values.passed.values() for t in stored.targets]
-        passing = self.values.passing
-        assert passing is not None
+        passing = self.values.passed.reductions
         if passing.pending:
             raise refuse("two_pass: a row value that depends on a weight's finished sum")
-        for level in sorted({self.values.levels[t.array.name] for t in targets}):
-            own = tuple(t for t in targets if self.values.levels[t.array.name] == level)
+        for level, own in enumerate(self.values.passed.levels(), 1):
             lowering = Lowering(self.frame, passing, self.preparations)
             given = [target for target in own if not used_by(passing, (target,))]
             lowering.kernels.extend(map(self._map, given))
             walked = tuple(target for target in own if target not in given)
             if walked:
-                emit_kernels(lowering, f"{self.graph.name}_pass_{level + 1}", walked)
+                emit_kernels(lowering, f"{self.graph.name}_pass_{level}", walked)
             self._take(lowering, own)
 
     def _map(self, target: Target) -> Kernel:
@@ -134,8 +138,7 @@ class Backward:
 
     def _columns(self) -> None:
         """Loops for roots of equations, and for values of keys that fold over rows."""
-        assert self.values.passing is not None
-        lowering = Lowering(self.frame, self.values.passing, self.preparations)
+        lowering = Lowering(self.frame, self.values.passed.reductions, self.preparations)
         emit_columns(lowering, self.graph.name, emit_passes)
         emit_solves(lowering, self.graph.name)
         self.made.kernels.extend(lowering.kernels)
@@ -269,8 +272,7 @@ class Backward:
 
     def _notes(self, kernels: tuple[Kernel, ...]) -> Iterator[str]:
         """What is read from the forward, what is computed again, and what that costs."""
-        stored = [t.array.name for one in self.values.saved.values() for t in one.targets]
-        given = [*self.values.reads, *stored]
+        given = [*self.values.reads, *(t.array.name for t in self.values.saved_targets)]
         if given:
             yield f"Read from the forward: {', '.join(given)}."
         yield "Scores and weights are computed again for each pair."

@@ -64,7 +64,7 @@ class Outputs:
         if others is None:
             emit_passes(rows, self.graph.name, (*self.targets, *kept))
             return rows
-        stored = tuple(t for one in others.values.saved.values() for t in one.targets)
+        stored = tuple(others.values.saved_targets)
         rows.workspaces.extend(Workspace(target.array, "accumulate") for target in stored)
         emit_passes(rows, self.graph.name, (*self.targets, *kept, *stored))
         rows.kernels.extend(in_order((*others.preparations.kernels, *others.made.kernels)))

@@ -90,7 +90,7 @@ class Gradients:
         """Whether the node is a row value that the forward keeps, or a loop before the others."""
         if not self.sums.roles.folds_keys(node) or not self.sums.roles.is_row(node):
             return False
-        if self.sums.values.forward is None:  # its powers need a reference of their own
+        if self.sums.values.saved is None:  # its powers need a reference of their own
             counted = node.op in ("gt", "eq", "ne", "to_real") and node.args[0].kind == "int"
             whole = node.args[0] if counted else node
             if whole.op != "fold" or not (counted or whole.kind == "real"):

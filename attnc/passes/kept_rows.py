@@ -94,8 +94,8 @@ class KeptRows:
         formula = self.reductions.finish(make("where", expr, ONE, ZERO) if truth else expr)
         self.reductions.compared(formula)
 
-        def target(word: str, part: Literal["whole", "mantissa", "exponent"]) -> Target:
-            array = Array(self.names.fresh(f"{self.word}_{word}"), over, "real", self.role)
+        def target(base: str, part: Literal["whole", "mantissa", "exponent"]) -> Target:
+            array = Array(self.names.fresh(f"{self.word}_{base}"), over, "real", self.role)
             return Target(array, width, formula, part)
 
         if width is not None or not scaled(formula, self.reductions.symbolic).exponent:

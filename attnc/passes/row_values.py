@@ -15,13 +15,9 @@ computed again for a pair.
 
 Values of keys that fold over rows are finished before, by loops that hold keys (see column_values).
 
-A row value that may be any power of two is kept as mantissa and exponent, so that what is relative
-to it is formed without overflow. (As one logarithm it would be rounded to its own size, and all
-weights of a row would be off by that.)
-
 does      replaces row values in expressions over the canonical indices by reads
 needs     the forward's reductions
-does not  choose kernels for pairs
+does not  choose kernels for pairs, or the arrays of what is kept (see kept_rows)
 """
 
 from __future__ import annotations
@@ -34,9 +30,7 @@ from attnc.expressions.tree import (
     TRUE,
     Array,
     Expr,
-    Role,
     fold,
-    number,
     position,
     postorder,
     read,
@@ -44,52 +38,49 @@ from attnc.expressions.tree import (
 )
 from attnc.passes.column_values import with_columns
 from attnc.passes.exponents import scaled
-from attnc.passes.factors import ONE, ZERO, Factors, addends_of, factors_of, total
+from attnc.passes.factors import ONE, Factors, factors_of, total
 from attnc.passes.finish import Target
 from attnc.passes.hoist import Names
+from attnc.passes.kept_rows import KeptRows
 from attnc.passes.means import less
-from attnc.passes.nesting import nesting
-from attnc.passes.reductions import Reductions
 from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles
-from attnc.passes.simplify import make, simplify_node, topdown
-
-
-@dataclass
-class Stored:
-    """Arrays that stand for an expression, what each is, and the expression made of their reads."""
-
-    targets: tuple[Target, ...]
-    value: Expr
+from attnc.passes.simplify import simplify_node, topdown
+from attnc.passes.width_sums import by_source, exchanged
 
 
 @dataclass
 class RowValues:
     """Replaces row values by reads, and collects what must be saved, passed and prepared.
 
-    forward     reductions of the forward, None where nothing is saved
-    outputs     outputs of the forward, by the digest of their formula: arrays to read
+    saved       what the forward keeps, None where nothing is saved
+    passed      what loops over keys finish before the others
     later       names of cotangents: what depends on one is not saved
+    outputs     outputs of the forward, by the digest of their formula: arrays to read
     summing     whether a loop over the keys may sum what pairs compute again (`_summed`)
-    keeping     what saved values are: outputs of another schedule, or workspaces of this one
     """
 
     roles: Roles
-    forward: Reductions | None
-    outputs: dict[bytes, Array]
-    later: frozenset[str]
     names: Names
+    saved: KeptRows | None
+    passed: KeptRows
+    later: frozenset[str]
+    outputs: dict[bytes, Array] = field(default_factory=dict)
     summing: bool = True
-    keeping: Role = "output"
     reads: dict[str, Array] = field(default_factory=dict)
-    saved: dict[bytes, Stored] = field(default_factory=dict)
-    passed: dict[bytes, Stored] = field(default_factory=dict)
-    levels: dict[str, int] = field(default_factory=dict)
     summed: dict[bytes, tuple[Array, Expr]] = field(default_factory=dict)
     prepared: dict[bytes, tuple[Array, Expr]] = field(default_factory=dict)
-    exponents: set[str] = field(default_factory=set)
-    passing: Reductions | None = None
     named: dict[bytes, Expr] = field(default_factory=dict)  # canonical forms: often asked again
+
+    @property
+    def targets(self) -> list[Target]:
+        """All that is kept."""
+        return [*self.saved_targets, *self.passed.targets]
+
+    @property
+    def saved_targets(self) -> list[Target]:
+        """What the forward keeps."""
+        return [] if self.saved is None else self.saved.targets
 
     # ----------------------------------------------------------------------------- finding
 
@@ -98,16 +89,16 @@ class RowValues:
         sums over widths of a row are prepared too."""
         whole = self._canonical(expr)
         if not pair:
-            return self._columns(self._folded(whole))
-        found = self._prepared(self._columns(self._folded(topdown(whole, self._summed))))
+            return with_columns(self._folded(whole), self.passed.reductions)
+        folded = self._folded(topdown(whole, self._summed))
+        found = self._prepared(with_columns(folded, self.passed.reductions))
         self._check_compared(found)
         return found
 
     def _check_compared(self, expr: Expr) -> None:
         """Refuses to ask, in a sum of a pair over outer axes, which key has another row's maximum:
         scores in such a sum are rounded otherwise than those that the row's own loop compared."""
-        every = (*self.saved.values(), *self.passed.values())
-        kept = {target.array.name for one in every for target in one.targets} | set(self.reads)
+        kept = {target.array.name for target in self.targets} | set(self.reads)
         for node in postorder(expr):
             outer = {i for i in node.bound if self.roles.of(i.axis) == "grid"}
             tests = (n for n in postorder(*node.args) if n.op in ("eq", "ne")) if outer else ()
@@ -116,10 +107,6 @@ class RowValues:
                     continue
                 if any(n.op == "read" and n.array.name in kept for n in postorder(*test.args)):
                     raise refuse("map_stage: the keys that have a row's maximum, summed over rows")
-
-    def _columns(self, expr: Expr) -> Expr:
-        """Values of keys as reads of what loops that hold keys finish before."""
-        return expr if self.passing is None else with_columns(expr, self.passing)
 
     def _canonical(self, expr: Expr) -> Expr:
         found = self.named.get(expr.digest)
@@ -144,11 +131,11 @@ class RowValues:
             found = self._row_value(substitute(node, {o: position(n) for o, n in moves.items()}))
             back = {new: position(old) for old, new in moves.items()}
             return None if found is None else substitute(found, back)
-        if self.forward is not None and not self.is_later(node):
+        if not self.is_later(node):
             return self._saved(node)
         if node.op in ("mul", "div", "neg") and node.kind == "real":
             return self._product(node)
-        if self.forward is not None and not self._walks(node):
+        if not self._walks(node):
             return None  # parts of it may be saved
         return self._passed(node)
 
@@ -169,7 +156,7 @@ class RowValues:
 
     def is_later(self, node: Expr) -> bool:
         """Whether the expression is not known when the forward runs."""
-        if self.forward is None:
+        if self.saved is None:
             return True
         return any(n.op == "read" and n.array.name in self.later for n in postorder(node))
 
@@ -177,9 +164,7 @@ class RowValues:
         """Factors that are saved together, times the others. What is divided by is read as it is:
         where it is 0, of a row without keys, the quotient is formed for pairs alone."""
         factors = factors_of(node)
-        known, rest = factors.split(
-            lambda f: self.forward is not None and self.roles.folds_keys(f) and not self.is_later(f)
-        )
+        known, rest = factors.split(lambda f: self.roles.folds_keys(f) and not self.is_later(f))
         known, rest = replace(known, negative=False), replace(rest, negative=factors.negative)
         if not known.above and not known.below:
             if not self._walks(node) or any(map(self.roles.folds_keys, rest.below)):
@@ -196,7 +181,7 @@ class RowValues:
     def _saved(self, node: Expr) -> Expr:
         """A read of what the forward keeps. Of a product of scalars each factor is kept, so that
         few are; where there is a width, the product."""
-        assert self.forward is not None
+        assert self.saved is not None
         output = self._output(node)
         if output is not None:
             return output
@@ -218,7 +203,7 @@ class RowValues:
             return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
         if node.op in ("eq", "ne") and node.args[0].kind == "real":
             return self._test(node)
-        return self._keep(node, self.saved, self.forward, "saved")
+        return self._kept(node, self.saved)
 
     def _test(self, node: Expr) -> Expr:
         """A comparison with what is read of its sides. What is 0 says the mantissa alone: the power
@@ -228,119 +213,51 @@ class RowValues:
 
     def _output(self, node: Expr) -> Expr | None:
         """A read of the output that the node equals as a formula of the forward's reductions."""
-        assert self.forward is not None
-        if node.kind != "real":
+        if self.saved is None or node.kind != "real":
             return None
-        formula = self.formula(node)
+        forward = self.saved.reductions
+        moves = {w: position(_plain(w)) for w in self.roles.widths((node,))}
+        formula = forward.finish(substitute(node, moves))
         array = self.outputs.get(formula.digest)
         if array is None:
             return None
-        self.forward.compared(formula)
+        forward.compared(formula)
         self.reads[array.name] = array
         given = Array(array.name, array.indices, array.kind, "input", array.span)
-        places = {self._plain(w).axis: w for w in self.roles.widths((node,))}
+        places = {_plain(w).axis: w for w in self.roles.widths((node,))}
         at = [position(places.get(index.axis, index)) for index in array.indices]
         return read(given, at)
-
-    def formula(self, node: Expr) -> Expr:
-        """The node in terms of the forward's reductions, its width named as in outputs."""
-        assert self.forward is not None
-        moves = {w: position(self._plain(w)) for w in self.roles.widths((node,))}
-        return self.forward.finish(substitute(node, moves))
-
-    @staticmethod
-    def _plain(width: Index) -> Index:
-        return Index(width.axis.name, width.axis, 0)
 
     # ------------------------------------------------------------------------------ passed
 
     def _passed(self, node: Expr) -> Expr:
         """A read of what a loop over keys finishes before the others run."""
-        assert self.passing is not None
         counted = node.op in ("eq", "ne") and node.args[0].kind == "int"
         truth = node.op in ("not", "and", "or", "eq", "ne", "where") and node.kind == "bool"
         if truth and not counted:
             if node.op in ("eq", "ne"):
                 return self._test(node)
             return simplify_node(node.with_args(tuple(map(self._folded, node.args))))
-        inside = topdown(node, self._inner)
-        return self._keep(inside, self.passed, self.passing, "finished")
+        return self._kept(topdown(node, self._inner), self.passed)
 
     def _inner(self, node: Expr) -> Expr | None:
         """Bodies of folds over keys with their own row values as reads."""
         if not self.roles.folds_keys(node):
             return node
-        if self.forward is not None and self.roles.is_row(node) and not self.is_later(node):
+        if self.roles.is_row(node) and not self.is_later(node):
             return self._row_value(node)
         if node.op == "fold" and any(self.roles.of(i.axis) == "key" for i in node.bound):
             return node.with_args(tuple(self.exchange(arg) for arg in node.args))
         return None
 
-    # ------------------------------------------------------------------------------ keeping
-
-    def _keep(
-        self, node: Expr, known: dict[bytes, Stored], reductions: Reductions, word: str
-    ) -> Expr:
-        """The arrays for a row value, and the expression of their reads."""
+    def _kept(self, node: Expr, rows: KeptRows) -> Expr:
+        """Reads of what is kept for a row value, its width named as in outputs."""
         wide = self.roles.widths((node,))
-        width = self._plain(wide[0]) if wide else None
-        named = self._canonical(substitute(node, {wide[0]: position(width)}) if width else node)
-        if named.digest not in known:
-            known[named.digest] = self._made(named, width, reductions, word)
-        value = known[named.digest].value
-        return substitute(value, {width: position(wide[0])}) if width else value
-
-    def _made(self, node: Expr, width: Index | None, reductions: Reductions, word: str) -> Stored:
-        over = (*self.roles.frame.grid, self.roles.frame.held, *((width,) if width else ()))
-        if not node.free <= frozenset(over):
-            raise refuse("map_stage: a derivative that meets two rows or two keys")
-        truth = node.kind == "bool"
-        formula = reductions.finish(make("where", node, ONE, ZERO) if truth else node)
-        reductions.compared(formula)
-        apart = width is None and bool(scaled(formula, reductions.symbolic).exponent)
-        level = self._level(node)
-
-        def target(part: str, base: str) -> Target:
-            role: Role = self.keeping if word == "saved" else "workspace"
-            array = Array(self.names.fresh(base), over, "real", role)
-            self.levels[array.name] = level
-            return Target(array, width, formula, part)  # type: ignore[arg-type]
-
-        if not apart:
-            whole = target("whole", f"{word}_row" if width is None else f"{word}_rows")
-            value = self._back(whole)
-            return Stored((whole,), make("ne", value, number(0.0)) if truth else value)
-        mantissa, exponent = target("mantissa", f"{word}_row"), target("exponent", f"{word}_power")
-        self.exponents.add(exponent.array.name)
-        self.names.exponents[exponent.array.name] = nesting(node, self.names)
-        value = make("mul", self._back(mantissa), make("exp2", self._back(exponent)))
-        return Stored((mantissa, exponent), value)
-
-    @staticmethod
-    def _back(target: Target) -> Expr:
-        array = target.array
-        role: Role = "input" if array.role == "output" else "workspace"
-        given = Array(array.name, array.indices, array.kind, role)
-        return read(given, map(position, array.indices))
-
-    def _level(self, node: Expr) -> int:
-        """How many loops of passed values must run before, those that values of keys read too."""
-        names = [n.array.name for n in postorder(node) if n.op == "read"]
-        passed = {t.array.name for s in self.passed.values() for t in s.targets}
-        columns = self.passing.columns.values() if self.passing is not None else ()
-        of = {array.name: c for c in columns for array in (c.mantissa, c.exponent) if array}
-        seen: set[str] = set()
-        level = 0
-        while names:
-            name = names.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            if name in passed:
-                level = max(level, self.levels[name] + 1)
-            elif name in of:
-                names += of[name].reads()
-        return level
+        if not wide:
+            return rows.value(self._canonical(node), None)
+        width = _plain(wide[0])
+        named = self._canonical(substitute(node, {wide[0]: position(width)}))
+        return substitute(rows.value(named, width), {width: position(wide[0])})
 
     # ------------------------------------------------------------------------------- summed
 
@@ -348,7 +265,7 @@ class RowValues:
         """sum_e g_ie (sum_j w_ij v_je) as a read of sum_j w_ij (sum_e g_ie v_je), which a loop over
         the keys makes of the terms that pairs compute again: what is left of their difference from
         it is then no smaller than its rounding."""
-        if self.forward is None or not self.summing or not self.roles.folds_keys(node):
+        if self.saved is None or not self.summing or not self.roles.folds_keys(node):
             return node
         held = self.roles.frame.held
         other = next((i for i in node.free if i.axis is held.axis and i != held), None)
@@ -358,7 +275,8 @@ class RowValues:
         if not self._is_width_sum(node):
             several = sum(map(self.roles.folds_keys, node.args)) > 1
             return node if several and self.roles.is_row(node) else None  # kept as a whole
-        parts = [self._apart(part) for part in self._by_source(node)]
+        alone = by_source(node, self.roles)
+        parts = [exchanged(part, self.roles, self.is_later) for part in alone]
         if any(keyed is None for _, keyed in parts):
             return None
         whole = [keyed for rest, keyed in parts if keyed is not None and rest == Factors()]
@@ -390,21 +308,6 @@ class RowValues:
         array, _ = self.summed[keyed.digest]
         return read(array, map(position, rows))
 
-    def _by_source(self, node: Expr) -> list[Expr]:
-        """sum_e g_e (a_e + b_e), a and b sums over keys of two sources, as a sum for each."""
-        factors = factors_of(node.args[1])
-        for place, factor in enumerate(factors.above):
-            parts = addends_of(factor)
-            if len(parts) < 2 or not all(self.roles.folds_keys(part) for part, _ in parts):
-                continue
-            found = []
-            for part, minus in parts:
-                above = (*factors.above[:place], part, *factors.above[place + 1 :])
-                body = Factors(above, factors.below, factors.negative != minus).expr
-                found.append(canonical(fold("sum", node.bound, body, node.args[0])))
-            return found
-        return [node]
-
     def _is_width_sum(self, node: Expr) -> bool:
         """Whether it is a sum over widths, of cotangents and row values."""
         return (
@@ -416,28 +319,6 @@ class RowValues:
             and node.free <= frozenset((*self.roles.frame.grid, self.roles.frame.held))
             and self.is_later(node)
         )
-
-    def _apart(self, node: Expr) -> tuple[Factors, Expr | None]:
-        """rest and a sum over keys of sums over widths whose product the node is; or None."""
-        bound = frozenset(node.bound)
-
-        def along(factor: Expr) -> bool:
-            return bool(factor.free & bound)
-
-        wide, rest = factors_of(node.args[1]).split(along)
-        keyed = [f for f in wide.above if f.op == "fold" and self.roles.folds_keys(f)]
-        others = tuple(f for f in wide.above if f not in keyed)
-        if len(keyed) != 1 or keyed[0].monoid != "sum" or wide.below or self.is_later(keyed[0]):
-            return rest, None
-        if any(self.roles.folds_keys(f) for f in others) or along(keyed[0].args[0]):
-            return rest, None
-        own, weight = factors_of(keyed[0].args[1]).split(along)
-        if own.below:
-            return rest, None
-        product = fold("sum", node.bound, (Factors(others) * own).expr)
-        body = (weight * Factors((product,))).expr
-        whole = canonical(fold("sum", keyed[0].bound, body, keyed[0].args[0]))
-        return replace(rest, negative=rest.negative != wide.negative), whole
 
     # ----------------------------------------------------------------------------- prepared
 
@@ -462,8 +343,16 @@ class RowValues:
     def _prepared_row(self, node: Expr, word: str) -> Expr:
         """A read of a row value that a map makes."""
         rows = (*self.roles.frame.grid, self.roles.frame.held)
+        return read(self.array_of(node, rows, word), map(position, rows))
+
+    def array_of(self, node: Expr, over: tuple[Index, ...], word: str) -> Array:
+        """What a map makes of the expression before the loops."""
         if node.digest not in self.prepared:
-            array = Array(self.names.fresh(word), rows, "real", "workspace")
+            array = Array(self.names.fresh(word), over, "real", "workspace")
             self.prepared[node.digest] = (array, node)
-        array, _ = self.prepared[node.digest]
-        return read(array, map(position, rows))
+        return self.prepared[node.digest][0]
+
+
+def _plain(width: Index) -> Index:
+    """The width as outputs name it."""
+    return Index(width.axis.name, width.axis, 0)
