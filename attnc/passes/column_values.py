@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 
 from attnc.expressions.canonical import canonical
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr, position, postorder, read, substitute
+from attnc.expressions.tree import Expr, position, postorder, substitute
 from attnc.passes.exponents import scaled
+from attnc.passes.fold_results import Kept, arrays_of
 from attnc.passes.frame import Frame
 from attnc.passes.nesting import nesting
 from attnc.passes.separate import exchange
@@ -33,14 +34,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Column:
+class Column(Kept):
     """A value of a key that loops of rows read from memory: its formula in terms of the folds of a
-    frame that holds keys; mantissa, and exponent if it has one."""
+    frame that holds keys."""
 
     part: Reductions
     formula: Expr
-    mantissa: Array
-    exponent: Array | None
 
     def reads(self) -> list[str]:
         """The names of the arrays that its loops read."""
@@ -112,17 +111,8 @@ def _value(node: Expr, key: Index, reductions: Reductions) -> Expr:
         formula = part.finish(own)  # what it needs itself comes first
         part.columns = {}
         over = (*frame.grid, frame.held)
-        name = reductions.names.fresh("finished_column")
-        apart = bool(scaled(formula, part.symbolic).exponent)
-        mantissa = Array(name, over, "real", "workspace")
-        other = reductions.names.fresh(f"{name}_exponent") if apart else ""
-        exponent = Array(other, over, "real", "workspace") if apart else None
-        if apart:
-            reductions.names.exponents[other] = nesting(own, reductions.names)
-        reductions.columns[own.digest] = Column(part, formula, mantissa, exponent)
-    column = reductions.columns[own.digest]
-    at = (*map(position, frame.grid), position(key))
-    found = read(column.mantissa, at)
-    if column.exponent is None:
-        return found
-    return make("mul", found, make("exp2", read(column.exponent, at)))
+        names = reductions.names
+        depth = nesting(own, names) if scaled(formula, part.symbolic).exponent else None
+        arrays = arrays_of("finished_column", over, depth, names)
+        reductions.columns[own.digest] = Column(*arrays, part, formula)
+    return reductions.columns[own.digest].at(map(position, (*frame.grid, key)))

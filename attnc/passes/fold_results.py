@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr, Kind
+from attnc.expressions.tree import Array, Expr, Kind, read
 from attnc.passes.exponents import Scaled
+from attnc.passes.hoist import Names
+from attnc.passes.simplify import make
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,37 @@ class Reduction:
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A row value that later passes read from memory: mantissa, and exponent if it has one."""
+class Kept:
+    """A number of each row, or of each key, in memory: mantissa, and exponent if it has one."""
 
-    expr: Expr
     mantissa: Array
     exponent: Array | None
+
+    def at(self, places: Iterable[Expr]) -> Expr:
+        """A read of the number."""
+        places = tuple(places)
+        found = read(self.mantissa, places)
+        if self.exponent is None:
+            return found
+        return make("mul", found, make("exp2", read(self.exponent, places)))
+
+
+def arrays_of(
+    base: str, over: tuple[Index, ...], nesting: int | None, names: Names
+) -> tuple[Array, Array | None]:
+    """Arrays for a mantissa and an exponent. `nesting`: that of the exponent, None without one."""
+    name = names.fresh(base)
+    mantissa = Array(name, over, "real", "workspace")
+    if nesting is None:
+        return mantissa, None
+    exponent = Array(names.fresh(f"{name}_exponent"), over, "real", "workspace")
+    names.exponents[exponent.name] = nesting
+    return mantissa, exponent
+
+
+@dataclass(frozen=True)
+class Pending(Kept):
+    """A row value that later passes read from memory."""
+
+    expr: Expr
     level: int

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr, Role, number, position, postorder, read
+from attnc.expressions.tree import Array, Expr, Role, number, position, postorder
 from attnc.passes.exponents import scaled
 from attnc.passes.factors import ONE, ZERO
 from attnc.passes.finish import Target
+from attnc.passes.fold_results import Kept
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Names
 from attnc.passes.nesting import nesting
@@ -93,6 +94,7 @@ class KeptRows:
         truth = expr.kind == "bool"
         formula = self.reductions.finish(make("where", expr, ONE, ZERO) if truth else expr)
         self.reductions.compared(formula)
+        places = tuple(map(position, over))
 
         def target(base: str, part: Literal["whole", "mantissa", "exponent"]) -> Target:
             array = Array(self.names.fresh(f"{self.word}_{base}"), over, "real", self.role)
@@ -100,18 +102,17 @@ class KeptRows:
 
         if width is not None or not scaled(formula, self.reductions.symbolic).exponent:
             whole = target("row" if width is None else "rows", "whole")
-            value = _back(whole)
+            value = Kept(_given(whole), None).at(places)
             return Stored(expr, (whole,), make("ne", value, number(0.0)) if truth else value)
         mantissa, exponent = target("row", "mantissa"), target("power", "exponent")
         self.exponents.add(exponent.array.name)
         self.names.exponents[exponent.array.name] = nesting(expr, self.names)
-        value = make("mul", _back(mantissa), make("exp2", _back(exponent)))
+        value = Kept(_given(mantissa), _given(exponent)).at(places)
         return Stored(expr, (mantissa, exponent), value)
 
 
-def _back(target: Target) -> Expr:
-    """A read of the target where it is an output of another schedule, or a workspace."""
+def _given(target: Target) -> Array:
+    """The target's array as those who read it have it: an output of another schedule is given."""
     array = target.array
     role: Role = "input" if array.role == "output" else "workspace"
-    given = Array(array.name, array.indices, array.kind, role)
-    return read(given, map(position, array.indices))
+    return Array(array.name, array.indices, array.kind, role)

@@ -13,13 +13,11 @@ from dataclasses import dataclass, field, replace
 from attnc.expressions.canonical import rename_bound
 from attnc.expressions.index import Index
 from attnc.expressions.tree import (
-    Array,
     Expr,
     fold,
     number,
     position,
     postorder,
-    read,
     rewrite,
     substitute,
     value,
@@ -30,7 +28,7 @@ from attnc.passes.column_values import Column, with_columns
 from attnc.passes.constants import identity
 from attnc.passes.exponents import Scaled, scaled
 from attnc.passes.factors import ONE, Factors, factors_of
-from attnc.passes.fold_results import Part, Pending, Reduction
+from attnc.passes.fold_results import Part, Pending, Reduction, arrays_of
 from attnc.passes.frame import Frame, widths_of
 from attnc.passes.hoist import Names
 from attnc.passes.linear import Linear
@@ -332,8 +330,6 @@ class Reductions:
             return self.value_of(name, width)
         return node
 
-    # ------------------------------------------------------------------------ row factors
-
     def _seen(self, domain: str) -> Expr:
         return value(SEEN + domain, "bool", (*self.frame.grid, self.frame.held))
 
@@ -350,23 +346,14 @@ class Reductions:
         if expr.digest not in self.pending:
             self.pending[expr.digest] = self._make_pending(expr)
         stored = self.pending[expr.digest]
-        at = tuple(map(position, stored.mantissa.indices))
-        mantissa = read(stored.mantissa, at)
-        if stored.exponent is None:
-            return mantissa
-        return make("mul", mantissa, make("exp2", read(stored.exponent, at)))
+        return stored.at(map(position, stored.mantissa.indices))
 
     def _make_pending(self, expr: Expr) -> Pending:
         over = (*self.frame.grid, self.frame.held)
         whole = join_sources(expr, self)
-        apart = bool(scaled(whole, self.symbolic).exponent)
-        name = self.names.fresh("finished")
-        mantissa = Array(name, over, "real", "workspace")
-        other = self.names.fresh(f"{name}_exponent") if apart else ""
-        exponent = Array(other, over, "real", "workspace") if apart else None
-        if apart:
-            self.names.exponents[other] = self._nesting(whole)
-        return Pending(whole, mantissa, exponent, self._level_of(whole))
+        level = self._level_of(whole)
+        depth = self._nesting(whole) if scaled(whole, self.symbolic).exponent else None
+        return Pending(*arrays_of("finished", over, depth, self.names), whole, level)
 
     def _nesting(self, expr: Expr) -> int:
         """How many folds stand in one another in a formula of reductions."""
