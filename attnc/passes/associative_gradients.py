@@ -19,9 +19,10 @@ from dataclasses import replace
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, position, rewrite, substitute
 from attnc.graph import Graph, Recurrence
-from attnc.passes.associative import NotCombined, Rescanned, in_order, is_state
+from attnc.passes.associative import NotCombined, is_state
 from attnc.passes.chunk import instance_of
 from attnc.passes.hoist import Names
+from attnc.passes.row_tiles import Rescanned, in_order
 from attnc.passes.rows import Rows
 from attnc.schedule import Kernel
 from attnc.schedule.scans import ReverseScanKernel, ReverseTiles, RowWrite

@@ -25,11 +25,12 @@ from attnc.expressions.tree import (
 )
 from attnc.graph import Graph, GraphOutput, Recurrence
 from attnc.passes.affine import sentence, transitions
-from attnc.passes.associative import NotCombined, how_combined, in_tiles
+from attnc.passes.associative import NotCombined, how_combined
 from attnc.passes.associative_shares import in_shares
 from attnc.passes.chunkwise import RowByRow, in_chunks
 from attnc.passes.hoist import Names, names_in
 from attnc.passes.refusals import refuse
+from attnc.passes.row_tiles import in_tiles
 from attnc.passes.rows import STATES, Rows, Side
 from attnc.passes.simplify import simplify_node
 from attnc.schedule.scans import Checkpoint, Final, ScanKernel, ScanLoop, Shares
