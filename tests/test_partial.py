@@ -80,6 +80,77 @@ def test_two_passes_have_no_partial_result() -> None:
         lower(operator("thresholded softmax"), form="partial")
 
 
+# What a pair knows of more than its own key: a shard would make another number of it.
+BEYOND = {
+    "at other keys": "softmax(j: dot(q[i], (k[j] + (k[j - 1] else 0)) / 2))",
+    "number of keys": "softmax(j: score / (1 + j - len(j)))",
+    "fold over": "stick_breaking(j: score)",
+    "in turns": "sinkhorn(i, j: score, 1)",
+    "folds over rows": "softmax(i: score)",
+}
+# Whose keys are not a shard's alone.
+SHARED = {
+    "rows are its keys": """
+attention beyond(q, k, v) for i in j over j:
+    input q: real[h, d]
+    mask: j <= i
+    score: dot(q, k[j]) * scale
+    normalize: softmax(j: score)
+""",
+    "pairs of keys": """
+attention beyond(q, k, v) for i over j, l in j:
+    score: sum(d: q[i] * k[j] * k[l]) * scale
+    normalize: softmax(j, l: score)
+    read: sum(j, l: weight * v[j] * v[l])
+""",
+    "every shard would count": """
+attention beyond(q, k, v) for i over j | c < 4:
+    input kc: real[h, c, d], vc: real[h, c, e]
+    score[j]: dot(q[i], k[j]) * scale
+    score[c]: dot(q[i], kc[c]) * scale
+    normalize: softmax(j | c: score)
+    read: sum(j: weight * v[j]) + sum(c: weight * vc[c])
+""",
+}
+ROW_OF_KEYS = """
+attention beyond(q, k, v):
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale
+    normalize: {}
+"""
+REFUSED = {why: ROW_OF_KEYS.format(text) for why, text in BEYOND.items()} | SHARED
+
+
+@pytest.mark.parametrize("form", ["partial", "merge", "finish"])
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_shard_knows_its_own_keys_alone(why: str, form: Form) -> None:
+    spec = read_spec(Source(REFUSED[why], "beyond.attn"))
+    with pytest.raises(UnsupportedError, match=why):
+        lower(spec, form=form)
+    with pytest.raises(UnsupportedError, match=why):
+        lower_shard(spec, (), form, "two")
+
+
+def test_a_share_knows_all_keys() -> None:
+    """Keys split within a call: the key before a share's first is at hand."""
+    spec = read_spec(Source(REFUSED["at other keys"], "beyond.attn"))
+    given = tensors()
+    found = interpret(lower(spec, form="split"), given, splits=3, tiles=(4, 2))["out"]
+    np.testing.assert_allclose(found, oracle(spec, given)["out"], rtol=1e-11, atol=1e-11)
+
+
+def test_a_finish_may_ask_for_the_number_of_keys() -> None:
+    """It is given all of them: what a row does with its sums knows the whole."""
+    text = """
+attention counted(q, k, v):
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score) / (1 + len(j))
+"""
+    spec = read_spec(Source(text, "counted.attn"))
+    assert "k" not in [one.name for one in lower(spec, form="merge").signature.inputs]
+    assert "k" in [one.name for one in lower(spec, form="finish").signature.inputs]
+
+
 # --- Gradients ------------------------------------------------------------------------------------
 
 SHARDS = ((0, 4), (4, 5), (5, 11))

@@ -20,6 +20,7 @@ from attnc.graph import Graph
 from attnc.passes.finish import Carry, Lowering, Target, finish_kernels, merged, spill
 from attnc.passes.frame import Frame
 from attnc.passes.hoist import Hoister, Names
+from attnc.passes.own_keys import check_own_keys
 from attnc.passes.refusals import refuse
 from attnc.passes.stream import carries_of, kernel_of, targets_of
 from attnc.schedule import Kernel, Workspace
@@ -56,7 +57,7 @@ def split(graph: Graph) -> Pieces:
 
 def partial(graph: Graph) -> Pieces:
     """What is carried, as outputs over the operator's rows."""
-    lowering, _, carries = carried_of(graph)
+    lowering, _, carries = carried_by_shards(graph)
     outputs: list[Array] = []
     for carry, prefix in prefixed(carries):
         stores = tuple(
@@ -71,7 +72,7 @@ def partial(graph: Graph) -> Pieces:
 
 def merge(graph: Graph) -> Pieces:
     """Partial results stacked along a first axis, combined in its order."""
-    lowering, _, carries = carried_of(graph)
+    lowering, _, carries = carried_by_shards(graph)
     part = own_index(lowering, "part")
     inputs: list[Array] = []
     kernels: list[Kernel] = []
@@ -97,7 +98,7 @@ def merge(graph: Graph) -> Pieces:
 
 def finish(graph: Graph) -> Pieces:
     """The operator's outputs from what was carried."""
-    lowering, targets, carries = carried_of(graph)
+    lowering, targets, carries = carried_by_shards(graph)
     inputs: list[Array] = []
     for carry, prefix in prefixed(carries):
         for carried, store in zip(
@@ -118,6 +119,14 @@ def carried_of(graph: Graph) -> tuple[Lowering, tuple[Target, ...], list[Carry]]
     if lowering.reductions.solves:
         raise refuse("simplex_projection: a partial result of an operator that solves for its rows")
     return lowering, targets, carries_of(lowering, targets)
+
+
+def carried_by_shards(graph: Graph) -> tuple[Lowering, tuple[Target, ...], list[Carry]]:
+    """The same, where each shard of the keys carries its own. Raises UnsupportedError too where
+    pairs know more than a shard does."""
+    lowering, targets, carries = carried_of(graph)
+    check_own_keys(graph, carries)
+    return lowering, targets, carries
 
 
 def own_index(lowering: Lowering, name: str) -> Index:
@@ -178,7 +187,7 @@ def uses(kernels: tuple[Kernel, ...]) -> tuple[frozenset[str], frozenset[Axis]]:
 __all__ = [
     "Form",
     "Pieces",
-    "carried_of",
+    "carried_by_shards",
     "finish",
     "merge",
     "own_index",

@@ -31,7 +31,7 @@ from attnc.passes.finish import Carry, Finish, Lowering, merged, spill
 from attnc.passes.fold_results import Part, Reduction
 from attnc.passes.frame import Frame
 from attnc.passes.linear import Linear
-from attnc.passes.partial import carried_of, own_index, prefixed
+from attnc.passes.partial import carried_by_shards, own_index, prefixed
 from attnc.passes.references import REFERENCE, is_reference
 from attnc.passes.simplify import all_of, make, simplify_expr
 from attnc.passes.stream import without_stop
@@ -58,7 +58,7 @@ class Shards:
 
 def partial_graph(graph: Graph) -> Shards:
     """The carried values but the reference, which is an input."""
-    lowering, _, carries = carried_of(graph)
+    lowering, _, carries = carried_by_shards(graph)
     fixed: list[Array] = []
     outputs: list[GraphOutput] = []
     for carry, stores in _stored(lowering, carries):
@@ -81,7 +81,7 @@ def partial_graph(graph: Graph) -> Shards:
 
 def merge_graph(graph: Graph) -> Shards:
     """The carried values but the references, from those of the parts."""
-    lowering, _, carries = carried_of(graph)
+    lowering, _, carries = carried_by_shards(graph)
     part = own_index(lowering, "part")
     fixed: list[Array] = []
     given: list[Array] = []
@@ -106,7 +106,7 @@ def merge_graph(graph: Graph) -> Shards:
 
 def finish_graph(graph: Graph) -> Shards:
     """The operator's outputs from carried values."""
-    lowering, targets, carries = carried_of(graph)
+    lowering, targets, carries = carried_by_shards(graph)
     fixed: list[Array] = []
     given: list[Array] = []
     for carry, stores in _stored(lowering, carries):
