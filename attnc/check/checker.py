@@ -27,7 +27,7 @@ from attnc.spec import Block, Check, Definition, Input, Number, ReadCheck, Repea
 if TYPE_CHECKING:
     from attnc.check.bodies import ArrayEntity, BlockEntity, Body, Entity
     from attnc.check.bodies import Source as KeysOf
-    from attnc.check.expansion import Frame
+    from attnc.check.parameters import Frame
 
 Statement = Definition | Repeat | Block
 Scalar = int | float | bool

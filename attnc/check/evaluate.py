@@ -16,7 +16,6 @@ from attnc.check.binders import caller_view
 from attnc.check.bodies import CLAUSE_OF, ArrayEntity, Body, Entity, NumberEntity
 from attnc.check.checker import Checker
 from attnc.check.coordinates import coordinate
-from attnc.check.expansion import parameter_at, read_local, read_parameter
 from attnc.check.functions import call_function, function_names
 from attnc.check.operators import (
     axes_text,
@@ -28,6 +27,7 @@ from attnc.check.operators import (
     negative,
     widen,
 )
+from attnc.check.parameters import parameter_at, read_local, read_parameter
 from attnc.check.values import Environment, Value, conjunction, join_needs
 from attnc.check.vectors import read_vector
 from attnc.expressions import tree

@@ -14,8 +14,8 @@ from attnc.check.binders import bind
 from attnc.check.bodies import ArrayEntity
 from attnc.check.checker import Checker
 from attnc.check.equations import assign, domain_of_needs, settle
-from attnc.check.expansion import Frame, enter_local
 from attnc.check.operators import cast
+from attnc.check.parameters import Frame, enter_local
 from attnc.check.solving import solve_value
 from attnc.check.statements import repeat_index
 from attnc.check.values import Environment, Value

@@ -28,7 +28,7 @@ from attnc.source import Span
 
 if TYPE_CHECKING:
     from attnc.check.bodies import Body
-    from attnc.check.expansion import Frame
+    from attnc.check.parameters import Frame
 
 Facts = tuple[Expr, ...]
 
