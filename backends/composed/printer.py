@@ -52,6 +52,13 @@ class StagePrinter(LibraryPrinter):
         form = self.form(node)
         return super().operands(node) if form is None else form.operands
 
+    def _product_type(self, condition: Text, arrays: Sequence[Text]) -> str:
+        """Of factors along the same dimensions (a sum of squares) no product of matrices is made: a
+        statistic, whose slope may be beyond what a narrow type holds."""
+        first, *others = (set(each.dims) for each in arrays)
+        matrices = any(dims != first for dims in others) or not first.issuperset(condition.dims)
+        return super()._product_type(condition, arrays) if matrices else "wide"
+
     def _node(self, node: Expr, args: list[Text]) -> Text:
         form = self.form(node)
         if isinstance(form, Grouped):

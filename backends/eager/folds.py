@@ -56,7 +56,11 @@ class FoldPrinter(Printer):
         code = f'contract("{equation}", {", ".join(each.code for each in arrays)}'
         if not always:
             code += f', where=("{word(condition.dims)}", {condition.code})'
-        return Text(f"{code}, dtype={self.product_type})", rest)
+        return Text(f"{code}, dtype={self._product_type(condition, arrays)})", rest)
+
+    def _product_type(self, condition: Text, arrays: Sequence[Text]) -> str:
+        """The type that the factors of a sum of products are multiplied in."""
+        return self.product_type
 
     def _print_topk(self, node: Expr, args: list[Text]) -> Text:
         count = args[2]
