@@ -7,13 +7,16 @@ agree.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from attnc.backends.triton_frame import Stream, indented
 from attnc.backends.triton_printer import Printer
-from attnc.backends.triton_scope import Scope
+from attnc.backends.triton_scope import Leaf, Scope
+from attnc.backends.triton_shown import summed_operands
 
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr
+from attnc.schedule.streams import WalkedLoop
 
 Key = tuple[str, tuple[bytes | int, ...]]
 
@@ -24,15 +27,27 @@ class Operands:
 
     rounds     lines before the steps: descriptors
     count      text: how many rows of the walked axis are valid
+    shown      of these rows those that a held one may see, where the mask tests them one by one
     loaded     what a product of this step has loaded: its name, by what it is
     """
 
     stream: Stream
-    walked: Index
+    loop: WalkedLoop
     count: str
     rounds: list[str]
+    shown: Leaf | None = None
     loaded: dict[Key, str] = field(default_factory=dict)
     descriptors: dict[tuple[Key, str], str | None] = field(default_factory=dict)
+
+    @property
+    def walked(self) -> Index:
+        return self.loop.walked
+
+    @cached_property
+    def summed(self) -> frozenset[Key]:
+        """The operands that are summed along the walked axis."""
+        found = summed_operands(self.stream.kernel, self.loop)
+        return frozenset(self.key(read, width) for read, width in found)
 
     def key(self, read: Expr, wide: Index) -> Key:
         """What a read loads, whatever its width index is called."""
@@ -80,9 +95,14 @@ class Operands:
     def walked_tile(
         self, name: str, read: Expr, scope: Scope, wide: Index, size: str, column: str
     ) -> list[str]:
-        """`name = ` a tile of (walked, width): through its descriptor where there is one."""
+        """`name = ` a tile of (walked, width): through its descriptor where there is one that has
+        no rows which it must leave out."""
         lines: list[str] = []
         tiles = self.descriptor(read, wide, size)
+        whole = ""
+        if self.shown is not None and self.key(read, wide) in self.summed:
+            scope = scope.extended(inside={self.walked: self.shown})
+            whole = " and not EDGE"
         plain = f"{name} = {self.plain(read, scope, self.walked, wide, lines)}"
         if tiles is None:
             return [*lines, plain]
@@ -90,7 +110,7 @@ class Operands:
         at = f"[(tile * BLOCK_WALKED).to(tl.int32), {column}]"
         through = f"    {name} = {tiles}.load({at}){cast}"
         return [
-            "if USE_DESCRIPTORS:", through, "else:", *indented([*lines, plain]),
+            f"if USE_DESCRIPTORS{whole}:", through, "else:", *indented([*lines, plain]),
         ]  # fmt: skip
 
     def descriptor(self, read: Expr, wide: Index, size: str) -> str | None:

@@ -19,6 +19,7 @@ from attnc.backends.triton_printer import Printer
 from attnc.backends.triton_products import Products
 from attnc.backends.triton_running import RunningValues
 from attnc.backends.triton_scope import Leaf
+from attnc.backends.triton_shown import shown_rows
 from attnc.backends.triton_texts import is_true
 from attnc.backends.triton_tiles import Tiles
 from attnc.backends.triton_turns import print_turn
@@ -71,20 +72,24 @@ class _Walk(Pairs):
     counted: str = ""  # which held rows count in this turn, where that is not so in every turn
 
     def holes(self) -> dict[str, Any]:
-        stream, loop = self.stream, self.loop
+        stream = self.stream
         around = self.print_around()
         if stream.place.batch_around:
-            self.counted = print_turn(stream, loop, self.rounds)
+            self.counted = print_turn(stream, self.loop, self.rounds)
         self.print_heads()
+        shown = shown_rows(stream, self.loop)
+        loop = self.loop = shown.loop
         count, start = stream.place.extent(loop.walked)
         visited = Tiles(stream.place, stream.scope)
         found = visited.print_in_order if loop.running else visited.print_tiles
         tiles, mixed_tile, full_tile = found(loop, self.number, count, start)
+        count = shown.print_count(stream, count, start, self.rounds)
         lanes = self.print_lanes(count, start)
-        operands = Operands(stream, loop.walked, count, self.rounds)
         for statement in loop.walked_values:
             once = not stream.over(statement.expr, self.over)
             stream.let(statement, (loop.walked,), self.rounds if once else self.score)
+        operands = Operands(stream, loop, count, self.rounds)
+        operands.shown = shown.print_tests(stream, self.score)
         Products(stream, loop, self.held, self.rounds, self.score).print_all(operands)
         mask, hidden = self.pairs()
         exponent = self.exponent(mask, hidden)
@@ -93,13 +98,14 @@ class _Walk(Pairs):
             stream.let(statement, self.over, self.combine)
         Additions(stream, loop, self.held, self.combine, bool(hidden)).print_all(operands)
         awake = f" * {stream.walks}" if stream.walks else ""
+        some = f" * ({count} > 0)" if shown.ends else ""  # a descriptor has a row at least
         return {
             "walked": loop.walked.name,
             "around": around,
             "held_operands": self.held,
             "rounds": self.rounds,
             "tiles": tiles,
-            "mixed_count": f"mixed_count_{self.number}{awake}",
+            "mixed_count": f"mixed_count_{self.number}{awake}{some}",
             "full_count": f"full_count_{self.number}{awake}",
             "mixed_tile": mixed_tile,
             "full_tile": full_tile,

@@ -131,15 +131,20 @@ def _loop(loop: WalkedLoop, wanted: frozenset[str], carried: frozenset[str]) -> 
         loop, contributions=contributions, deposits=deposits, scatters=scatters,
         pair_stores=stores,
     )  # fmt: skip
-    ends = list(_uses(slim))
-    lifted = _live(slim.lifted, ends)
+    return without_unused(slim)
+
+
+def without_unused(loop: WalkedLoop) -> WalkedLoop:
+    """The loop without values and products that nothing in it uses."""
+    ends = list(_uses(loop))
+    lifted = _live(loop.lifted, ends)
     ends += [let.expr for let in lifted]
-    pair = _live(slim.pair_values, ends)
+    pair = _live(loop.pair_values, ends)
     ends += [let.expr for let in pair]
     names = _names(ends)
-    products = tuple(one for one in slim.products if one.name in names)
-    walked = _live(slim.walked_values, ends)
-    return replace(slim, lifted=lifted, pair_values=pair, products=products, walked_values=walked)
+    products = tuple(one for one in loop.products if one.name in names)
+    walked = _live(loop.walked_values, ends)
+    return replace(loop, lifted=lifted, pair_values=pair, products=products, walked_values=walked)
 
 
 def _uses(loop: WalkedLoop) -> Iterable[Expr]:
