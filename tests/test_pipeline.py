@@ -367,3 +367,19 @@ def test_a_pipeline_in_sixteen_bits_and_under_autocast() -> None:
         assert one.dtype == other.dtype and error <= 2 * max(own, 2e-3)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(runs[0](*(x.float() for x in given)), found[0])
+
+
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_a_last_block_that_is_not_whole_compiles(backend: str) -> None:
+    """Blocks of more than 8 keys, where torch.compile splits loops over positions."""
+    lines = (
+        "static size: int = 16",
+        "axis c < (len(j) + size - 1) // size",
+        "kc[c] = mean(j if j // size == c: k[j])",
+        "read: kc[i // size] + k[size * (i // size) + i % size]",
+    )
+    q, k, v = torch.randn(3, 1, 2, 70, 8).unbind()
+    op = Operator(spec_of(*lines), backend)
+    found = torch.compile(lambda q, k, v: op(q, k, v), fullgraph=True)(q, k, v)
+    exact = torch.from_numpy(op.reference(q, k, v)).float()
+    torch.testing.assert_close(found, exact)

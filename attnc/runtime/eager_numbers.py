@@ -296,6 +296,10 @@ def rounded(name: str, x: Value) -> Value:
 def divided_down(a: Value, b: Value) -> Value:
     """Floor division; by 0 at points that nobody reads, something."""
     a, b = plain(a), plain(b)
+    if isinstance(a, Tensor) and not a.is_floating_point() and torch.compiler.is_compiling():
+        # Inductor takes a quotient of positions for two loops, and leaves the last block unwritten
+        # where it is not whole (torch 2.13 on a CPU). What has been through `^` is no position.
+        a = a ^ 0
     if isinstance(b, Tensor):
         a = torch.as_tensor(a, device=b.device)
         return torch.div(a, torch.where(b == 0, torch.ones_like(b), b), rounding_mode="floor")

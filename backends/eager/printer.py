@@ -290,7 +290,8 @@ class Printer:
     def _floored(self, node: Expr, args: list[Text], sign: str, safe: str) -> Text:
         dims = self.union(*args)
         by = node.args[1]
-        if node.kind == "int" and by.op == "number" and by.attr:
+        plain = sign == "%" or not dims  # a quotient of tensors minds torch.compile
+        if plain and node.kind == "int" and by.op == "number" and by.attr:
             left, right = (self._fitted(arg, dims) for arg in args)
             return Text(f"{left.atom} {sign} {right.atom}", dims, True)
         code = f"{safe}({', '.join(self.fit(arg, dims) for arg in args)})"
