@@ -96,6 +96,31 @@ def test_random_numbers_are_numbered_by_entries_of_the_whole_batch() -> None:
 
 
 @pytest.mark.usefixtures("quick_build")
+def test_transforms_run_in_bands(small_bands: Any) -> None:
+    """Tangents, gradients of a batch, and tangents of gradients."""
+    op, eager = compiled(TURNS), attnc.compile(TURNS, backend="eager")
+    small_bands(op)
+    made = torch.Generator().manual_seed(0)
+    x, dx = (
+        tuple(torch.randn(2, rows, 4, generator=made).double() for rows in (13, 15, 15))
+        for _ in range(2)
+    )
+
+    def forms(f: Any) -> Any:
+        def call(*tensors: torch.Tensor) -> torch.Tensor:
+            return f(*(one.view(1, -1, *one.shape[-2:]) for one in tensors))
+
+        slopes = torch.func.grad(lambda *tensors: call(*tensors).sin().sum(), (0, 1, 2))
+        return (
+            torch.func.jvp(call, x, dx),
+            torch.func.vmap(slopes)(*x),
+            torch.func.jvp(slopes, x, dx),
+        )
+
+    torch.testing.assert_close(forms(op), forms(eager), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("quick_build")
 def test_training_takes_memory_of_a_band(small_bands: Any) -> None:
     """All rows at once make rows times groups times a width."""
     op = compiled(GROUPS)
