@@ -71,8 +71,10 @@ def lower(spec: Spec, asked: Sequence[str] | None = None) -> Stages:
     """Spec -> Graph -> Schedule: the result with the emits asked for; if that is not said, with
     what costs nothing beside it (`lse` where there is a score). What no single schedule runs may be
     a pipeline of several."""
+    from attnc.passes.key_blocks import with_key_blocks
     from attnc.passes.pairs import pairs_of_reals
 
+    spec = with_key_blocks(spec)
     try:
         found = pairs_of_reals(spec)
     except UnsupportedError as refusal:

@@ -15,6 +15,7 @@ from attnc.compiler import compile as compiled
 from attnc.compiler import lower
 from attnc.errors import UnsupportedError
 from attnc.front import read_spec
+from attnc.passes.key_blocks import with_key_blocks
 from attnc.source import Source
 
 TWO_LEVELS = """
@@ -38,6 +39,18 @@ attention kinds(q, k, v):
     score: dot(q[i], k[j]) * scale
     normalize: {normalizer}
     emit share[i, g < 3] = sum(j if kind == g: exp(score))
+"""
+BLOCKS = """
+attention blocks(q, k, v):
+    static size: int = 4
+    param step: int
+    axis c < len(j) // size
+    axis u < len(j) // step
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+    emit top[i, c] = max(r < size: weight[i, size * c + r])
+    emit part[i, u] = sum(r < step: weight[i, step * u + r] * tanh(dot(q[i], k[u * step + r])))
 """
 BACKENDS = ("cpu", "triton")
 
@@ -75,6 +88,25 @@ def test_a_number_for_each_group_beside_the_output(backend: str) -> None:
     both = (found(one, ("share",), kind=kind) for one in (op, eager))
     for one, other in zip(*both, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_blocks_said_by_their_places(backend: str) -> None:
+    """Keys of a block that a row does not see have no weight; they are of the block."""
+    op, eager = (compiled(BLOCKS, backend=name) for name in (backend, "eager"))
+    both = (found(one, ("top", "part"), step=3) for one in (op, eager))
+    for one, other in zip(*both, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_what_asks_of_other_keys_besides_stays() -> None:
+    odd = (
+        "    emit odd[i, c] = sum(r < size: weight[i, size * c + r] * (k[size * c + 3 - r] @ q[i]))"
+    )
+    spec = read_spec(Source(BLOCKS + odd, "op.attn"), None, None)
+    emits = {one.array.name: one.expr for one in with_key_blocks(spec).root.emits}
+    bound = {name: expr.bound[0].axis.name for name, expr in emits.items()}
+    assert bound == {"top": "j", "part": "j", "odd": "r"}
 
 
 def test_groups_need_ends() -> None:

@@ -232,7 +232,7 @@ class Statistic:
         self.source = asking.sources[self.key.axis]
         self.mask = self._array("mask", "bool")
         self.score = self._array("score", "real")
-        self.scored = False
+        self.scored, self.masked = False, asked.node.op == "solve"
         self.outputs: list[Definition] = []
 
     def _array(self, clause: str, kind: Kind) -> Array:
@@ -251,6 +251,8 @@ class Statistic:
         body = written_out(asking.without_row_values(asking.inlined(node.args[1])))
         parts = [asking.without_row_values(part) for part in parts]
         visible = [self._formula(part) for part in parts]
+        mask = self.source.mask
+        self.masked = any(n.op == "read" and n.array == mask for n in postorder(*parts))
         if self.groups is not None:
             visible.append(self.groups.test)
         test = every([part for one in visible for part in conjuncts(one)])
@@ -294,7 +296,7 @@ class Statistic:
     # ------------------------------------------------------------------------- clauses and outputs
 
     def _formula(self, expr: Expr) -> Expr:
-        """A condition with the asking block's mask written out: its keys are those of a score."""
+        """An expression with the asking block's mask written out: its keys are those of a score."""
         mask = self.source.mask
 
         def change(node: Expr) -> Expr:
@@ -308,8 +310,11 @@ class Statistic:
         return rewrite(expr, change)
 
     def _own(self, expr: Expr) -> Expr:
-        """A term with the asking block's clauses as the operator's own."""
+        """A term with the asking block's clauses as the operator's own: its mask where that is
+        among what keys are asked for, else written out."""
         mask = self.source.mask
+        if not self.masked:
+            return self._formula(expr)
 
         def change(node: Expr) -> Expr:
             if node.op == "read" and mask is not None and node.array.name == mask.name:
