@@ -73,6 +73,13 @@ def test_wrong_commands_exit_with_2(spec: Path) -> None:
         (("show", spec, "--set", "window"), "NAME=VALUE"),
         (("show", spec, "--set", "window=five"), "'five' is not a number"),
         (("verify", spec, "--backend", "gpu"), "gpu"),
+        (("explain", spec), "attnc show"),
+        (("show", spec, "--mask", "--rows", "-5"), "--rows"),
+        (("show", spec, "--mask", "--tile", "0"), "--tile"),
+        (("show", spec, "--mask", "-o", "mask.txt"), ".png"),
+        (("show", spec, "--graph", "-o", spec.parent), ".png"),
+        (("verify", spec, "--cases", "-1"), "--cases"),
+        (("verify", spec, "--seed", "-1"), "--seed"),
     ):
         done = attnc(*args)
         assert done.returncode == 2, (args, done.stderr)
@@ -229,6 +236,19 @@ def test_verify_gradients(spec: Path, tmp_path: Path) -> None:
     done = attnc("verify", refused, *options)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "refused" in done.stdout and "a vector for each pair" in done.stdout
+
+
+def test_outputs_that_cannot_be_written(spec: Path, tmp_path: Path) -> None:
+    for option in ("--mask", "--graph"):
+        done = attnc("show", spec, option, "-o", tmp_path / "nowhere" / "a.png")
+        assert done.returncode == 1 and "nowhere" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_fmt_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "typo.attn"
+    path.write_text(SPEC.replace("score:", "scroe:"))
+    assert f"{path}:5:5" in attnc("fmt", path).stderr
 
 
 def test_files_that_are_no_text(tmp_path: Path) -> None:

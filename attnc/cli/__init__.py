@@ -46,6 +46,8 @@ class LazyGroup(click.Group):
         from attnc.errors import closest
 
         name = args[0]
+        if name == "explain":
+            context.fail("no command `explain`. `attnc show FILE` prints what it says.")
         if name not in COMMANDS and closest(name, COMMANDS):
             context.fail(f"no command `{name}`. Did you mean `{closest(name, COMMANDS)}`?")
         return super().resolve_command(context, args)
@@ -72,4 +74,9 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"{error.filename}: {error.strerror}", err=True)
         sys.exit(1)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True)
+COUNT = click.IntRange(min=1)
 
 
 def read_source(path: Path) -> Source:

@@ -23,7 +23,7 @@ def command(paths: tuple[Path, ...], only_check: bool) -> None:
     changed = 0
     for path in paths:
         source = read_source(path)
-        text = format_source(source.text)
+        text = format_source(source.text, source.name)
         if str(path) == "-":
             click.echo(text, nl=False)
         elif text != source.text:

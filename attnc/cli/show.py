@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from attnc.cli.common import FILE, console, read_source, with_statics
+from attnc.cli.common import COUNT, FILE, console, read_source, with_statics
 from attnc.errors import ArgumentUnknown, UnsupportedError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ MEMBERS = (
     "partial", "merge", "finish", "training", "backward", "second",
     "training_emits", "backward_emits", "second_emits", "tangent",
 )  # fmt: skip
+PICTURES = (".png", ".svg", ".pdf")
 
 
 @click.command("show")
@@ -41,10 +42,12 @@ MEMBERS = (
 )
 @click.option("--graph", "graph", is_flag=True, help="Draw the graph (-o FILE.svg or FILE.png).")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to this file.")
-@click.option("--rows", type=int, default=64, show_default=True, help="Rows of the drawn mask.")
-@click.option("--keys", type=int, default=None, help="Keys of the drawn mask (as many as rows).")
-@click.option("--tile", type=int, default=16, show_default=True, help="Rows and keys of a tile.")
-@click.option("--seed", type=int, default=0, help="Seed of the inputs a mask may read.")
+@click.option("--rows", type=COUNT, default=64, show_default=True, help="Rows of the drawn mask.")
+@click.option("--keys", type=COUNT, default=None, help="Keys of the drawn mask (as many as rows).")
+@click.option("--tile", type=COUNT, default=16, show_default=True, help="Rows and keys of a tile.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, help="Seed of the inputs a mask may read."
+)
 @with_statics
 def command(
     path: Path,
@@ -63,6 +66,8 @@ def command(
     from attnc.front import read_spec
 
     _check_options(stage, member, mask, graph)
+    if (mask or graph) and output is not None and output.suffix.lower() not in PICTURES:
+        raise click.BadParameter(f"a picture's name ends in {', '.join(PICTURES)}: {output}")
     source = read_source(path)
     if stage == "syntax":
         from attnc.parser import parse

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from attnc.cli.common import FILE, console, read_source, with_statics
+from attnc.cli.common import COUNT, FILE, console, read_source, with_statics
 
 if TYPE_CHECKING:
     from attnc.verification import Verdict
@@ -18,8 +18,14 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 @click.command("verify")
 @click.argument("path", type=FILE)
-@click.option("--cases", default=12, show_default=True, help="How many hostile shapes.")
-@click.option("--seed", default=0, show_default=True, help="Seed of shapes and values.")
+@click.option("--cases", type=COUNT, default=12, show_default=True, help="How many hostile shapes.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of shapes and values.",
+)
 @click.option("--dtype", "dtypes", multiple=True, type=click.Choice(DTYPES), help="Default: all.")
 @click.option(
     "--backend",
@@ -30,6 +36,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 )
 @click.option(
     "--gradients",
+    type=click.IntRange(min=0),
     default=3,
     show_default=True,
     help="How many shapes gradients are verified on (on the CPU; 0: none).",
