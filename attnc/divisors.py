@@ -1,8 +1,8 @@
-"""Divisors that numbers of the call decide: what a kernel divides by must not be 0.
+"""Divisors that numbers and lengths of the call decide: what a kernel divides by must not be 0.
 
-Only those of `//` and `%` that are formulas of params, with lengths among them, can be tested
-before a kernel runs. What a formula guards itself (a branch, a condition on numbers beside it) is
-left to it, and a call without points divides by nothing.
+Only those of `//` and `%` that are lengths, or formulas of params with lengths among them, can be
+tested before a kernel runs. What a formula guards itself (a branch, a condition on numbers beside
+it) is left to it, and a call without points divides by nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PLAIN = ("number", "param", "length", "add", "sub", "mul", "neg", "min", "max", 
 
 
 def divisor_requirements(spec: Spec) -> tuple[Requirement, ...]:
-    """For each divisor that params decide, that it is not 0, or that there is nothing to divide."""
+    """For each divisor that the call decides, that it is not 0, or that nothing is divided."""
     found: dict[bytes, Expr] = {}
     for root in _equations(spec.root):
         for node in _unguarded(root):
-            if node.op in DIVIDING and _of_params(node.args[1]):
+            if node.op in DIVIDING and _of_the_call(node):
                 found.setdefault(node.args[1].digest, node.args[1])
     sizes = _sizes(spec)
     empty = [call("eq", size, number(0)) for size in sizes]
@@ -54,7 +54,13 @@ def _not_zero(divisor: Expr) -> Expr:
     return condition
 
 
-def _of_params(divisor: Expr) -> bool:
+def _of_the_call(node: Expr) -> bool:
+    divisor = node.args[1]
+    if divisor.op == "length":
+        axis = divisor.attr
+        assert isinstance(axis, Axis)
+        # Heads that others are divided among are not 0, nor is an axis where an index is on it.
+        return axis.form != "coarse" and all(index.axis != axis for index in node.free)
     nodes = list(postorder(divisor))
     return all(node.op in PLAIN for node in nodes) and any(node.op == "param" for node in nodes)
 

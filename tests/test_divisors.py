@@ -45,8 +45,25 @@ def test_a_number_that_is_0() -> None:
     refuses(operator, *torch.randn(3, 1, 1, 5, 4), size=0)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "eager"])
+def test_a_table_without_entries(backend: str) -> None:
+    text = """\
+attention phased(q, k, v):
+    input phase: real[h, p]
+    score: dot(q[i], k[j]) * scale + phase[j % len(p)]
+    normalize: softmax(j: score)
+"""
+    operator = attnc.compile(text, backend=backend)
+    q, k, v = torch.randn(3, 1, 1, 5, 4).unbind()
+    assert operator(q, k, v, phase=torch.randn(1, 2)).isfinite().all()
+    assert operator(q, k[:, :, :0], v[:, :, :0], phase=torch.randn(1, 0)).eq(0).all()
+    for call in (operator, operator.reference):
+        with pytest.raises(ValueRangeError, match=r"a divisor len\(p\) other than 0"):
+            call(q, k, v, phase=torch.randn(1, 0))
+
+
 def test_what_is_not_tested() -> None:
-    """Numbers that are not 0, what a formula guards itself, divisors that are lengths."""
+    """Numbers that are not 0, what a formula guards itself, lengths of what the result is over."""
     assert len(conditions("i // size == j // size and i % size > 0")) == 1
     assert not conditions("i // 4 == j // 4")
     assert not conditions("where(size > 0, i % size, 0) == 0")
