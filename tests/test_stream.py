@@ -169,6 +169,18 @@ def test_large_scores(name: str, scale: float) -> None:
     check(spec, tensors(scale=scale), ("lse",), tolerance=1e-8)
 
 
+def test_the_logarithm_of_a_weight_too_small_to_hold() -> None:
+    """Of the difference of two exponents, not of their power, which is 0."""
+    text = """
+attention logs(q, k, v):
+    score: dot(q[i], k[j]) * scale
+    a[i, j] = softmax(j: score)
+    normalize: score
+    read: sum(j: log(a) * v[j])
+"""
+    check(read_spec(load_source(text)), tensors(scale=100.0), tolerance=1e-9)
+
+
 def test_causal_is_one_kernel() -> None:
     schedule = lower(causal(), ("lse",))
     (kernel,) = schedule.kernels

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import replace
 
-from attnc.expressions.tree import Expr, postorder, rewrite
+from attnc.expressions.tree import Expr, number, postorder, rewrite
+from attnc.passes.constants import LN_2
 from attnc.passes.exponents import Scaled, scaled
 from attnc.passes.factors import ONE, addends_of, factors_of, total
 from attnc.passes.frame import Frame, widths_of
@@ -90,11 +91,15 @@ def at_hand(body: Expr, stored: Container[str], names: Names) -> Expr:
 
 
 def _log_at_hand(node: Expr, stored: Container[str]) -> Scaled | None:
-    """log(exp(s) / 2^l) of the number itself, where l is finished: s and l may be large, and
-    their difference small."""
+    """log(exp(s) / 2^l) where l is finished, of the difference: s and l may be large and it small,
+    or the number itself too small for a kernel to hold."""
     if node.op != "log" or not _known_exponents(node, stored):
         return None
-    return Scaled(make("log", scaled(node.args[0], aligning=False).collapsed()))
+    inside = scaled(node.args[0], aligning=False)
+    found = make("log", inside.mantissa)
+    if inside.exponent:
+        found = make("add", make("mul", inside.exponent.expr(), number(LN_2)), found)
+    return Scaled(found)
 
 
 def _known_exponents(body: Expr, stored: Container[str]) -> set[bytes]:
