@@ -132,3 +132,19 @@ def test_the_call_and_the_oracle_agree() -> None:
             assert answers[0] == answers[1], (gap, size, at)
             outcomes.add(answers[0])
     assert outcomes == {True, False}
+
+
+def test_messages_name_indices_as_the_text_does() -> None:
+    text = """
+pipeline p(q, k, v) for i:
+    axis c < len(j) // 16
+    kept[i, c] = topk(c: dot(q[i], k[16 * c]), min(2, len(c)))
+    attention a for i over j:
+        mask: kept[i, j // 16]
+        score: dot(q[i], k[j])
+        normalize: softmax(j: score)
+    read: a[i]
+"""
+    with pytest.raises(SpecError, match="reads 0 at j = 0") as caught:
+        read_spec(load_source(text))
+    assert "'" not in str(caught.value)

@@ -50,7 +50,8 @@ def clause_not_real(clause: str, kind: str) -> Wording:
 @message("kind")
 def branches_differ(yes: str, no: str) -> Wording:
     return Wording(
-        f"the two values are {_a(yes)} and {_a(no)}.", "Both are truths, or both are numbers."
+        f"the two values are {_a(yes)} and {_a(no)}.",
+        "Both are truths, or both are numbers; beside a truth write `false`.",
     )
 
 
