@@ -227,6 +227,8 @@ def _reserved(at: Trouble) -> Mistake | None:
     wants_name = "NAME" in at.accepts and not at.wants_operand
     if wants_name and _is_name(at.found):
         return Mistake("reserved-word", {"found": at.found})
+    if wants_name and at.before == "repeat":
+        return Mistake("repeat-without-count", {})
     if wants_name:
         return Mistake("missing-name", {"before": at.before or "this"})
     if at.accepts == {"SCALAR"}:

@@ -96,6 +96,8 @@ def test_help() -> None:
 def test_numbers_that_the_spec_lacks(spec: Path) -> None:
     done = attnc("show", spec, "--mask", "--set", "windw=3")
     assert done.returncode == 1 and "Did you mean `window`?" in done.stderr
+    done = attnc("compile", spec, "--set", "window=3")
+    assert done.returncode == 1 and "`window` is a param" in done.stderr
     done = attnc("check", spec, "--set", "sink=3")
     assert done.returncode == 1 and "sinks" in done.stderr and "Traceback" not in done.stderr
 

@@ -108,16 +108,18 @@ def _measured(checker: Checker, body: Body) -> None:
 
 def _static_names(checker: Checker, operator: syntax.Operator) -> None:
     """Values are given for statics that exist only."""
-    known = [
-        name.name
+    declared = {
+        name.name: statement.stage
         for statement in operator.statements
-        if isinstance(statement, syntax.Declaration) and statement.stage == "static"
+        if isinstance(statement, syntax.Declaration)
         for group in statement.groups
         for name in group.names
-    ]
+    }
+    known = [name for name, stage in declared.items() if stage == "static"]
     for name in checker.statics:
         if name not in known:
-            checker.report(m.unknown_static(operator.name.span, name, known))
+            param = declared.get(name) == "param"
+            checker.report(m.unknown_static(operator.name.span, name, known, param))
 
 
 def _warn(checker: Checker, body: Body) -> None:

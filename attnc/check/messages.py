@@ -101,8 +101,11 @@ def no_such_operator(name: str, known: Sequence[str]) -> Wording:
 
 
 @message("name")
-def unknown_static(name: str, known: Sequence[str]) -> Wording:
+def unknown_static(name: str, known: Sequence[str], param: bool) -> Wording:
     otherwise = f"It has {listed(known, 'no statics')}."
+    if param:
+        otherwise = f"`{name}` is a param: give it to the call, or declare it static."
+        known = ()
     return Wording(f"the operator has no static `{name}`.", hint_for(name, known, otherwise))
 
 
