@@ -147,3 +147,19 @@ def test_what_some_rows_see(monkeypatch: pytest.MonkeyPatch) -> None:
     found, wanted = (op(*x, **mask.tensors) for x in (tensors, clean))
     torch.testing.assert_close(found[:, :, :9], wanted[:, :, :9])
     assert found[:, :, 9:].isnan().any(-1).all()
+
+
+def test_what_is_added_to_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of `r` sums keys: those that are hidden stay out of it."""
+    monkeypatch.setenv("ATTNC_CXXFLAGS", "-O1")
+    mask, clean = MASKS["length"], drawn()
+    text = mask.text.replace(" * scale", " * scale + dot(k[j], r[i - j])").replace(
+        "    input", "    axis n in -20 .. 20\n    input r: real[n, d],"
+    )
+    op = attnc.compile(text, backend="cpu")
+    found = []
+    for tensors in (poisoned(clean, mask), clean):
+        r = torch.linspace(-1, 1, 320).view(40, 8).requires_grad_()
+        found.append(torch.autograd.grad(op(*tensors, r=r, **mask.tensors).sum(), r)[0])
+    torch.testing.assert_close(*found)
+    assert found[1].any()

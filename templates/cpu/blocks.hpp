@@ -215,7 +215,7 @@ struct Blocks : Carried<K> {
                         } else {
                             weight = weights[(run.at + r) * TILE + l];
                         }
-                        if (weight == 0 && std::signbit(weight)) continue;
+                        if (is_hidden(weight)) continue;
                         sum = fused(weight, Acc(widen(rows.row(run.first + r)[c * rows.step])), sum);
                     }
                     tile[c * TILE + l] += sum;

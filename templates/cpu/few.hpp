@@ -66,7 +66,7 @@ void weigh(const Rows<T>& rows, int64_t first, int count, const Acc* weight, Acc
     ATTNC_UNROLL for (int v = 0; v < N; v++) sum[v] = Real(Acc(0));
     for (int k = 0; k < count; k++) {
         const T* row = rows.row(first + k) + FROM;
-        if (weight[k] == 0 && std::signbit(weight[k])) continue;  // masked: not even 0 * NaN
+        if (is_hidden(weight[k])) continue;  // masked: not even 0 * NaN
         const Real w(weight[k]);
         ATTNC_UNROLL for (int v = 0; v < N; v++)
             sum[v] = fused(w, v + 1 == N && REST ? load_elements(row + v * LANES, REST) : load_elements(row + v * LANES), sum[v]);

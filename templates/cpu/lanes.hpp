@@ -169,6 +169,7 @@ ATTNC_INLINE Real to_real(Truth a) { return select(a, Real(1), Real(0)); }
 ATTNC_INLINE Acc to_real(bool a) { return a ? Acc(1) : Acc(0); }
 
 // Whether a weight counts: -0 says masked.
+ATTNC_INLINE bool is_hidden(Acc a) { return a == 0 && std::signbit(a); }
 ATTNC_INLINE Truth is_weight(Real a) { return (a != Real(0)) | (Real(1) / a > Real(0)); }
 
 // ---- loads, stores, horizontal

@@ -160,7 +160,7 @@ struct Panels : Stream<K> {
                 Acc by;
                 if constexpr (PAIRS) by = widen(bf16{weight[r * TILE + l]});
                 else by = weight[r * TILE + l];
-                if (by == 0 && std::signbit(by)) continue;
+                if (is_hidden(by)) continue;
                 for (int64_t c = 0; c < stride; c++) {
                     Acc x = rows[l / FOLD * stride + c];
                     if constexpr (PAIRS) x = bits_to_float(l & 1 ? float_to_bits(x) & 0xffff0000 : float_to_bits(x) << 16);
@@ -187,7 +187,7 @@ struct Panels : Stream<K> {
                     scatter_numbers(table, size, places + lane, terms + lane, lanes);
                 } else {
                     for (int l = lane; l < lane + lanes; l++)
-                        if (places[l] >= 0 && places[l] < size)
+                        if (places[l] >= 0 && places[l] < size && !(Loop::GUARDED && is_hidden(terms[l])))
                             scatter_row<stride>(table + places[l] * stride, terms[l], desk.spread[N] + (K::panel_held[p] ? l : r) * stride);
                 }
             }
