@@ -334,3 +334,30 @@ def test_a_table_is_added_to_from_two_rows() -> None:
     """A kernel has several terms for one table: each adds, none replaces the others."""
     drawn = {n: torch.randn((1, 2, 9, 4), dtype=F64) for n in ("q", "k", "v", "p")}
     held_to_eager(TWICE, drawn | {"r": torch.randn(17, 4, dtype=F64)})
+
+
+@pytest.mark.usefixtures("shipped_build")
+def test_no_loop_is_taken_for_one_that_traps() -> None:
+    """GCC 12 dropped the masked pairs of this operator's gradients: it wrote an address of theirs
+    as 0 plus an offset, and took the 0 for a null pointer."""
+    op, eager = (attnc.compile(LOGARITHMS, backend=backend) for backend in ("cpu", "eager"))
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(1, 1, 20, 8, generator=generator, dtype=F64) for _ in range(3)]
+    found, wanted = (
+        torch.autograd.grad(one(*leaves).sum(), leaves)
+        for one, leaves in (
+            (op, [x.float().requires_grad_() for x in exact]),
+            (eager, [x.requires_grad_() for x in exact]),
+        )
+    )
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).norm() < 1e-5 * other.norm()
+
+
+LOGARITHMS = """
+attention logarithms(q, k, v):
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale
+    share[i, j] = softmax(j: score)
+    normalize: log(share)
+"""
