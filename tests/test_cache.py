@@ -41,14 +41,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("quick_build")
-def test_eight_processes_compile_one_spec(cache: Path) -> None:
+def test_processes_compile_one_spec_at_once(cache: Path) -> None:
     command = [sys.executable, "-c", RUN, SPEC.format(term="0.125 * j")]
     started = [
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-        for _ in range(8)
+        for _ in range(4)
     ]
     errors = [one.communicate()[1] for one in started]
-    assert [one.returncode for one in started] == [0] * 8, errors
+    assert [one.returncode for one in started] == [0] * 4, errors
     assert len(list((cache / "cpu").glob("*.so"))) == 1
     assert len(list((cache / "modules").glob("*.py"))) == 1
     assert not [left for left in cache.rglob("*") if left.name.startswith(".")]

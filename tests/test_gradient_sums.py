@@ -11,12 +11,17 @@ from derivative_cases import EMPTY, error, gradients, spec_of, truth
 from test_two_places import SQUARE
 
 from attnc.cases import draw_case
+from attnc.compiler import lower
 from attnc.errors import UnsupportedError
+from attnc.expressions.tree import postorder
+from attnc.family import lower_member
 from attnc.front import load_source, read_spec
 from attnc.passes import cell_sums, dense_sums, held_sums, outer_sums, unroll
 from attnc.passes import gradients as walk
 from attnc.passes.backward import lower_derivative
 from attnc.passes.pair_sums import PairSums
+from attnc.schedule import leaves
+from attnc.schedule.maps import MapKernel
 from attnc.spec import Spec
 
 # Keys in parts, each with a softmax of its own, by a number that the part has.
@@ -177,3 +182,37 @@ def test_mutants_are_found_out(what: str, monkeypatch: pytest.MonkeyPatch) -> No
     cotangents, wanted = truth(spec, case)
     found = gradients(spec, lower_derivative(spec), case, cotangents)
     assert error(found["v"], wanted["v"]) > 1e-6
+
+
+# Latents that the batch shares see tokens and themselves: the score of a pair of them is shared.
+SHARED = """
+pipeline shared(x) for m:
+    input x: real[b, j, c], latent: real[m, c], wq, wk: real[h, c, d], wv: real[h, c, e], g: real[c]
+    ln[m] = layernorm(c: latent[m]) * g
+    q[m] = ln[m] @ wq
+    attention gather for m over j | l in m:
+        score[j]: dot(q[m], x[j] @ wk) * scale
+        score[l]: dot(q[m], ln[l] @ wk) * scale
+        normalize: softmax(j | l: score)
+        read: sum(j: weight * (x[j] @ wv)) + sum(l: weight * (ln[l] @ wv))
+    read: latent[m] + sum(h, e: gather[m])
+"""
+
+
+def test_a_row_is_not_summed_over_the_batch_without_its_pairs() -> None:
+    """Divided by a row's sum alone, cotangents are as large as its weights are small: more than
+    float16 holds."""
+    stages = lower(read_spec(load_source(SHARED)))
+    assert stages.pipeline is not None
+    (gather,) = stages.pipeline.kernels
+    schedule = lower_member(gather.stages, "backward").schedules["cpu"]
+    maps = [kernel for kernel in leaves(schedule.kernels) if isinstance(kernel, MapKernel)]
+    folds = [
+        node
+        for kernel in maps
+        for store in kernel.stores
+        for node in postorder(store.expr)
+        if node.op == "fold" and any(index.axis.name == "b" for index in node.bound)
+    ]
+    read = {n.array.name for fold in folds for n in postorder(fold) if n.op == "read"}
+    assert folds and not any(name.startswith("saved_") for name in read)
