@@ -21,7 +21,7 @@ from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr, call, postorder
 from attnc.graph import conjuncts
 from attnc.passes.prune import without_unused
-from attnc.schedule.statements import Contribution, is_pairwise
+from attnc.schedule.statements import is_pairwise
 from attnc.schedule.streams import StreamKernel, WalkedLoop
 
 
@@ -75,14 +75,14 @@ def summed_operands(kernel: StreamKernel, loop: WalkedLoop) -> list[tuple[Expr, 
     """The operands of products that sum the walked axis, each with its width: there a row counts,
     whatever its weight."""
     widths = {each.name: each.width for each in kernel.carried}
-    found: list[tuple[Expr, Index]] = []
-    for one in (*loop.contributions, *loop.scatters):
-        width = widths[one.carried] if isinstance(one, Contribution) else one.width
-        if one.operand is None or width is None or loop.walked not in one.operand.free:
-            continue
-        if not is_pairwise(one.operand, loop.walked, kernel.held):
-            found.append((one.operand, width))
-    return found
+    summed = [(one.operand, widths[one.carried]) for one in loop.contributions]
+    summed += [(one.operand, one.width) for one in loop.scatters]
+    return [
+        (operand, width)
+        for operand, width in summed
+        if operand is not None and width is not None and loop.walked in operand.free
+        if not is_pairwise(operand, loop.walked, kernel.held)
+    ]
 
 
 def shown_rows(stream: Stream, loop: WalkedLoop) -> Shown:
