@@ -35,7 +35,7 @@ class Operands:
     loop: WalkedLoop
     count: str
     rounds: list[str]
-    shown: Leaf | None = None
+    shown: Leaf | None
     loaded: dict[Key, str] = field(default_factory=dict)
     descriptors: dict[tuple[Key, str], str | None] = field(default_factory=dict)
 

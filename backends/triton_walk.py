@@ -88,8 +88,8 @@ class _Walk(Pairs):
         for statement in loop.walked_values:
             once = not stream.over(statement.expr, self.over)
             stream.let(statement, (loop.walked,), self.rounds if once else self.score)
-        operands = Operands(stream, loop, count, self.rounds)
-        operands.shown = shown.print_tests(stream, self.score)
+        tested = shown.print_tests(stream, self.score)
+        operands = Operands(stream, loop, count, self.rounds, tested)
         Products(stream, loop, self.held, self.rounds, self.score).print_all(operands)
         mask, hidden = self.pairs()
         exponent = self.exponent(mask, hidden)

@@ -85,7 +85,7 @@ class Scope:
     """The names that a fold gives to what it binds, within those of the folds around it."""
 
     around: Scope | None
-    names: dict[Index, Expr]
+    names: dict[Index, Index]
 
     def of(self, free: frozenset[Index]) -> Scope | None:
         """The innermost scope that says something of these indices."""
@@ -117,7 +117,7 @@ def canonical(root: Expr) -> Expr:
             continue
         if node.op == "index":
             assert scope is not None and isinstance(node.attr, Index)
-            done[key] = scope.names[node.attr]
+            done[key] = position(scope.names[node.attr])
             continue
         inner = scope
         if node.bound:
@@ -133,8 +133,7 @@ def canonical(root: Expr) -> Expr:
             continue
         if inner is not scope:
             assert inner is not None
-            own = {index: inner.names[index].attr for index in node.bound}
-            node = rebind(node, own)  # type: ignore[arg-type]
+            node = rebind(node, inner.names)
         done[key] = node.with_args(tuple([done[one] for one in keys]))
     return done[root.digest, None]
 
@@ -148,9 +147,9 @@ def _heights(root: Expr) -> dict[bytes, int]:
     return height
 
 
-def _named(bound: tuple[Index, ...], height: int) -> dict[Index, Expr]:
+def _named(bound: tuple[Index, ...], height: int) -> dict[Index, Index]:
     first = height - len(bound) + 1
     return {
-        index: position(Index(index.axis.name, index.axis, number))
+        index: Index(index.axis.name, index.axis, number)
         for number, index in enumerate(bound, first)
     }
