@@ -383,3 +383,27 @@ def test_a_last_block_that_is_not_whole_compiles(backend: str) -> None:
     found = torch.compile(lambda q, k, v: op(q, k, v), fullgraph=True)(q, k, v)
     exact = torch.from_numpy(op.reference(q, k, v)).float()
     torch.testing.assert_close(found, exact)
+
+
+@pytest.mark.usefixtures("quick_build")
+def test_sums_by_group_compile() -> None:
+    """By heads, for many rows, and those of the derivatives of windows and running folds: where
+    torch's compiler writes such a sum itself, it does so beyond its end."""
+    from torch._inductor.utils import run_and_get_code  # loads the compiler
+
+    lines = (
+        "axis c < (len(j) + 63) // 64",
+        "near[j] = max(w < 3: k[j + w] else -inf)",
+        "highest[j, d] = max(s in j if s <= j: near[s, d])",
+        "kc[c] = mean(j if j // 64 == c: highest[j])",
+        "p[i, c] = softmax(c: dot(q[i], kc[c]) * scale)",
+        "shared[hk, i, c] = sum(h of hk: p[i, c])",
+        "read: sum(c: shared[i, c] * kc[c])",
+    )
+    op = Operator(spec_of(*lines), "cpu")
+    given = tuple(torch.randn(3, 1, 1, 256, 16, dtype=torch.float64).unbind())
+    expected = result_and_gradients(op, given)
+    traced = torch.compile(lambda q, k, v: op(q, k, v), fullgraph=True)
+    found, texts = run_and_get_code(result_and_gradients, traced, given)
+    torch.testing.assert_close(found, expected)
+    assert texts and not any("atomic_add" in text for text in texts)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 REFERENCE_SUPPORT = (
     "failures", "slots", "reads", "call", "arguments", "stepping", "forms", "eager_operator",
-    "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
+    "eager_rows", "eager_slopes", "eager_numbers", "eager_support", "eager_calls",
 )  # fmt: skip
 SUPPORT = (
     *REFERENCE_SUPPORT,

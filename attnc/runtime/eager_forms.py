@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnc.runtime.eager_numbers import Real, Value, as_real, plain, shifted
+from attnc.runtime.eager_rows import rows_at, sums_by_group
 from attnc.runtime.eager_slopes import broadcast, joint_shape, volume
 from attnc.runtime.eager_support import smallest, total
 
 OVER_NOTHING = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf}
-REDUCTIONS = {"sum": "sum", "prod": "prod", "max": "amax", "min": "amin"}
+REDUCTIONS = {"prod": "prod", "max": "amax", "min": "amin"}
 OVER_NOTHING_INT = {"sum": 0, "prod": 1, "max": torch.iinfo(torch.int64).min, "min": 2**63 - 1}
 
 
@@ -31,7 +33,7 @@ def taken(x: Value, dim: int, row: Value) -> Value:
     flat = at.clamp(0, size - 1).reshape(-1)
 
     def pick(part: Tensor) -> Tensor:
-        found = part.index_select(dim, flat)
+        found = rows_at(part, flat, dim)
         return found.reshape(*part.shape[:dim], *at.shape, *part.shape[dim + 1 :])
 
     return x.each(pick) if isinstance(x, Real) else pick(x)
@@ -81,11 +83,11 @@ def _scattered(how: str, x: Tensor, group: Tensor, count: int, none: float) -> T
     """The fold of the last dimension by group."""
     outer = joint_shape(x.shape[:-1], group.shape[:-1])
     x = x.expand(*outer, x.shape[-1])
+    each = group if group.ndim == 1 else group.expand(x.shape)
+    if how == "sum":
+        return sums_by_group(x, each, count + 1, x.ndim - 1)[..., :count]
     result = x.new_full((*outer, count + 1), none)
-    if how == "sum" and group.ndim == 1:
-        return result.index_add(-1, group, x)[..., :count]
-    found = result.scatter_reduce(-1, group.expand(x.shape), x, REDUCTIONS[how])
-    return found[..., :count]
+    return result.scatter_reduce(-1, group.expand(x.shape), x, REDUCTIONS[how])[..., :count]
 
 
 def running(how: str, x: Value, strict: bool, where: Value = True) -> Value:
@@ -99,13 +101,20 @@ def running(how: str, x: Value, strict: bool, where: Value = True) -> Value:
     found = {
         "sum": lambda: value.cumsum(-1),
         "prod": lambda: value.cumprod(-1),
-        "max": lambda: value.cummax(-1).values if value.shape[-1] else value,
-        "min": lambda: value.cummin(-1).values if value.shape[-1] else value,
+        "max": lambda: _furthest(value, torch.cummax),
+        "min": lambda: _furthest(value, torch.cummin),
     }[how]()
     if strict and value.shape[-1]:
         first = torch.full_like(found[..., :1], none)
         found = torch.cat([first, found[..., :-1]], -1)
     return Real(found) if isinstance(x, Real) else found
+
+
+def _furthest(x: Tensor, fold: Any) -> Tensor:
+    """The running extreme of the last dimension, read at its places: where its derivative goes."""
+    if not x.shape[-1]:
+        return x
+    return rows_at(x, fold(x.detach(), -1).indices, x.ndim - 1)
 
 
 def _running_dense(how: str, x: Real, strict: bool, where: Value) -> Value:

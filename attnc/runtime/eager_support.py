@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attnc.runtime.eager_numbers import Real, Value, as_real, live, plain, shifted
+from attnc.runtime.eager_rows import rows_at
 from attnc.runtime.eager_slopes import all_finite, broadcast, is_traced, volume
 
 
@@ -171,7 +172,8 @@ def _extreme(x: Value, dim: tuple[int, ...], condition: Value, none: float) -> V
     size = torch.where(torch.isinf(flat), math.inf, size)
     first = sign == sign.amax(-1, keepdim=True)
     place = torch.where(first, sign * size, none).argmax(-1, keepdim=True)
-    return Real(flat.gather(-1, place)[..., 0], exponent.gather(-1, place)[..., 0])
+    found = (rows_at(part, place, part.ndim - 1)[..., 0] for part in (flat, exponent))
+    return Real(*found)
 
 
 def contract(
@@ -391,6 +393,6 @@ def at(x: Value, *rows: Value) -> Value:
         flat = flat * size + place
 
     def pick(part: Tensor) -> Tensor:
-        return part.reshape(-1).index_select(0, flat.reshape(-1)).reshape(flat.shape)
+        return rows_at(part.reshape(-1), flat.reshape(-1), 0).reshape(flat.shape)
 
     return x.each(pick) if isinstance(x, Real) else pick(x)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from attnc.runtime.eager_forms import OVER_NOTHING
 from attnc.runtime.eager_numbers import Real, Value, as_real, plain
+from attnc.runtime.eager_rows import rows_at
 from attnc.runtime.eager_slopes import all_finite, broadcast, is_traced, volume
 from attnc.runtime.eager_support import finite_part, largest, smallest, total
 from attnc.runtime.forms import levels_live
@@ -92,8 +93,7 @@ def pooled(
     if value.exponent is None and all(step[3] > 0 and step[4] for step in steps):
         padded = functional.pad(value.mantissa, _padding(steps), value=OVER_NOTHING[how])
         for place, (_, _, count, stride, gap, _) in enumerate(steps):
-            span = abs(gap) * (count - 1) + 1
-            padded = padded.unfold(len(lead) + place, span, stride)[..., :: abs(gap)]
+            padded = _unfolded(padded, len(lead) + place, count, stride, abs(gap))
         found: Real = fold(Real(padded), dims)
     else:
         inside = torch.ones(value.mantissa.shape[len(lead) :], dtype=torch.bool)
@@ -103,6 +103,22 @@ def pooled(
             value = value.each(lambda part, s=step: _windows(part, len(steps), s))  # type: ignore[misc]
         found = fold(value, dims, where=inside)
     return _rows(found.each(lambda part: part.expand(*lead, *results).reshape(shape)), held)
+
+
+def _unfolded(x: Tensor, dim: int, count: int, stride: int, gap: int) -> Tensor:
+    """The windows along a dimension that lie in it, as a last one."""
+    span = gap * (count - 1) + 1
+    if not torch.compiler.is_compiling():
+        return x.unfold(dim, span, stride)[..., ::gap]
+    # The derivative of `unfold` is another that inductor writes beyond its end (see eager_rows).
+    first = stride * torch.arange((x.shape[dim] - span) // stride + 1, device=x.device)
+    return _windows_at(x, dim, first[:, None] + gap * torch.arange(count, device=x.device))
+
+
+def _windows_at(x: Tensor, dim: int, at: Tensor) -> Tensor:
+    """x at [results, count] rows of a dimension: the results in its place, the counts last."""
+    found = rows_at(x, at.reshape(-1), dim)
+    return found.reshape(*x.shape[:dim], *at.shape, *x.shape[dim + 1 :]).movedim(dim + 1, -1)
 
 
 def _windows(x: Tensor, place: int, step: Step) -> Tensor:
@@ -115,9 +131,7 @@ def _windows(x: Tensor, place: int, step: Step) -> Tensor:
     inside = (at >= 0) & (at < size)
     if not size:
         return x.new_zeros(*x.shape[:dim], results, *x.shape[dim + 1 :], count)
-    found = x.index_select(dim, at.clamp(0, size - 1).reshape(-1))
-    found = found.reshape(*x.shape[:dim], results, count, *x.shape[dim + 1 :])
-    found = found.movedim(dim + 1, -1)
+    found = _windows_at(x, dim, at.clamp(0, size - 1))
     return found & _to_end(inside, found.ndim, dim) if x.dtype == torch.bool else found
 
 
@@ -171,7 +185,7 @@ def _tap_by_tap(
             rows = stride * torch.arange(results, device=device) + gap * u + first
             inside = inside[..., None] & (rows >= 0) & (rows < size)
             rows = rows.clamp(0, size - 1)
-            part = part.each(lambda p, d=place + 2, r=rows: p.index_select(d, r))  # type: ignore[misc]
+            part = part.each(lambda p, d=place + 2, r=rows: rows_at(p, r, d))  # type: ignore[misc]
         part = part.each(lambda p: p.reshape(-1, g, 1, c, *p.shape[2:]))
         tap = taps.each(lambda p, at=at: p[(..., *at)].reshape(1, g, o, c, *(1,) * len(steps)))  # type: ignore[misc]
         found = total(part * tap, (3,), where=inside)
@@ -325,5 +339,5 @@ def transformed(x: Value, part: str, count: int) -> Real:
     spectrum = torch.fft.fft(value.double())
     found = spectrum.real if part == "cos" else -spectrum.imag
     if count != size:
-        found = found.index_select(-1, torch.arange(count, device=found.device) % size)
+        found = rows_at(found, torch.arange(count, device=found.device) % size, found.ndim - 1)
     return Real(found.to(value.dtype))

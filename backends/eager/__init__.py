@@ -20,7 +20,14 @@ from attnc.backends.eager.function import FunctionPrinter
 from attnc.spec import Spec
 
 # Files of attnc/runtime that the text needs around it, in this order.
-SUPPORT = ("failures", "eager_slopes", "eager_numbers", "eager_support", "eager_calls")
+SUPPORT = (
+    "failures",
+    "eager_rows",
+    "eager_slopes",
+    "eager_numbers",
+    "eager_support",
+    "eager_calls",
+)
 
 
 def emit_eager(spec: Spec, function: str = "eager") -> str:
