@@ -112,6 +112,20 @@ def test_rows_beyond_a_table_of_keys(backend: str) -> None:
     refused(lambda: op(Q[:, :, :4], Q, Q, doc=doc, offset=offset), "`offset`", "b = 1")
 
 
+@pytest.mark.parametrize(
+    ("backend", "argument"), [("cpu", "key_offset"), ("eager", "key_offset"), ("numpy", "picked")]
+)
+def test_keys_that_begin_beyond_a_table_of_blocks(backend: str, argument: str) -> None:
+    """What is inside for every call whose keys begin at 0 may lie outside for others."""
+    head = "axis s < (len(j) + 3) // 4; input picked: bool[i, s]; mask: picked[i, j // 4]"
+    op = attnc.compile(spec(head, "0"), backend=backend)
+    picked = torch.ones(6, 2, dtype=torch.bool)
+    op(Q, Q, Q, picked=picked)
+    op(Q, Q, Q, picked=picked, key_offset=2)
+    with pytest.raises(attnc.AttncError, match=f"argument `{argument}`"):
+        op(Q, Q, Q, picked=picked, key_offset=3)
+
+
 def test_the_call_and_the_oracle_agree() -> None:
     """Random positions, masks and offsets: the call refuses exactly what the oracle refuses."""
     text = spec("param gap: int; input at: int[b, j], t: real[h, n]; mask: at[j] + gap <= i - j",

@@ -112,12 +112,14 @@ def find_witnesses(checker: Checker, demand: Demand) -> list[Witness | None]:
 
 
 def may_fail(checker: Checker, demand: Demand) -> bool:
-    """Whether some trial has a witness, with short tables and large numbers too."""
+    """Whether some trial has a witness, with short tables, large numbers and rows and keys that
+    begin later too."""
     return any(
-        _trial(checker, demand, size, number, table, least) is not None
+        _trial(checker, demand, size, number, table, least, first) is not None
         for size, number in TRIALS[1:]
         for table in (TABLE_LENGTH, 1)
         for least in (None, LARGE)
+        for first in (0, size)
     )
 
 
@@ -128,8 +130,10 @@ def _trial(
     number: int,
     table: int = TABLE_LENGTH,
     least: int | None = None,
+    first: int = 0,
 ) -> Witness | None:
-    """least: what ints with a default are at least, instead of it."""
+    """least: what ints with a default are at least, instead of it; first: where axes begin that a
+    call may move."""
     import numpy as np
 
     from attnc.errors import AttncError
@@ -146,7 +150,8 @@ def _trial(
             large = default is not None and entry.kind == "int" and not entry.static
             params[entry.name] = max(made, least) if large and least is not None else made
         free = sorted(set().union(*(part.free for part in parts)), key=str)
-        around = Environment({}, params, lengths)
+        starts = {axis: first for axis in lengths if axis.shifted}
+        around = Environment({}, params, lengths, starts)
         sizes = [around.length(index.axis) for index in free]
         if int(np.prod(sizes, dtype=np.float64)) > MAX_POINTS or 0 in sizes:
             return None
@@ -155,7 +160,7 @@ def _trial(
             shape = [1] * len(free)
             shape[place] = length
             positions[index] = around.start(index.axis) + np.arange(length).reshape(shape)
-        here = Environment(positions, params, lengths)
+        here = Environment(positions, params, lengths, starts)
         fails = ~evaluate(demand.condition, here) & np.ones(sizes, bool)
         for part in demand.given:
             fails = fails & evaluate(part, here)

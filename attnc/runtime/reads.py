@@ -112,7 +112,11 @@ def _check(call: Any, check: ReadCheck) -> None:
         return
     written = ((name.partition("'")[0], position) for name, position in place)
     at = ", ".join(f"{name} = {position}" for name, position in written) or "every point"
-    names = [node[1] for node in _nodes(check.condition) if node[0] == "read"]
+    nodes = _nodes(check.condition)
+    names = [node[1] for node in nodes if node[0] == "read"]
+    if not names:  # what moves the indices that it reads at
+        held = {node[1] for node in nodes if node[0] == "index"}
+        names = [first[0] for name, _, first in check.indices if name in held and first]
     expected = f"{check.said} wherever {check.text} is read"
     argument = names[0] if names else "offset"
     raise ValueRangeError(call.signature.name, argument, expected, f"a read outside at {at}")
