@@ -18,7 +18,7 @@ from attnc.errors import AttncError, UnsupportedError
 from attnc.family import trains
 from attnc.front import load_source, read_spec
 from attnc.operator import Operator
-from attnc.spec import Spec
+from attnc.spec import Repeat, Spec
 from attnc.stages import KernelStage
 
 SHAPE = Shape(9, 11, 4, 3, 2, 2, 2)
@@ -233,6 +233,28 @@ def test_what_no_kernel_can_is_made_of_all_pairs_before(lines: tuple[str, ...]) 
     agrees(spec)
 
 
+@pytest.mark.usefixtures("quick_build")
+def test_a_repeat_that_starts_with_whole_numbers() -> None:
+    """What it makes real is real from the start, for kernels and libraries; the rest is whole."""
+    spec = spec_of(
+        "mass[j] = 0",
+        "mean[j] = 0",
+        "place[j] = 0",
+        "repeat r < 3:",
+        "    mass[j] = mean[j] * 2 + r",
+        "    mean[j] = mean[j] / 3 + dot(k[j], k[place[j]])",
+        "    place[j] = (place[j] + r) % len(j)",
+        "attention a for i over j:",
+        "    score: dot(q[i], k[j]) + mass[j] + place[j] // 2",
+        "    normalize: softmax(j: score)",
+        "read: a[i] + mean[0]",
+    )
+    (repeat,) = (one for one in spec.root.statements if isinstance(one, Repeat))
+    kinds = {line.array.name: line.array.kind for line in repeat.statements}
+    assert kinds == {"mass": "real", "mean": "real", "place": "int"}
+    agrees(spec)
+
+
 def test_a_refusal_names_its_stage() -> None:
     lines = (
         "attention near for i over j, l in j:",
@@ -376,7 +398,7 @@ def test_a_last_block_that_is_not_whole_compiles(backend: str) -> None:
         "static size: int = 16",
         "axis c < (len(j) + size - 1) // size",
         "kc[c] = mean(j if j // size == c: k[j])",
-        "read: kc[i // size] + k[size * (i // size) + i % size]",
+        "read: i * kc[i // size] + k[size * (i // size) + i % size]",
     )
     q, k, v = torch.randn(3, 1, 2, 70, 8).unbind()
     op = Operator(spec_of(*lines), backend)

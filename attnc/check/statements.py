@@ -22,7 +22,7 @@ from attnc.check.bodies import (
     RepeatGroup,
     is_outer,
 )
-from attnc.check.checker import Checker
+from attnc.check.checker import Checker, Statement
 from attnc.check.equations import (
     assign,
     body_environment,
@@ -32,13 +32,14 @@ from attnc.check.equations import (
     left_side,
     settle,
 )
+from attnc.check.operators import WIDTH, cast
 from attnc.check.outer_axes import outer_indices
 from attnc.check.rounds import settle_rounds
 from attnc.check.solving import solve_value
 from attnc.check.values import Environment, bound_at
 from attnc.check.vectors import fill_at
 from attnc.expressions.index import Index
-from attnc.expressions.tree import Array, Expr
+from attnc.expressions.tree import Array, Expr, Kind, postorder
 from attnc.spec import Definition, Repeat
 
 
@@ -113,28 +114,74 @@ def _equation(checker: Checker, body: Body, entity: EquationEntity) -> bool:
 
 
 def _repeat(checker: Checker, body: Body, group: RepeatGroup) -> bool:
-    """The first equations of the arrays of a repeat, then the repeat, as one."""
+    """The first equations of the arrays of a repeat, then the repeat, as one. An array has the
+    widest kind of its equations: where a later one is wider than the first, all are read again."""
     entities = _entities(body, group)
-    for entity in entities.values():
-        entity.state = "active"
-    with checker.into(body.statements):
-        outer = outer_indices(checker, body, (*group.first, group.node))
-        fine = all([_first(checker, body, entities, node, outer) for node in group.first])
-        opened = repeat_index(checker, group.node, body_environment(checker, body, "repeat"))
-        if opened is None or not fine:
-            return _settled(entities, False)
-        env, index, count = opened
-        lines: list[Definition] = []
-        for line in group.node.statements:
-            if isinstance(line, syntax.Define):
-                found = _line(checker, body, entities, line, outer, env)
-                fine = fine and found is not None
-                if found is not None:
-                    lines.append(found)
-        if fine:
-            repeat = Repeat(index, count, tuple(lines), group.node.span)
-            checker.sinks[-1].append(repeat)
-    return _settled(entities, fine)
+    kinds: dict[str, Kind] = {}
+    while True:
+        statements: list[Statement] = []
+        for entity in entities.values():
+            entity.state, entity.array = "active", None
+        with checker.into(statements):
+            repeat = _rounds(checker, body, group, entities, kinds)
+        wider = {} if repeat is None else _wider(entities, repeat)
+        if not wider:
+            break
+        kinds |= wider
+        _forget(checker, statements)
+    body.statements += statements
+    return _settled(entities, repeat is not None)
+
+
+def _rounds(
+    checker: Checker,
+    body: Body,
+    group: RepeatGroup,
+    entities: dict[str, RepeatEntity],
+    kinds: dict[str, Kind],
+) -> Repeat | None:
+    outer = outer_indices(checker, body, (*group.first, group.node))
+    fine = all([_first(checker, body, entities, node, outer, kinds) for node in group.first])
+    opened = repeat_index(checker, group.node, body_environment(checker, body, "repeat"))
+    if opened is None or not fine:
+        return None
+    env, index, count = opened
+    lines: list[Definition] = []
+    for line in group.node.statements:
+        if isinstance(line, syntax.Define):
+            found = _line(checker, body, entities, line, outer, env, kinds)
+            fine = fine and found is not None
+            if found is not None:
+                lines.append(found)
+    if not fine:
+        return None
+    repeat = Repeat(index, count, tuple(lines), group.node.span)
+    checker.sinks[-1].append(repeat)
+    return repeat
+
+
+def _wider(entities: dict[str, RepeatEntity], repeat: Repeat) -> dict[str, Kind]:
+    """The kinds of arrays whose lines hold wider numbers."""
+    names = {entity.array: name for name, entity in entities.items() if entity.array is not None}
+    found: dict[str, Kind] = {}
+    for line in repeat.statements:
+        kind = line.expr.kind
+        if WIDTH[kind] > WIDTH[line.array.kind]:
+            found[names[line.array]] = kind
+    return found
+
+
+def _forget(checker: Checker, statements: Sequence[Statement]) -> None:
+    """Arrays of statements that stand nowhere, and the checks that read them."""
+    gone = {line.array for line in statements if isinstance(line, Definition)}
+    for array in gone:
+        checker.names.discard(array.name)
+        checker.definitions.pop(array.name, None)
+    checker.read_checks[:] = [
+        check
+        for check in checker.read_checks
+        if not any(node.array in gone for node in postorder(check.condition, *check.given))
+    ]
 
 
 def _entities(body: Body, group: RepeatGroup) -> dict[str, RepeatEntity]:
@@ -179,9 +226,10 @@ def _first(
     entities: dict[str, RepeatEntity],
     node: syntax.Define,
     outer: Sequence[Index],
+    kinds: dict[str, Kind],
 ) -> bool:
     env = body_environment(checker, body, node.name.name)
-    found = _line(checker, body, entities, node, outer, env)
+    found = _line(checker, body, entities, node, outer, env, kinds)
     if found is None:
         return False
     checker.sinks[-1].append(found)
@@ -195,9 +243,11 @@ def _line(
     node: syntax.Define,
     outer: Sequence[Index],
     env: Environment,
+    kinds: dict[str, Kind],
 ) -> Definition | None:
     """One equation of an array of a repeat; the first one fixes the array's axes."""
-    entity = entities[node.name.name]
+    name = node.name.name
+    entity = entities[name]
     sides = left_side(checker, body, node.binders, env)
     value = None if sides is None else checker.evaluate(node.expr, sides[0])
     if sides is None or value is None:
@@ -207,16 +257,19 @@ def _line(
         value = settle(checker, fill_at(checker, value, sides[1], env.facts))
         lead = [i for i in checker.outer_in_order() if i in outer or i in sides[1]]
         dims = (*lead, *indices, *value.over)
-        title = body.prefix + node.name.name
-        entity.array = checker.array(title, dims, value.kind, "definition", node.name.span)
+        kind = kinds.get(name, value.kind)
+        entity.array = checker.array(body.prefix + name, dims, kind, "definition", node.name.span)
         entity.state = "done"
-        return Definition(entity.array, value.expr, node.span, domain_of_needs(value))
+        return Definition(entity.array, cast(value.expr, kind), node.span, domain_of_needs(value))
     array = entity.array
     kept = [i for i in array.indices if not is_outer(i.axis)][: len(indices)]
     if [i.axis for i in kept] != [i.axis for i in indices]:
-        return checker.report(m.left_side_differs(node.name.span, node.name.name))
-    placed = assign(checker, value, array, kept, env.facts, node.span, node.name.name)
+        return checker.report(m.left_side_differs(node.name.span, name))
+    if (value.kind == "bool") != (array.kind == "bool"):
+        return checker.report(m.rounds_differ(node.expr.span, name, array.kind, value.kind))
+    placed = assign(checker, value, array, kept, env.facts, node.span, name)
     if placed is None:
         return None
     placed = settle(checker, placed)
-    return Definition(array, placed.expr, node.span, domain_of_needs(placed))
+    expr = placed.expr if WIDTH[placed.kind] > WIDTH[array.kind] else cast(placed.expr, array.kind)
+    return Definition(array, expr, node.span, domain_of_needs(placed))

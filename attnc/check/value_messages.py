@@ -56,6 +56,14 @@ def branches_differ(yes: str, no: str) -> Wording:
 
 
 @message("kind")
+def rounds_differ(name: str, before: str, now: str) -> Wording:
+    return Wording(
+        f"`{name}` is {_a(before)} before the repeat and {_a(now)} here.",
+        "Both are truths, or both are numbers: where(c, 1, 0) is a number, x != 0 a truth.",
+    )
+
+
+@message("kind")
 def whole_numbers_wanted(sign: str) -> Wording:
     return Wording(f"`{sign}` is for whole numbers.", "For reals: floor(a / b).")
 

@@ -225,9 +225,15 @@ class Printer:
         if node.op == "pow" and node.kind == "real" and args[1].dims and not args[0].dims:
             # Of a number to the powers of integers torch makes float32.
             args = [args[0], Text(f"real({args[1].code}, wide)", args[1].dims)]
+        return self._between(INFIX[node.op], node, args)
+
+    def _between(self, sign: str, node: Expr, args: list[Text]) -> Text:
         dims = self.union(*args)
         left, right = (self._fitted(arg, dims) for arg in args)
-        return Text(f"{left.atom} {INFIX[node.op]} {right.atom}", dims, True)
+        if left.dims and [arg.kind for arg in node.args] == ["int", "real"]:
+            # torch.compile does not know that a tensor leaves it to a Real on its right.
+            left = Text(f"as_real({left.code})", left.dims)
+        return Text(f"{left.atom} {sign} {right.atom}", dims, True)
 
     def _fitted(self, text: Text, dims: tuple[Index, ...]) -> Text:
         code = self.fit(text, dims)
@@ -271,8 +277,7 @@ class Printer:
         dims = self.union(*args)
         if not dims:
             return Text(f"over({args[0].code}, {args[1].code})")
-        left, right = (self._fitted(arg, dims) for arg in args)
-        return Text(f"{left.atom} / {right.atom}", dims, True)
+        return self._between("/", node, args)
 
     def _print_where(self, node: Expr, args: list[Text]) -> Text:
         dims = self.union(*args)
