@@ -112,14 +112,30 @@ def _check(call: Any, check: ReadCheck) -> None:
         return
     written = ((name.partition("'")[0], position) for name, position in place)
     at = ", ".join(f"{name} = {position}" for name, position in written) or "every point"
-    nodes = _nodes(check.condition)
-    names = [node[1] for node in nodes if node[0] == "read"]
-    if not names:  # what moves the indices that it reads at
-        held = {node[1] for node in nodes if node[0] == "index"}
-        names = [first[0] for name, _, first in check.indices if name in held and first]
     expected = f"{check.said} wherever {check.text} is read"
-    argument = names[0] if names else "offset"
+    argument = _to_blame(call, check)
     raise ValueRangeError(call.signature.name, argument, expected, f"a read outside at {at}")
+
+
+def _to_blame(call: Any, check: ReadCheck) -> str:
+    """The argument that decides: a tensor of positions, what moves an index, the tensor that is
+    read, one that has the length of an index."""
+    nodes = _nodes(check.condition)
+    deciding = [node[1] for node in nodes if node[0] == "read"]
+    held = {node[1] for node in nodes if node[0] == "index"}
+    indices = [(axis, first) for name, axis, first in check.indices if name in held]
+    shifts = [first[0] for _, first in indices if first]
+    shifts += [node[0] for node in nodes if node[0] in ("offset", "key_offset")]
+    moved = [shift for shift in shifts if _moves(getattr(call, shift))]
+    array = check.text.partition("[")[0]
+    read = [array] if array in call.tensors else []
+    axes = {axis for axis, _ in indices}
+    sized = [slot.name for slot in call.signature.inputs if axes & set(slot.axes)]
+    return next(iter((*deciding, *moved, *read, *sized)), "offset")
+
+
+def _moves(shift: Any) -> bool:
+    return bool((torch.as_tensor(shift) != 0).any())
 
 
 # --- What a check looks at ----------------------------------------------------------------------
