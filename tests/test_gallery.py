@@ -62,7 +62,7 @@ _spec.loader.exec_module(gallery)
 
 TOLERANCE = 1e-10
 FEWEST_MUTANTS = 5
-MOST_MUTANTS = 24  # of an operator in a run, a second or two; all of them under -m torture
+MOST_MUTANTS = 12  # of an operator in a run, a second or two; all of them under -m torture
 
 PATHS = spec_paths()
 every_spec = pytest.mark.parametrize("path", PATHS, ids=[path.stem for path in PATHS])
@@ -156,14 +156,20 @@ ROUNDINGS = 8 * 2.0**-23
 
 def compare_kernels(path: Path, backend: str, most: int | None = None) -> list[str]:
     """The first calls of an operator on one backend whose result is further from the oracle than
-    allowed."""
+    allowed; of one that has no kernels, none."""
     import torch
 
+    from attnc.errors import UnsupportedError
     from attnc.operator import Operator
     from attnc.verification import LARGEST_RATIO, compare
 
     spec = load(path)
-    run, eager = Operator(spec, backend), Operator(spec, "eager")
+    try:
+        run, eager = Operator(spec, backend), Operator(spec, "eager")
+    except UnsupportedError:
+        refusal = lowered(path).refusal
+        assert refusal is not None and refusal.feature
+        return []
     emit = ("lse",) if any(one.array.name == "lse" for one in spec.root.offered) else ()
     emit += setting_of(path.stem).emits
     wrong = []
@@ -180,8 +186,7 @@ def compare_kernels(path: Path, backend: str, most: int | None = None) -> list[s
 @every_spec
 def test_cpu_kernels_agree_with_the_oracle(path: Path) -> None:
     """Or there are none, for what is named."""
-    refusal = lowered(path).refusal
-    assert refusal.feature if refusal is not None else not compare_kernels(path, "cpu")
+    assert not compare_kernels(path, "cpu")
 
 
 # Triton reads TRITON_INTERPRET when it is imported, so its kernels run in processes of their own.
@@ -257,7 +262,8 @@ def test_gradients(path: Path) -> None:
 
 
 def test_refused_gradients_are_of_operators_with_kernels() -> None:
-    assert REFUSED.keys() <= {path.stem for path in PATHS if has_kernels(path)}
+    assert all(has_kernels(path) for path in PATHS if path.stem in REFUSED)
+    assert REFUSED.keys() <= {path.stem for path in PATHS}
 
 
 # the page ---------------------------------------------------------------------------------------
@@ -386,7 +392,8 @@ if __name__ == "__main__":
     import triton_interpreter  # noqa: F401
 
     most = None if sys.argv[1] == "all" else int(sys.argv[1])
-    paths = [path for path in map(Path, sys.argv[2:]) if has_kernels(path)]
-    failures = [line for path in paths for line in compare_kernels(path, "triton", most)]
+    failures = [
+        line for path in map(Path, sys.argv[2:]) for line in compare_kernels(path, "triton", most)
+    ]
     print("\n".join(failures))
     sys.exit(bool(failures))
