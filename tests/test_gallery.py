@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import os
 import random
 import re
@@ -114,38 +115,40 @@ def test_oracle_agrees_with_the_reference(path: Path) -> None:
 def test_mutants_die(path: Path, pytestconfig: pytest.Config) -> None:
     """Mutants are caught by some call, but for those listed as equivalent with the reason; of many
     some are tried, as the run's seed chooses."""
-    every = list(mutants_of(path.read_text(), str(path)))
-    names = sorted({mutant.name for mutant in every})
     chance = random.Random(f"{pytestconfig.option.seed} {path.stem}")
-    tried = set(chance.sample(names, min(MOST_MUTANTS, len(names))))
-    check_mutants(path, [mutant for mutant in every if mutant.name in tried])
+    check_mutants(path, MOST_MUTANTS, chance)
 
 
 @pytest.mark.torture
 @every_spec
 def test_every_mutant_dies(path: Path) -> None:
-    check_mutants(path, list(mutants_of(path.read_text(), str(path))))
+    check_mutants(path)
 
 
-def check_mutants(path: Path, mutants: list[Mutant]) -> None:
+def check_mutants(path: Path, most: float = math.inf, chance: random.Random | None = None) -> None:
+    """most: how many at least are tried, if there are as many, in an order by chance."""
     cases = answers(path)
-    statics = setting_of(path.stem).statics
-    names = {mutant.name for mutant in mutants}
-    expected_alive = EQUIVALENT.get(path.stem, {}).keys() & names
-    killed, alive = 0, []
-    for mutant in mutants:
-        spec = checked(mutant, str(path), dict(statics))
-        if spec is None:
-            continue
-        if any(differs(spec, case, expected) for case, _, expected in cases):
-            killed += 1
-        else:
-            alive.append(mutant)
-    unexpected = [one.name for one in alive if one.name not in expected_alive]
+    statics = dict(setting_of(path.stem).statics)
+    named: dict[str, list[Mutant]] = {}
+    for mutant in mutants_of(path.read_text(), str(path)):
+        named.setdefault(mutant.name, []).append(mutant)
+    names = list(named)
+    if chance is not None:
+        chance.shuffle(names)
+    dead: list[str] = []
+    alive: list[str] = []
+    for name in names:
+        if len(dead) + len(alive) >= most:
+            break
+        for spec in filter(None, (checked(one, str(path), statics) for one in named[name])):
+            dies = any(differs(spec, case, expected) for case, _, expected in cases)
+            (dead if dies else alive).append(name)
+    equivalent = EQUIVALENT.get(path.stem, {}).keys()
+    unexpected = sorted({*alive} - equivalent)
     assert not unexpected, "\n".join(unexpected)
-    unused = expected_alive - {one.name for one in alive}
+    unused = {*dead} & equivalent - {*alive}
     assert not unused, f"listed as equivalent, but killed: {unused}"
-    assert killed + len(expected_alive) >= FEWEST_MUTANTS, f"only {killed} mutants"
+    assert len(dead) + len(alive) >= FEWEST_MUTANTS, f"only {len(dead)} mutants"
 
 
 # kernels ----------------------------------------------------------------------------------------
