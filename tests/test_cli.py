@@ -80,6 +80,7 @@ def test_wrong_commands_exit_with_2(spec: Path) -> None:
         (("show", spec, "--graph", "-o", spec.parent), ".png"),
         (("verify", spec, "--cases", "-1"), "--cases"),
         (("verify", spec, "--seed", "-1"), "--seed"),
+        (("bench", "--only", "nothing", "--quick", "--dtype", "float32"), "no case"),
     ):
         done = attnc(*args)
         assert done.returncode == 2, (args, done.stderr)

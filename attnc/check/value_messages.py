@@ -283,7 +283,7 @@ def solve_without_unknown(name: str) -> Wording:
 @message("domain")
 def read_outside(text: str, position: str, place: str, end: str) -> Wording:
     told = f"{text} reads {position} at {place}."
-    instead = f"`{text} else 0`; or hide those keys in mask."
+    instead = f"`{text} else 0` (`else false` for a truth); or hide those keys in mask."
     if end:
         later = f"Its axis ends before {end}, as LOW .. HIGH does before HIGH: end it one later"
         return Wording(told, f"{later}, or say what stands there: {instead}")

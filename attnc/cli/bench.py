@@ -107,6 +107,8 @@ def command(
         figures = [f for f in run_figures() if not only or any(text in f.name for text in only)]
         screen.print(*bench_tables.figures_table(figures), sep="\n")
         written["calls"] = [vars(figure) for figure in figures]
+    if only and not any(found for name, found in written.items() if name != "ceilings"):
+        raise click.UsageError(f"no case of --set {which} has {' or '.join(only)} in its name.")
     if json_path is not None:
         json_path.write_text(json.dumps(written, indent=1), encoding="utf-8")
 
