@@ -223,7 +223,7 @@ def contract(checker: Checker, left: Value, right: Value, span: Span) -> Value |
     """`left @ right`: the sum over the last left-over axis of one and the first of the other."""
     for value in (left, right):
         if not value.over:
-            return checker.report(m.vector_wanted(value.expr.span or span, "@"))
+            return checker.report(m.vector_wanted(value.expr.span or span))
         if value.kind == "bool":
             return checker.report(m.truth_in_arithmetic(value.expr.span or span, "@"))
     last, first = left.over[-1], right.over[0]

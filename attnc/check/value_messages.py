@@ -183,8 +183,12 @@ def clause_vector(clause: str, pair: str, what: str, sources: str) -> Wording:
 
 
 @message("shape")
-def vector_wanted(sign: str) -> Wording:
-    return Wording(f"`{sign}` sums over an axis; this is one number.", "Multiply numbers with `*`.")
+def vector_wanted() -> Wording:
+    return Wording(
+        "`@` (and `dot`) sums over an axis; this is one number.",
+        "Multiply numbers with `*`. In an equation for x[d] a vector over d is its entry at d: "
+        "sum(l in d: x[l] * y[l]) sums over all.",
+    )
 
 
 @message("shape")
