@@ -56,6 +56,33 @@ def gradients(op: Any, tensors: dict[str, torch.Tensor], **more: Any) -> list[to
     return list(torch.autograd.grad(loss, list(leaves.values())))
 
 
+ROUNDS = """
+pipeline rounds(q, k, v) for i:
+    input turn: complex[b, h, j]
+    z[j] = 0
+    size[j] = abs(z[j]) + 1
+    repeat r < 4:
+        z[j] = z[j] * turn[j] / size[j] + k[j, 1]
+        size[j] = abs(z[j]) + size[j] / 2
+    attention a for i over j:
+        score: dot(q[i], k[j]) * scale + re(z[j]) - size[j]
+        normalize: softmax(j: score)
+    read: a[i] * im(z[0])
+"""
+
+
+def test_rounds_from_zero() -> None:
+    """An array that a repeat makes complex is so from the start, and both of its parts are of the
+    round before."""
+    spec, tensors = call_of(ROUNDS)
+    truth = torch.as_tensor(Operator(spec, "numpy")(**tensors))
+    operators = (Operator(spec, backend) for backend in ("cpu", "eager"))
+    found, eager = ((op(**tensors), gradients(op, tensors)) for op in operators)
+    for out, slopes in (found, eager):
+        torch.testing.assert_close(out, truth)
+        torch.testing.assert_close(slopes, eager[1])
+
+
 @pytest.mark.parametrize("backend", ["cpu", "triton"])
 def test_a_recurrence(backend: str) -> None:
     spec, tensors = call_of(TURNS)

@@ -235,23 +235,26 @@ def test_what_no_kernel_can_is_made_of_all_pairs_before(lines: tuple[str, ...]) 
 
 @pytest.mark.usefixtures("quick_build")
 def test_a_repeat_that_starts_with_whole_numbers() -> None:
-    """What it makes real is real from the start, for kernels and libraries; the rest is whole."""
+    """What it makes real is real from the start, for kernels and libraries; the rest is whole. A
+    start may read those above it."""
     spec = spec_of(
         "mass[j] = 0",
         "mean[j] = 0",
+        "both[j] = mean[j] + 2",
         "place[j] = 0",
         "repeat r < 3:",
         "    mass[j] = mean[j] * 2 + r",
+        "    both[j] = both[j] + mean[j]",
         "    mean[j] = mean[j] / 3 + dot(k[j], k[place[j]])",
         "    place[j] = (place[j] + r) % len(j)",
         "attention a for i over j:",
         "    score: dot(q[i], k[j]) + mass[j] + place[j] // 2",
         "    normalize: softmax(j: score)",
-        "read: a[i] + mean[0]",
+        "read: a[i] + mean[0] * both[0]",
     )
     (repeat,) = (one for one in spec.root.statements if isinstance(one, Repeat))
     kinds = {line.array.name: line.array.kind for line in repeat.statements}
-    assert kinds == {"mass": "real", "mean": "real", "place": "int"}
+    assert kinds == {"mass": "real", "both": "real", "mean": "real", "place": "int"}
     agrees(spec)
 
 

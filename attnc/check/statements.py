@@ -64,7 +64,8 @@ def demand(checker: Checker, entity: ArrayEntity) -> Array | None:
 def _cycle(checker: Checker, entity: ArrayEntity) -> Array | None:
     """The message for an equation that reads itself, over whatever names."""
     names = [each.name for each in checker.active]
-    place = max(index for index, each in enumerate(checker.active) if each is entity)
+    here = [index for index, each in enumerate(checker.active) if each is entity]
+    place = max(here, default=len(names) - 1)  # not there: of the same repeat as the last one
     cycle = checker.active[place:]
     hidden = [each for each in cycle if each.what == "mask"]
     others = [each for each in cycle if each.what != "mask"]
@@ -141,7 +142,8 @@ def _rounds(
     kinds: dict[str, Kind],
 ) -> Repeat | None:
     outer = outer_indices(checker, body, (*group.first, group.node))
-    fine = all([_first(checker, body, entities, node, outer, kinds) for node in group.first])
+    starts = sorted(group.first, key=lambda node: node.span.start)  # one may read those above it
+    fine = all([_first(checker, body, entities, node, outer, kinds) for node in starts])
     opened = repeat_index(checker, group.node, body_environment(checker, body, "repeat"))
     if opened is None or not fine:
         return None

@@ -19,9 +19,11 @@ from attnc.expressions.naming import fresh_name
 from attnc.expressions.tree import (
     Array,
     Expr,
+    Role,
     fold,
     number,
     number_of,
+    position,
     postorder,
     read,
 )
@@ -55,6 +57,20 @@ def pairs_of_reals(spec: Spec) -> tuple[Spec, Pairs] | None:
     return whole, Pairs(spec, names)
 
 
+def _repeated(block: Block) -> Iterable[Definition]:
+    """The lines of the repeats of a body and of its blocks."""
+    for one in block.statements:
+        if isinstance(one, Repeat):
+            yield from one.statements
+        elif isinstance(one, Block):
+            yield from _repeated(one)
+
+
+def _whole(array: Array) -> Expr:
+    """An array at its own indices."""
+    return read(array, tuple(map(position, array.indices)))
+
+
 def _exprs(spec: Spec) -> Iterable[Expr]:
     yield from (one.expr for one in spec.definitions.values())
     yield from (one.expr for one in spec.root.updates)
@@ -81,7 +97,7 @@ class Parts:
         arrays = [one.array for one in spec.inputs]
         arrays += [one.array for one in spec.definitions.values()]
         arrays += [state.array for state in spec.root.states]
-        arrays += [line.array for line in spec.root.updates]
+        arrays += [line.array for line in (*spec.root.updates, *_repeated(spec.root))]
         self.taken = {array.name for array in arrays} | {one.name for one in spec.numbers}
         self.taken |= {axis.name for axis in spec.axes}
         for array in arrays:
@@ -106,7 +122,7 @@ class Parts:
             block,
             statements=tuple(one for each in block.statements for one in self._statements(each)),
             states=tuple(one for each in block.states for one in self._states(each)),
-            updates=tuple(one for each in block.updates for one in self._lines(each)),
+            updates=tuple(one for each in block.updates for one in self._lines(each, "local")),
             result=result,
             emits=(*(one for each in block.emits for one in self.definitions(each)), *imaginary),
             offered=tuple(one for each in block.offered for one in self.definitions(each)),
@@ -118,14 +134,22 @@ class Parts:
         if isinstance(one, Definition):
             yield from self.definitions(one)
         elif isinstance(one, Repeat):
-            lines = tuple(line for each in one.statements for line in self.definitions(each))
-            yield replace(one, count=self.real(one.count), statements=lines)
+            yield from self._repeat(one)
         elif one.result.array.kind == "complex" or any(
             s.array.kind == "complex" for s in one.states
         ):
             raise unknown(f"the complex block `{one.name}` of a pipeline", one.result.expr)
         else:
             yield self.block(one)
+
+    def _repeat(self, one: Repeat) -> Iterable[Definition | Repeat]:
+        lines: list[Definition] = []
+        for line in one.statements:
+            found = self._lines(line, "definition")
+            if len(found) > 1:  # what is kept back has a value before the rounds, as all have
+                yield replace(found[0], expr=_whole(found[-1].array))
+            lines += found
+        yield replace(one, count=self.real(one.count), statements=tuple(lines))
 
     def definitions(self, one: Definition) -> list[Definition]:
         """The equation, or those of its parts."""
@@ -146,19 +170,16 @@ class Parts:
         for array, part in zip(pair, self.both(one.initial), strict=True):
             yield State(array, part, one.span)
 
-    def _lines(self, one: Definition) -> Iterable[Definition]:
-        """A line of an update: both parts from the old ones."""
+    def _lines(self, one: Definition, role: Role) -> list[Definition]:
+        """A line of an update or a repeat: both parts from the old ones, so the real one is kept
+        back (in an array of this role)."""
         found = self.definitions(one)
         if len(found) == 1:
-            yield found[0]
-            return
+            return found
         re, im = found
         name = self.fresh(f"{re.array.name}_next")
-        after = Array(name, re.array.indices, "real", "local", re.array.span)
-        yield replace(re, array=after)
-        yield im
-        here = tuple(Expr("index", (), index, "int") for index in after.indices)
-        yield replace(re, expr=read(after, here))
+        after = Array(name, re.array.indices, "real", role, re.array.span)
+        return [replace(re, array=after), im, replace(re, expr=_whole(after))]
 
     # ------------------------------------------------------------------------------ expressions
 

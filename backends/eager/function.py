@@ -118,9 +118,8 @@ class FunctionPrinter(HeadPrinter):
         """The arrays of a repeat: their first values, then a loop."""
         p = self.printer
         names = list(dict.fromkeys(line.array.name for line in repeat.statements))
-        for name in names:
-            if name in self.equations.first:
-                definition = self.equations.first[name]
+        for name, definition in self.equations.first.items():  # one may read another
+            if name in names:
                 self._define(definition, self._text(definition))
         count = self._host(repeat.count)
         row = self.names.fresh(repeat.index.name)

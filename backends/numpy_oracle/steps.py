@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from attnc.backends.numpy_oracle import grid as g
-from attnc.backends.numpy_oracle.dependence import Name, unknown_name
+from attnc.backends.numpy_oracle.dependence import unknown_name
 from attnc.backends.numpy_oracle.frame import Frame, final, place_of, seen_from
 from attnc.backends.numpy_oracle.grid import Grid, Trouble
 from attnc.backends.numpy_oracle.pointwise import pointwise
@@ -73,12 +73,11 @@ def _uncrossed(
 
 
 def repeated(evaluator: Evaluator, repeat: Repeat) -> dict[str, Grid]:
-    names: dict[Name, Grid] = {}
-    for each in repeat.statements:
-        name = each.array.name
-        if name in evaluator.sources.definitions:
-            names[name] = final(evaluator.value(evaluator.sources.definition(name).expr))
-    frame = Frame(names, evaluator.root)
+    own = {each.array.name for each in repeat.statements}
+    frame = Frame({}, evaluator.root)
+    for name, start in evaluator.sources.definitions.items():  # one may read those before it
+        if name in own:
+            frame.names[name] = final(evaluator.value(start.expr, frame))
     for step in range(int(evaluator.value(repeat.count).mantissa)):
         frame.names[repeat.index] = g.constant(step + evaluator.start(repeat.index.axis))
         for each in repeat.statements:
