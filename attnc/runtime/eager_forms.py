@@ -4,7 +4,7 @@ folds, causal convolutions, rows taken from one axis."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -98,12 +98,13 @@ def running(how: str, x: Value, strict: bool, where: Value = True) -> Value:
     none = OVER_NOTHING[how] if isinstance(x, Real) else OVER_NOTHING_INT[how]
     if where is not True:
         value = torch.where(torch.as_tensor(where, device=value.device), value, none)
-    found = {
+    folds: dict[str, Callable[[], Tensor]] = {
         "sum": lambda: value.cumsum(-1),
         "prod": lambda: value.cumprod(-1),
         "max": lambda: _furthest(value, torch.cummax),
         "min": lambda: _furthest(value, torch.cummin),
-    }[how]()
+    }
+    found = folds[how]()
     if strict and value.shape[-1]:
         first = torch.full_like(found[..., :1], none)
         found = torch.cat([first, found[..., :-1]], -1)
@@ -114,7 +115,8 @@ def _furthest(x: Tensor, fold: Any) -> Tensor:
     """The running extreme of the last dimension, read at its places: where its derivative goes."""
     if not x.shape[-1]:
         return x
-    return rows_at(x, fold(x.detach(), -1).indices, x.ndim - 1)
+    places: Tensor = fold(x.detach(), -1).indices
+    return rows_at(x, places, x.ndim - 1)
 
 
 def _running_dense(how: str, x: Real, strict: bool, where: Value) -> Value:

@@ -48,14 +48,15 @@ def _no_sums(x: Tensor, group: Tensor, count: int, dim: int) -> Tensor:
 
 def _sums_operator() -> Any:
     """The operator, defined once a process, whichever module comes first."""
-    if not hasattr(torch.ops.attnc, "sums_by_group"):
+    operators: Any = torch.ops.attnc
+    if not hasattr(operators, "sums_by_group"):
         library: Any = torch.library.Library("attnc", "FRAGMENT")  # type: ignore[no-untyped-call]
         library.define("sums_by_group(Tensor x, Tensor group, SymInt count, int dim) -> Tensor")
         library.impl("sums_by_group", _sums_by_group, "CompositeExplicitAutograd")
         torch.library.register_fake("attnc::sums_by_group", _no_sums, lib=library)
         # torch forgets an operator with its library: this one stays for every module.
-        torch.ops.attnc.library_of_sums = library
-    return torch.ops.attnc.sums_by_group
+        operators.library_of_sums = library
+    return operators.sums_by_group
 
 
 SUMS_BY_GROUP = _sums_operator()
