@@ -53,12 +53,12 @@ class Operator:
         self._run = self._choose()
         self._solves = solves(spec)
         self._apart = self._may_train_apart()
-        self._trained = self
+        self._trained: Operator | None = None  # not looked for yet
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         chosen = self._giving(kwargs["emit"]) if "emit" in kwargs else self
         if chosen._apart and asks_gradient(args, kwargs) and chosen._find_trained():
-            chosen = chosen._trained
+            chosen = chosen._trained  # type: ignore[assignment]
         result = chosen._run(*args, **kwargs)
         if self._solves:
             check_solved(self.spec, result, args, kwargs)
@@ -126,16 +126,17 @@ class Operator:
     def _find_trained(self) -> bool:
         """Finds the operator that calls with gradients run, once: this one, or one whose equations
         are made before its kernels, where these have no derivative with the equations inside."""
-        if self._apart and self._trained is self:
+        if self._apart and self._trained is None:
             from attnc.compiler import lower_trained
 
             stages = lower_trained(self.spec, self.stages)
-            self._apart = stages is not self.stages
-            if self._apart:
-                self._trained = Operator(self.spec, self.backend, self.emits, stages)
-        return self._apart
+            apart = stages is not self.stages
+            found = Operator(self.spec, self.backend, self.emits, stages) if apart else self
+            self._trained = found
+        return self._trained is not None and self._trained is not self
 
-    # As in attnc/jit.py: torch.compile calls this and traces none of it.
+    # As in attnc/jit.py: torch.compile calls this and traces none of it. What it decides is kept in
+    # `_trained` alone: where the compiler starts anew, it must find all else as it was.
     _find_trained._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     @cached_property
@@ -205,8 +206,9 @@ class Operator:
         """What was derived, which kernel runs where, and what it costs."""
         from attnc.explanation import explain
 
-        trained = self._trained.stages if self._find_trained() else self.stages
-        return explain(self.spec, self.stages, self.backend, trained)
+        trained = self._trained if self._find_trained() else self
+        assert trained is not None
+        return explain(self.spec, self.stages, self.backend, trained.stages)
 
     def _choose(self) -> Any:
         if self.backend == "numpy":
