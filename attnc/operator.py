@@ -53,12 +53,12 @@ class Operator:
         self._run = self._choose()
         self._solves = solves(spec)
         self._apart = self._may_train_apart()
-        self._trained: Operator | None = None  # not looked for yet
+        self._trained, self._sought = self, False
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         chosen = self._giving(kwargs["emit"]) if "emit" in kwargs else self
         if chosen._apart and asks_gradient(args, kwargs) and chosen._find_trained():
-            chosen = chosen._trained  # type: ignore[assignment]
+            chosen = chosen._trained
         result = chosen._run(*args, **kwargs)
         if self._solves:
             check_solved(self.spec, result, args, kwargs)
@@ -126,17 +126,17 @@ class Operator:
     def _find_trained(self) -> bool:
         """Finds the operator that calls with gradients run, once: this one, or one whose equations
         are made before its kernels, where these have no derivative with the equations inside."""
-        if self._apart and self._trained is None:
+        if self._apart and not self._sought:
             from attnc.compiler import lower_trained
 
             stages = lower_trained(self.spec, self.stages)
-            apart = stages is not self.stages
-            found = Operator(self.spec, self.backend, self.emits, stages) if apart else self
-            self._trained = found
-        return self._trained is not None and self._trained is not self
+            if stages is not self.stages:
+                self._trained = Operator(self.spec, self.backend, self.emits, stages)
+            self._sought = True
+        return self._trained is not self
 
-    # As in attnc/jit.py: torch.compile calls this and traces none of it. What it decides is kept in
-    # `_trained` alone: where the compiler starts anew, it must find all else as it was.
+    # As in attnc/jit.py: torch.compile calls this and traces none of it. It leaves `_apart` as it
+    # is: where the compiler starts anew, it must find what it has looked at as it was.
     _find_trained._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     @cached_property
@@ -206,9 +206,8 @@ class Operator:
         """What was derived, which kernel runs where, and what it costs."""
         from attnc.explanation import explain
 
-        trained = self._trained if self._find_trained() else self
-        assert trained is not None
-        return explain(self.spec, self.stages, self.backend, trained.stages)
+        self._find_trained()
+        return explain(self.spec, self.stages, self.backend, self._trained.stages)
 
     def _choose(self) -> Any:
         if self.backend == "numpy":

@@ -3,8 +3,8 @@
     A = exp(dt * lam) * A + B      A_re, A_im, each from the real and imaginary parts of the others
 
 does      gives every complex array two real ones, its parts; writes complex operations as real ones
-          of the parts; a complex result is `out` and the emit `out_im`. Lines of an update set both
-          parts from the old ones
+          of the parts; a complex result is `out` and the emit `out_im`. Lines of an update and of a
+          repeat set both parts from the old ones
 needs     a checked Spec
 does not  know what needs an angle (`log`, a power that is no written whole number), products over
           an axis, derivatives by complex states, complex blocks of a pipeline: UnsupportedError

@@ -83,8 +83,8 @@ def _scattered(how: str, x: Tensor, group: Tensor, count: int, none: float) -> T
     """The fold of the last dimension by group."""
     outer = joint_shape(x.shape[:-1], group.shape[:-1])
     x = x.expand(*outer, x.shape[-1])
-    each = group if group.ndim == 1 else group.expand(x.shape)
     if how == "sum":
+        each = group if group.ndim == 1 else group.expand(x.shape)
         return sums_by_group(x, each, count + 1, x.ndim - 1)[..., :count]
     result = x.new_full((*outer, count + 1), none)
     return result.scatter_reduce(-1, group.expand(x.shape), x, REDUCTIONS[how])[..., :count]

@@ -63,7 +63,7 @@ SUMS_BY_GROUP = _sums_operator()
 
 
 class RowsAt(torch.autograd.Function):
-    """Rows taken, without forward mode; their derivative are sums by group."""
+    """Rows taken, without forward mode; their derivative is sums by group."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, at: Tensor, dim: int) -> Tensor:
