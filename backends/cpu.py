@@ -27,6 +27,7 @@ from attnc.backends.triton_sizes import fits_int32
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Axis
 from attnc.expressions.tree import Expr, postorder
+from attnc.passes.follow import leaders
 from attnc.resources import read_template, template_environment
 from attnc.schedule import Kernel, RepeatKernels, Schedule, leaves
 from attnc.schedule.maps import MapKernel
@@ -39,7 +40,7 @@ HEADERS = (
     "products", "walks", "carried", "blocks", "running", "stream", "few", "sights", "scattered",
     "either",
 )  # fmt: skip
-SWEEP_HEADERS = ("sums", "panels", "sweep")
+SWEEP_HEADERS = ("sums", "panels", "ahead", "sweep")
 SCAN_HEADERS = ("scan",)
 
 
@@ -64,14 +65,19 @@ def emit(schedule: Schedule) -> str:
     kernels = leaves(schedule.kernels)
     keys = schedule.signature.keys
     wanted = Wanted(schedule, any(sweeps(kernel, keys) for kernel in kernels))
-    texts, runners = [], []
+    ahead = _leaders(schedule, keys)
+    texts: list[str] = []
+    runners: list[str] = []
     for place, kernel in enumerate(kernels):
         name = f"Kernel{place}"
         if isinstance(kernel, StreamKernel):
+            leader = ahead.get(kernel.name)
             kind = SweepPrinter if sweeps(kernel, keys) else StreamPrinter
-            printed = kind(kernel, slots, name, keys, wanted).print()
+            printed = kind(kernel, slots, name, keys, wanted, leader).print()
             texts.append(_render("stream", printed))
             runners.append(f"{_runner(kernel, keys)}<{name}>")
+            if leader is not None:  # both are one step
+                runners[-2:] = ["", f"Followed<Kernel{place - 1}, {name}>"]
         elif isinstance(kernel, ScanKernel):
             texts.append(_render("scan", ScanPrinter(kernel, slots, name).print()))
             runners.append(name)
@@ -91,7 +97,7 @@ def emit(schedule: Schedule) -> str:
         title=f"{schedule.name}: CPU kernels",
         headers=headers(_headers_of(schedule)),
         kernels=tuple(texts),
-        runners=tuple(runners),
+        runners=tuple(filter(None, runners)),
         steps=tuple(_steps(schedule.kernels, iter(runners))),
         workspaces=workspaces,
         tensor_count=len(slots.tensors),
@@ -105,7 +111,9 @@ def _steps(kernels: Iterable[Kernel], runners: Iterator[str]) -> Iterator[str]:
     """The kernels as statements, in order; rounds end when each kernel finds all its rows idle."""
     for kernel in kernels:
         if not isinstance(kernel, RepeatKernels):
-            yield f"{next(runners)}::run(prepared.call, base + prepared.used);"
+            runner = next(runners)
+            if runner:
+                yield f"{runner}::run(prepared.call, base + prepared.used);"
             continue
         if kernel.count.op != "number":
             raise UnsupportedError("rounds whose number is given at the call", "cpu", INSTEAD)
@@ -181,6 +189,17 @@ def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object
         "narrow": not _scans(schedule)
         and fits_int32(schedule, lanes_only=True)
         and not _reads_integers_of_pairs(schedule),
+    }
+
+
+def _leaders(schedule: Schedule, keys: Axis | None) -> dict[str, StreamKernel]:
+    """The sweeps that follow the kernel before them tile by tile, by name, and that one."""
+    found = leaders(schedule.kernels)
+    swept = {k.name for k in leaves(schedule.kernels) if sweeps(k, keys)}
+    return {
+        name: leader
+        for name, leader in found.items()
+        if name in swept and leader.name not in swept and leader.repeated
     }
 
 

@@ -24,6 +24,7 @@ from attnc.schedule.streams import StreamKernel, WalkedLoop
 class PairPrinter:
     """What printing a kernel knows when it comes to pairs; `identifier` is the name of its class.
 
+    leader      the kernel that goes ahead of it tile by tile, whose products it finds
     grid        what grid indices and values stand for
     held_kept   held values by name: where they are kept
     drawn       random numbers that are kept beside held positions, by ordinal
@@ -34,6 +35,7 @@ class PairPrinter:
     identifier: str
     keys: Axis | None
     wanted: Wanted
+    leader: StreamKernel | None = None
     fields: GridFields = field(init=False)
     grid: Scope = field(init=False)
     held_kept: dict[str, str] = field(default_factory=dict)

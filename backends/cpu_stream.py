@@ -35,6 +35,7 @@ from attnc.backends.cpu_words import (
 from attnc.errors import UnsupportedError
 from attnc.expressions.index import Index
 from attnc.expressions.tree import Expr
+from attnc.passes.follow import found_products
 from attnc.schedule.statements import STRIDED, Let, is_pairwise
 from attnc.schedule.streams import WalkedLoop
 
@@ -76,6 +77,7 @@ class StreamPrinter(PairPrinter):
             running_most=max(len(p.running) for p in loops) if loops else 0,
             layers_most=max([1, *(max(len(p.products), p.layers) for p in loops)]),
             reference=truth(any(p.exponent is not None for p in kernel.loops)),
+            wanted=self.wanted.kernel(kernel),
             widths=", ".join(widths),
             tile_widths=listed([self._width(c.width) for c in tiles], "1"),
             tile_rescaled=listed([truth(c.rescaled) for c in tiles], "false"),
@@ -219,6 +221,8 @@ class StreamPrinter(PairPrinter):
         layers = self._layers(loop)
         kernel, needed = self.kernel, self.wanted.carried
         needs = self.wanted.products(kernel, loop)
+        for name, (_, ready) in self._found(loop).items():
+            needs[name] = f"({needs[name]}) && !({ready})"
         places = {carried.name: str(place) for place, carried in enumerate(self._tiles)}
         held = kernel.held
         operands = []
@@ -264,6 +268,15 @@ class StreamPrinter(PairPrinter):
             lift=self._lift(loop, walked_kept),
             sweep=self._sweep_loop(loop, walked_kept),
         )
+
+    def _found(self, loop: WalkedLoop) -> dict[str, tuple[int, str]]:
+        """The products of a loop that the kernel ahead has, by name: where, and if it makes them."""
+        if self.leader is None:
+            return {}
+        led = self.leader.loops[self.kernel.loops.index(loop)]
+        ready = self.wanted.products(self.leader, led)
+        places = found_products(loop, led)
+        return {name: (at, ready[led.products[at].name]) for name, at in places.items()}
 
     def _sweep_loop(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> SweepLoopText | None:
         return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from attnc.backends.cpu_printer import Printer
 from attnc.backends.cpu_stream import StreamPrinter
 from attnc.backends.cpu_texts import PanelText, PlaneText, SweepLoopText, SweepText, VectorText
-from attnc.backends.cpu_words import INSTEAD, literal, truth, unwrapped
+from attnc.backends.cpu_words import INSTEAD, listed, literal, truth, unwrapped
 
 from attnc.errors import InternalError, UnsupportedError
 from attnc.expressions.index import Axis, Index
@@ -123,7 +123,13 @@ class SweepPrinter(StreamPrinter):
 
     def _sweep_loop(self, loop: WalkedLoop, walked_kept: dict[str, str]) -> SweepLoopText:
         before = self.kernel.loops[: self.kernel.loops.index(loop)]
+        found = self._found(loop)
+        taken = [
+            "({1} ? {0} : -1)".format(*found[p.name]) if p.name in found else "-1"
+            for p in loop.products
+        ]
         return SweepLoopText(
+            taken=listed(taken, "-1"),
             around="true" if loop.around else "false",
             hidden="true" if loop.hidden is not None else "false",
             guarded=truth(any(map(_is_guarded, loop.deposits)) or loop.hidden is not None),
@@ -187,7 +193,6 @@ class SweepPrinter(StreamPrinter):
         if kernel.held.axis is self.keys:
             valid = self.fields.key_length(kernel.held.axis)
         return SweepText(
-            wanted=self.wanted.kernel(kernel),
             deposits=deposits,
             scatters=len(panels) - deposits,
             layer_uses=", ".join(" | ".join(texts) for texts in used) or "0",

@@ -36,8 +36,11 @@ class SummaryText:
 
 @dataclass(frozen=True)
 class SweepLoopText:
-    """What one loop adds to walked rows (deposits) and tables (scatters)."""
+    """What one loop adds to walked rows (deposits) and tables (scatters).
 
+    taken    by product its place in the kernel ahead, -1 where that has none"""
+
+    taken: str
     around: str
     hidden: str
     guarded: str
@@ -82,7 +85,6 @@ class SweepText:
 
     owners    by panel the first one of the same array, in whose memory both are summed"""
 
-    wanted: str
     deposits: int
     scatters: int
     layer_uses: str
@@ -173,6 +175,7 @@ class StreamText:
     layers_most: int
     running_most: int
     reference: str
+    wanted: str
     widths: str
     tile_widths: str
     tile_rescaled: str

@@ -7,9 +7,11 @@ time, so that one library serves every choice of emits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from attnc.expressions.tree import Array, Expr, postorder
+from attnc.passes.prune import exprs_of
 from attnc.schedule import Schedule, leaves
 from attnc.schedule.maps import MapKernel
 from attnc.schedule.streams import StreamKernel, WalkedLoop
@@ -36,7 +38,7 @@ class Wanted:
                     exprs = (store.expr, *(let.expr for let in kernel.values))
                     self._serve(_reads(exprs), self.feeds.get(store.array.name, frozenset()))
             elif isinstance(kernel, StreamKernel):
-                self._serve(_reads(_expressions(kernel)), self._of_kernel(kernel))
+                self._serve(_reads(exprs_of(kernel)), self._of_kernel(kernel))
 
     def array(self, array: Array) -> str:
         """Whether an output that an array serves is wanted."""
@@ -106,21 +108,5 @@ def _values_below(expr: Expr, lets: dict[str, Expr]) -> set[str]:
     return found
 
 
-def _expressions(kernel: StreamKernel) -> list[Expr]:
-    """Every expression of a kernel but those that say where its sums go."""
-    lets = [*kernel.grid_values, *kernel.held_values, *kernel.finish]
-    found = [store.expr for store in kernel.stores]
-    for loop in kernel.loops:
-        lets += [*loop.walked_values, *loop.lifted]
-        found += [one.expr for one in loop.pair_values]
-        found += [side for product in loop.products for side in (product.left, product.right)]
-        found += [e for e in (loop.visible, loop.exponent, loop.hidden) if e is not None]
-        for one in loop.sums:
-            found += [one.term] if one.operand is None else [one.term, one.operand]
-        found += [scatter.at for scatter in loop.scatters]
-        found += [store.term for store in loop.pair_stores]
-    return found + [let.expr for let in lets]
-
-
-def _reads(exprs: list[Expr] | tuple[Expr, ...]) -> set[str]:
+def _reads(exprs: Iterable[Expr]) -> set[str]:
     return {n.array.name for expr in exprs for n in postorder(expr) if n.op == "read"}

@@ -23,6 +23,8 @@ from attnc.passes.gradient_kernels import (
     Formula,
     Holder,
     Kernels,
+    can_deposit,
+    deposited,
     direct,
     in_kernel,
     key_holder,
@@ -88,11 +90,18 @@ class Backward:
         self.pair_sums = PairSums(self.roles, self.values, self.names)
         self.made = Kernels(self.roles, self.preparations)
         self.lowered: list[tuple[Array, Expr]] = []
+        self.in_order = False  # values run along the keys
+        self.rows_held = False  # one loop holds rows, and adds to the keys that it walks
+
+    @property
+    def _lays_rows(self) -> bool:
+        """Whether loops that hold keys add to the rows that they walk."""
+        return self.sweep == "one" and not self.rows_held
 
     def run(self) -> None:
         """Every output as a formula of sums, and the kernels that make them."""
         nodes = postorder(*(output.expr for output in self.graph.outputs))
-        self.pair_sums.in_order = any(compared(node, self.frame.walked) for node in nodes)
+        self.in_order = any(compared(node, self.frame.walked) for node in nodes)
         for output in self.graph.outputs:
             whole = uncoarsened(rewrite(output.expr, without_stop), self.roles)
             expr = Gradients(self.pair_sums).lower(whole, output.array.indices)
@@ -166,6 +175,9 @@ class Backward:
 
     def _sums(self) -> None:
         sums = {one.array.name: one for one in self.pair_sums.made.values()}
+        self.rows_held = self._holds_rows(sums)
+        if self.rows_held:
+            sums = {name: deposited(one) for name, one in sums.items()}
         rows = Holder("rows", self.frame)
         holders: dict[str, Holder] = {}
         by_frame: dict[object, Holder] = {}
@@ -189,6 +201,14 @@ class Backward:
             name = f"{self.graph.name}_{array.name}"
             self.made.kernels.append(map_of(name, over, wide, array, whole, self.names.taken))
 
+    def _holds_rows(self, sums: dict[str, PairSum]) -> bool:
+        """Whether one loop holds rows for what rows and keys get: where values run along the keys,
+        or where a loop for sums over a row's keys goes before, which this one can follow."""
+        able = all(can_deposit(one, self.frame) for one in sums.values())
+        if self.in_order and not able:
+            raise refuse("map_stage: a derivative that is the same for all rows")
+        return self.in_order or (self.sweep == "one" and able and bool(self.values.summed))
+
     @staticmethod
     def _name(holders: list[Holder]) -> None:
         taken = Names(set())
@@ -211,7 +231,7 @@ class Backward:
             one = next(iter(keyed.values())) if len(keyed) == 1 else None
             hold, holder = ("key", one) if one else ("row", rows)
             found = direct(array, expr, sums, hold, axes)
-            if found is None or holder is None or (hold == "row" and self.sweep == "one"):
+            if found is None or holder is None or (hold == "row" and self._lays_rows):
                 maps.append((array, expr))
                 continue
             formula, indices, width = found
@@ -223,7 +243,7 @@ class Backward:
     def _straight(self, array: Array, expr: Expr, sums: dict[str, PairSum]) -> PairSum | None:
         """The number for each pair that an output is, stored where the output stands."""
         one = sums.get(expr.array.name) if expr.op == "read" else None
-        if one is None or one.hold != "pair" or self.sweep == "one":
+        if one is None or one.hold != "pair" or self._lays_rows:
             return None
         moves = {at.attr: own for own, at in zip(one.array.indices, expr.args, strict=True)}
         if set(moves) != set(array.indices):
@@ -245,9 +265,9 @@ class Backward:
                 continue
             keys = [h for h in holders.values() if h.frame.held == one.key]
             own = holders.get(name, rows)
-            deposited = self.sweep == "one" and bool(keys)
-            if one.hold in ("deposit", "scatter", "pair") or (one.hold == "row" and deposited):
-                (keys[0] if deposited else rows).added.append(one)
+            by_keys = self._lays_rows and bool(keys)
+            if one.hold in ("deposit", "scatter", "pair") or (one.hold == "row" and by_keys):
+                (keys[0] if by_keys else rows).added.append(one)
                 continue
             own.formulas.append(Formula(one.array, one.width, sum_of(one, own)))
             self.made.reads[name] = _whole(one.array)

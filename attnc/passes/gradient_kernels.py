@@ -1,7 +1,8 @@
 """Kernels for the sums of a derivative: rows held, keys held, what goes to memory beside them.
 
     two sweeps    rows are held for what rows get; keys are held for what keys get
-    one sweep     keys are held, and what rows get is deposited: each pair is computed once
+    one sweep     keys are held, and what rows get is deposited, or rows are held, and what keys get
+                  is deposited: each pair is computed once
 
 does      makes a stream kernel for each way of holding, with every sum that it can make; gives each
           sum's array to the maps that finish
@@ -84,24 +85,51 @@ class Holder:
         return rewrite(moved, simplify_node) if self.frame.places else moved
 
 
+def heads_of(coarse: Index, roles: Roles) -> tuple[Index, Index, Expr]:
+    """The query heads of a key head: their index, that of their place among them, and what the
+    first is by the second."""
+    assert coarse.axis.of is not None
+    fine = roles.own(coarse.axis.of)
+    assert fine is not None
+    size = group_size(coarse.axis)
+    group = Index(roles.group, Axis(roles.group, "range", length=size), 0)
+    return fine, group, make("add", make("mul", position(coarse), size), position(group))
+
+
 def key_holder(one: PairSum, roles: Roles) -> Holder:
     """The kernel that holds the keys of a sum over rows."""
     ends = 1 if one.width is not None else 0
     grid = one.array.indices[: len(one.array.indices) - 1 - ends]
     around, places = one.around, ()
     if one.coarse is not None:
-        coarse = one.coarse[1]
-        assert coarse.axis.of is not None
-        fine = roles.own(coarse.axis.of)
-        assert fine is not None
-        size = group_size(coarse.axis)
-        group = Index(roles.group, Axis(roles.group, "range", length=size), 0)
-        head = make("add", make("mul", position(coarse), size), position(group))
+        fine, group, head = heads_of(one.coarse[1], roles)
         places = ((fine, head),)  # type: ignore[assignment]
         around = (*around, group)
     walked = (roles.frame.held,)
     frame = Frame(grid, one.key, walked, around, places)
     return Holder(f"keys_{one.key.name}", frame, one.coarse)
+
+
+def deposited(one: PairSum) -> PairSum:
+    """A sum over rows (and heads) for each key as what a loop that holds rows adds to the keys that
+    it walks."""
+    if one.hold != "key":
+        return one
+    places = {one.coarse[1]: one.coarse[0]} if one.coarse else {}
+    body, *conditions = (substitute(e, places) for e in (one.body, *one.conditions))
+    return replace(one, hold="deposit", body=body, conditions=tuple(conditions))
+
+
+def can_deposit(one: PairSum, frame: Frame) -> bool:
+    """Whether a loop with this frame, which holds rows, can add a sum to the keys that it walks: as
+    a product with what is along the rows, for each of all heads."""
+    if one.hold != "key":
+        return True
+    fine = one.coarse[0].free if one.coarse else frozenset()
+    if one.monoid != "sum" or not set(frame.grid) <= {*one.array.indices, *one.around, *fine}:
+        return False
+    along = [f.free for f in factors_of(one.body).above if one.width in f.free]
+    return all(frame.held in free and one.key not in free for free in along)
 
 
 @dataclass
@@ -191,20 +219,21 @@ class Kernels:
         if one.array.role == "output":
             return one.array
         frame = holder.frame
-        ends = [i for i in one.array.indices if i not in self.roles.frame.grid]
+        coarse = one.coarse[1] if one.coarse else None
+        ends = [i for i in one.array.indices if i not in (*self.roles.frame.grid, coarse)]
         indices = (*((share,) if share else ()), *frame.outer, *ends)
         array = Array(one.array.name, indices, "real", "workspace")
-        at: list[Expr] = []
-        moves = {place.digest: index for index, place in frame.places}
-        for index in indices:
-            at.append(self._back(index, holder, moves))
-        found = read(array, at)
-        if share is not None:
-            found = fold("sum", (share,), found)
-        self.reads[one.array.name] = found
+        at = {index: self._back(index, holder) for index in indices}
+        summed = [*((share,) if share else ()), *one.around]
+        if coarse is not None:
+            fine, group, head = heads_of(coarse, self.roles)
+            at[fine] = head
+            summed.append(group)
+        found = read(array, at.values())
+        self.reads[one.array.name] = fold("sum", tuple(summed), found) if summed else found
         return array
 
-    def _back(self, index: Index, holder: Holder, moves: dict[bytes, Index]) -> Expr:
+    def _back(self, index: Index, holder: Holder) -> Expr:
         """A frame's outer index as an expression of canonical ones."""
         if holder.coarse is None:
             return position(index)
@@ -212,7 +241,7 @@ class Kernels:
         if index == coarse:
             return place
         if index in holder.frame.around and index.axis.name == self.roles.group:
-            (fine,) = moves.values()
+            (fine, _) = holder.frame.places[0]
             return make("sub", position(fine), make("mul", place, group_size(coarse.axis)))
         return position(index)
 

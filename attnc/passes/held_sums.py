@@ -1,8 +1,7 @@
 """Sums over pairs by what the loop holds: rows, for sums over keys, or keys, for sums over rows.
 
 k_grad[b, hk, j, d] = sum(h, i if h // n == hk: body) is a loop that holds keys and walks the query
-heads of a key head around; where values run along the keys every loop holds rows, and adds to the
-keys that it walks.
+heads of a key head around, or one that holds rows and adds to the keys that it walks.
 """
 
 from __future__ import annotations
@@ -33,8 +32,6 @@ def held_by_key(
     sums: PairSums, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]
 ) -> Expr:
     """A sum over the rows of a key, and over what else `pinned` does not tie to the output."""
-    if sums.in_order:
-        return _deposited(sums, whole, key, row, pinned)
     whole = _of_query_heads(sums, whole)
     coarse, tied, summed = _heads(sums, whole, pinned)
     inside = tuple(c for c in whole.conditions if c not in pinned)
@@ -69,23 +66,6 @@ def column_extremum(sums: PairSums, node: Expr) -> Expr:
     none = make("eq", found, identity(node.monoid, "real"))
     unmet = make("and", make("gt", length(row.axis), number(0)), none)
     return make("where", unmet, whole.body.args[2], found)
-
-
-def _deposited(
-    sums: PairSums, whole: Sum, key: Index, row: Index, pinned: tuple[Expr, ...]
-) -> Expr:
-    """A sum over rows for each key and query head, outside of which heads are summed."""
-    inside = tuple(c for c in whole.conditions if c not in pinned)
-
-    def make_sum(inner: Sum) -> Expr:
-        moves = sums.canonical(inner.free | set(inner.bound))
-        grid = sums.roles.frame.grid
-        if set(grid) - set(moves.values()):
-            raise refuse("map_stage: a derivative that is the same for all rows")
-        places = {new: old for old, new in moves.items()}
-        return sums.kept("deposit", inner, moves, key, (*grid, moves[key]), places)
-
-    return split(sums.roles, whole, (row,), inside, make_sum)
 
 
 def _row_sum(sums: PairSums, inner: Sum, key: Index) -> Expr:

@@ -28,8 +28,8 @@ class PairSum:
     """One sum over pairs, in canonical indices.
 
     hold        row: sum over keys for each row; key: sum over rows (and `around`) for each key;
-                deposit: the same by a loop that holds rows and adds to the keys that it walks;
-                scatter: into `array` at `at`; pair: stored for each pair
+                deposit: the same by a loop that holds rows and adds to the keys that it walks (see
+                gradient_kernels); scatter: into `array` at `at`; pair: stored for each pair
     array       its result over the grid, the held index or the table's, and the width
     key         the key index of the pair
     around      outer indices that are summed too (hold key)
@@ -57,7 +57,6 @@ class PairSums:
     """The sums of a derivative, by what tells them apart.
 
     dummies     the indices that the output alone has, of the gradient that is taken apart
-    in_order    values run along the keys: loops hold rows
     """
 
     roles: Roles
@@ -65,7 +64,6 @@ class PairSums:
     names: Names
     made: dict[tuple[object, ...], PairSum] = field(default_factory=dict)
     dummies: frozenset[Index] = frozenset()
-    in_order: bool = False
 
     def canonical(self, free: frozenset[Index]) -> dict[Index, Index]:
         """The canonical index of each outer one; refuses two on one axis."""
@@ -133,7 +131,6 @@ class PairSums:
             words = {
                 "row": "rows",
                 "key": "keyed",
-                "deposit": "keyed",
                 "scatter": "cells",
                 "pair": "pairs",
             }

@@ -45,10 +45,11 @@ def arrays_read(kernel: Kernel) -> set[str]:
     """The names of the arrays that a map or a stream kernel reads, or the kernels of rounds."""
     if isinstance(kernel, RepeatKernels):
         return set().union(*map(arrays_read, kernel.kernels))
-    return {node.array.name for node in postorder(*_exprs(kernel)) if node.op == "read"}
+    return {node.array.name for node in postorder(*exprs_of(kernel)) if node.op == "read"}
 
 
-def _exprs(kernel: Kernel) -> Iterable[Expr]:
+def exprs_of(kernel: Kernel) -> Iterable[Expr]:
+    """Every expression of a map or a stream kernel."""
     if isinstance(kernel, MapKernel):
         yield from (let.expr for let in kernel.values)
         yield from (store.expr for store in kernel.stores)
@@ -158,6 +159,11 @@ def _uses(loop: WalkedLoop) -> Iterable[Expr]:
     yield from (scatter.at for scatter in loop.scatters)
     yield from (store.term for store in loop.pair_stores)
     yield from (expr for expr in (loop.visible, loop.exponent, loop.hidden) if expr is not None)
+    yield from region_exprs(loop)
+
+
+def region_exprs(loop: WalkedLoop) -> Iterable[Expr]:
+    """Every expression that says which tiles a loop visits."""
     yield from (loop.region.possible, loop.region.certain)
     yield from (summary.expr for summary in loop.region.summaries)
     for span in loop.region.segments:

@@ -110,7 +110,7 @@ struct Blocks : Carried<K> {
                     walked = (const char*)desk.staged;
                     by_row = int64_t(units) * sizeof(Unit);
                 }
-                products_in_parts(run.v0, run.v1, {walked, by_row, sizeof(Unit)}, desk.query[p], units, desk.score[p] + run.at * TILE, run.count);
+                products_in_parts(run.v0, run.v1, {walked, by_row, sizeof(Unit)}, desk.query[p], units, desk.product[p] + run.at * TILE, run.count);
             }
         });
     }
@@ -119,7 +119,7 @@ struct Blocks : Carried<K> {
     template <class Loop>
     static ATTNC_INLINE void load_pair(const Desk& desk, int r, int lane, Real* product) {
         ATTNC_UNROLL for (int p = 0; p < Loop::PRODUCTS; p++)
-            product[p] = load(desk.score[p] + r * TILE + lane);
+            product[p] = load(desk.product[p] + r * TILE + lane);
         ATTNC_UNROLL for (int n = 0; n < Loop::RUNNING; n++)
             product[Loop::PRODUCTS + n] = load(desk.along[n] + r * TILE + lane);
     }

@@ -34,6 +34,9 @@ struct Carried {
         Acc* tile[TILES];
         Acc* query[K::PRODUCTS_MOST];  // held operands, transposed
         Acc* score[K::LAYERS_MOST];    // products, then weights in their place
+        Acc* product[K::PRODUCTS_MOST];  // where those of the block are: there, or in a slab
+        Acc* slabs;       // of a tile's blocks, kept for a kernel that follows; null: none does
+        int64_t flushed;  // blocks of the tile
         Acc* along[K::RUNNING_MOST + 1];    // values that run along the walk, for each pair of the block
         Acc* running[K::RUNNING_MOST + 1];  // the same after the last pair met; what is left ahead
         Acc* beneath[K::RUNNING_MOST + 1];  // what a sum is more than one number holds
@@ -69,6 +72,8 @@ struct Carried {
             desk.query[p] = arena.template take<Acc>(int64_t(widest() + 1) * TILE);
         for (int p = 0; p < K::LAYERS_MOST; p++)
             desk.score[p] = arena.template take<Acc>(int64_t(BLOCK) * TILE);
+        for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.product[p] = desk.score[p];
+        desk.slabs = nullptr;
         for (int n = 0; n < K::RUNNING_MOST; n++) {
             desk.along[n] = arena.template take<Acc>(int64_t(BLOCK) * TILE);
             for (Acc** row : {&desk.running[n], &desk.beneath[n], &desk.portion[n]}) *row = arena.template take<Acc>(TILE);
@@ -77,6 +82,10 @@ struct Carried {
         desk.line = arena.template take<Acc>(int64_t(TILE) * (round_up(widest(), LANES) + LANES));
         desk.walked = arena.template take<typename K::WalkedMost>(1);
         return desk;
+    }
+    // A product of one block of a tile, [BLOCK][TILE].
+    static Acc* slab(Acc* slabs, int64_t block, int product) {
+        return slabs + (block * K::PRODUCTS_MOST + product) * BLOCK * TILE;
     }
     // Threads that a call is worth, by its products (as if nothing were masked).
     static int64_t threads_worth(const Call& call, const Grid& probe) {

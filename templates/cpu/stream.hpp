@@ -104,6 +104,9 @@ struct Stream : Running<K>, Summaries<K> {
     template <class Loop>
     static __attribute__((noinline)) void flush(const Grid& grid, Desk& desk) {
         if (!desk.run_count) return;
+        if (desk.slabs)
+            for (int p = 0; p < K::PRODUCTS_MOST; p++) desk.product[p] = Base::slab(desk.slabs, desk.flushed, p);
+        desk.flushed++;
         Base::template fill_walked<Loop>(grid, desk);
         for (bool again = false;; again = true) {
             Base::template multiply<Loop>(grid, desk);
@@ -158,6 +161,7 @@ struct Stream : Running<K>, Summaries<K> {
         for (bool careful : {false, true}) {
             desk.careful = careful;
             desk.run_count = desk.used = 0;
+            desk.flushed = 0;
             desk.fresh = true;
             desk.moving = false;
             for (int l = 0; l < TILE; l++) {
@@ -185,7 +189,7 @@ struct Stream : Running<K>, Summaries<K> {
     // Whether any tile was walked.
     static bool run(const Call& call, char* scratch) {
         const int64_t grids = K::grid_count(call);
-        if (!grids) return false;
+        if (!K::WANTED || !grids) return false;
         int walked = 0;
         Arena common{scratch};
         typename K::Shared shared;

@@ -17,6 +17,7 @@
 // What is masked has weight -0 and is part of dense products, unless an operand is not finite: then
 // the block leaves out masked pairs one by one (0 * NaN would leak).
 #pragma once
+#include "ahead.hpp"
 #include "panels.hpp"
 
 namespace attnc {
@@ -29,13 +30,15 @@ inline int64_t share_count(int64_t instances, int64_t rows) {
     return wanted < most ? wanted : most > 1 ? most : 1;
 }
 
-template <class K>
+template <class K, class First = Alone>
 struct Sweep : Panels<K> {
     using Base = Panels<K>;
     using Grid = typename K::Grid;
-    using Desk = typename Base::Desk;
     using Run = typename Base::Run;
-    using Base::PANELS, Base::clear_panels, Base::lay_out, Base::write_panels;
+    using Base::PANELS, Base::clear_panels, Base::write_panels;
+    struct Desk : Base::Desk {
+        typename First::Desk ahead;
+    };
 
     // ---- one block
 
@@ -116,6 +119,11 @@ struct Sweep : Panels<K> {
     template <class Loop>
     static __attribute__((noinline)) void flush(Desk& desk, int64_t first) {
         if (!desk.run_count) return;
+        for_each<Loop::PRODUCTS>([&](auto place) {
+            constexpr int p = decltype(place)::value;
+            if constexpr (Loop::taken[p] >= 0) desk.product[p] = desk.ahead.slab(desk.flushed, Loop::taken[p]);
+        });
+        desk.flushed++;
         Base::template fill_walked<Loop>(desk.grid, desk);
         Base::template multiply<Loop>(desk.grid, desk);
         if constexpr (Loop::RUNNING > 0) Base::template run_all<Loop>(desk.grid, desk);
@@ -167,8 +175,10 @@ struct Sweep : Panels<K> {
         (walk<Loops>(desk, first, rows), ...);
     }
     static __attribute__((noinline)) void tile(Desk& desk, int64_t first, int rows) {
+        First::tile(desk.ahead, first, rows);
         const TileSession session;
         desk.run_count = desk.used = 0;
+        desk.flushed = 0;
         desk.fresh = true;
         desk.careful = desk.moving = false;
         for (int l = 0; l < TILE; l++) {
@@ -184,9 +194,15 @@ struct Sweep : Panels<K> {
 
     // ---- one call
 
-    static int64_t desk_bytes(const Grid& grid) {
+    static Desk lay_out(Arena& arena, const Call& call, const Grid& grid) {
+        Desk desk;
+        static_cast<typename Base::Desk&>(desk) = Base::lay_out(arena, grid);
+        desk.ahead = First::lay_out(arena, call);
+        return desk;
+    }
+    static int64_t desk_bytes(const Call& call, const Grid& grid) {
         Arena arena{nullptr};
-        lay_out(arena, grid);
+        lay_out(arena, call, grid);
         return round_up(arena.used, 4096) + 64;
     }
     static int64_t bytes(const Call& call) {
@@ -196,7 +212,9 @@ struct Sweep : Panels<K> {
         Arena arena{nullptr};
         typename K::Shared shared;
         Base::make_summaries(call, shared, arena, true);
-        return arena.used + 64 + call.threads * desk_bytes(probe);
+        typename First::Shared first;
+        First::make_summaries(call, first, arena, true);
+        return arena.used + 64 + call.threads * desk_bytes(call, probe);
     }
     static void run(const Call& call, char* scratch) {
         const int64_t grids = K::grid_count(call);
@@ -204,17 +222,20 @@ struct Sweep : Panels<K> {
         Arena common{scratch};
         typename K::Shared shared;
         Base::make_summaries(call, shared, common, false);
+        typename First::Shared ahead;
+        First::make_summaries(call, ahead, common, false);
         char* desks = scratch + round_up(common.used, 64);
         Grid probe;
         K::enter(call, 0, probe);
-        const int64_t rows = K::count(probe), tiles = (rows + TILE - 1) / TILE, size = desk_bytes(probe);
+        const int64_t rows = K::count(probe), tiles = (rows + TILE - 1) / TILE, size = desk_bytes(call, probe);
         const auto sit_down = [&](int64_t worker, int64_t instance) {
             Arena arena{desks + worker * size};
-            Desk desk = lay_out(arena, probe);
+            Desk desk = lay_out(arena, call, probe);
             desk.call = &call;
             desk.instance = instance;
             K::enter(call, instance, desk.grid);
             desk.grid.shared = &shared;
+            First::enter(call, instance, ahead, desk.ahead);
             return desk;
         };
         const auto one_tile = [&](Desk& desk, int64_t number) {
@@ -237,5 +258,9 @@ struct Sweep : Panels<K> {
         }
     }
 };
+
+// A sweep behind the kernel ahead of it, or the one of the two that is wanted.
+template <class Leader, class K>
+using Followed = std::conditional_t<!Leader::WANTED, Sweep<K>, std::conditional_t<K::WANTED, Sweep<K, Ahead<Leader>>, Stream<Leader>>>;
 
 }  // namespace attnc
