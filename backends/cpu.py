@@ -194,11 +194,11 @@ def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object
 
 def _leaders(schedule: Schedule, keys: Axis | None) -> dict[str, StreamKernel]:
     """The sweeps that follow the kernel before them tile by tile, by name, and that one."""
-    found = leaders(schedule.kernels)
-    swept = {k.name for k in leaves(schedule.kernels) if sweeps(k, keys)}
+    streams = (one for one in leaves(schedule.kernels) if isinstance(one, StreamKernel))
+    swept = {one.name for one in streams if sweeps(one, keys)}
     return {
         name: leader
-        for name, leader in found.items()
+        for name, leader in leaders(schedule.kernels).items()
         if name in swept and leader.name not in swept and leader.repeated
     }
 

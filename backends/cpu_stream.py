@@ -270,7 +270,7 @@ class StreamPrinter(PairPrinter):
         )
 
     def _found(self, loop: WalkedLoop) -> dict[str, tuple[int, str]]:
-        """The products of a loop that the kernel ahead has, by name: where, and if it makes them."""
+        """The products of a loop that the kernel ahead has too, by name: where, and if it does."""
         if self.leader is None:
             return {}
         led = self.leader.loops[self.kernel.loops.index(loop)]

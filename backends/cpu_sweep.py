@@ -243,6 +243,7 @@ class SweepPrinter(StreamPrinter):
             layer=str(self._layers(loop).index(_layer(one))),
             turns="true" if any(turning) else "false",
             wanted=self.wanted.array(one.array),
+            kept=truth(one.array.role == "workspace"),
             held="true" if held else "false",
             pairwise="true" if isinstance(one, Deposit) and one.width and not operand else "false",
             rows=rows,

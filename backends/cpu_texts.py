@@ -56,13 +56,16 @@ class SweepLoopText:
 
 @dataclass(frozen=True)
 class PanelText:
-    """One array that deposits or scatters add to."""
+    """One array that deposits or scatters add to.
+
+    kept    whether other kernels alone read it"""
 
     title: str
     width: str
     layer: str
     turns: str
     wanted: str
+    kept: str
     held: str
     pairwise: str
     rows: str

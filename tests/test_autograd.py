@@ -334,7 +334,8 @@ def test_explain_tells_of_derivatives() -> None:
     said = operators(BIASED)[0].explain()
     assert "backward: gradients of slope, bias, q, k, v" in said
     assert "Read from the forward: out, saved_row, saved_power." in said
-    assert "computed again" in said and "biased_grad_keys_j holds j" in said
+    assert "computed again" in said and "biased_grad_rows holds i" in said
+    assert "2 of them found by biased_grad_row_sums" in said
     assert "jvp: tangents of lse, out from those of bias, k, q, slope, v" in said
 
 

@@ -29,13 +29,16 @@ from eager_loader import load, to_torch
 
 from attnc.cases import Shape, draw_case
 from attnc.errors import AttncError
-from attnc.expressions.tree import call
+from attnc.expressions.tree import TRUE, call, number, position, read, substitute
 from attnc.front import load_source, read_spec
 from attnc.passes import lower
 from attnc.passes.backward import lower_derivative, lower_second, lower_tangent
+from attnc.passes.follow import found_products, leaders
 from attnc.passes.prune import needs, only
 from attnc.schedule import Schedule
 from attnc.schedule.maps import MapKernel
+from attnc.schedule.regions import Region
+from attnc.schedule.statements import Let
 from attnc.schedule.streams import StreamKernel
 
 # One for each thing that a backward must do: grouped heads, an input a head, tables by offset and
@@ -174,9 +177,10 @@ def test_one_sweep_has_five_products() -> None:
     assert sums.held.name == "i" and len(sums.loops[0].products) == 2, "<g, out> from its terms"
     assert [one.width for one in sums.carried] == [None]
     (loop,) = kernel.loops
-    assert kernel.held.name == "j" and [index.name for index in loop.around] == ["head_group"]
-    assert len(loop.products) == 2 and len(loop.contributions) == 2 and len(loop.deposits) == 1
-    assert loop.region.segments, "rows after a key: a closed form"
+    assert kernel.held.name == "i" and not loop.around
+    assert len(loop.products) == 2 and len(loop.contributions) == 1 and len(loop.deposits) == 2
+    assert leaders(derivative.backward.kernels) == {kernel.name: sums}
+    assert len(found_products(loop, sums.loops[0])) == 2, "those of the row sums, not formed again"
     powers = [let for let in loop.pair_values if "exp2" in {n.op for n in nodes(let.expr)}]
     assert len(powers) == 1, "each weight once"
     assert derivative.reads == ("out",), "what the mean of the terms is near to"
@@ -214,10 +218,62 @@ def test_what_is_not_wanted_goes(sweep: Any) -> None:
         assert error(found[input_name], wanted[input_name]) < 1e-9
     (values,) = streams(only(whole, ("v_grad",)))
     assert len(values.loops[0].products) == 1, "values need no product with the cotangent"
-    assert len(only(whole, ("v_grad",)).kernels) == 1
-    own = needs(whole)
-    name = next(kernel.name for kernel in streams(whole) if kernel.held.name == "j")
-    assert own[name]["acc_2"] == {"v_grad"}
+    rows = {"one": "i", "two": "j"}[sweep]
+    kernel = streams(whole)[-1]
+    assert kernel.held.name == rows
+    one = {"one": "keyed_grad_2", "two": "acc_2"}[sweep]
+    assert needs(whole)[kernel.name][one] == {"v_grad"}
+
+
+FOLLOWED = """
+attention op(q, k, v):
+    input slope: real[h], {inputs}
+    mask: {mask}
+    score: {score}
+    normalize: {normalize}
+"""
+
+
+@pytest.mark.parametrize(
+    ("mask", "score", "normalize", "follows"),
+    [
+        ("j <= i", "dot(q[i], k[j]) * scale - slope * (i - j)", "softmax(j: score)", True),
+        ("j <= i and doc[j] == 0", "dot(q[i], k[j])", "softmax(j: score)", True),
+        ("doc[i] == doc[j]", "tanh(dot(q[i], k[j]))", "softmax(j: score)", True),
+        ("0 <= i - j < 9", "dot(q[i], k[j])", "softmax_sink(j: score, slope)", True),
+        ("j <= i", "dot(q[i], k[j])", "relu(score) / (sum(j: relu(score)) + 1)", True),
+        ("j <= i", "dot(q[i], k[j])", "sigmoid(score + slope)", False),
+    ],
+)
+def test_who_follows_the_sums_of_rows(mask: str, score: str, normalize: str, follows: bool) -> None:
+    """Where a row's mean of dP is summed first; a weight by itself has none, and holds keys."""
+    text = FOLLOWED.format(mask=mask, score=score, normalize=normalize, inputs="doc: int[b, j]")
+    spec = read_spec(load_source(text))
+    kernels = lower_derivative(spec, (), "one").backward.kernels
+    found = leaders(kernels)
+    assert bool(found) == follows
+    if not follows:
+        assert {one.held.name for one in kernels if isinstance(one, StreamKernel)} == {"j"}
+        return
+    (name,) = found
+    (kernel,) = (one for one in kernels if isinstance(one, StreamKernel) and one.name == name)
+    leader = found[name]
+    assert found_products(kernel.loops[0], leader.loops[0])
+    for change in (
+        {"held_values": (*leader.held_values, Let("more", position(leader.held)))},
+        {"loops": tuple(replace(one, region=Region(TRUE, TRUE)) for one in leader.loops)},
+        {"idle": TRUE},
+        {"grid": leader.grid[::-1]},
+        {"loops": tuple(replace(one, products=()) for one in leader.loops)},
+    ):
+        other = replace(leader, **change)  # type: ignore[arg-type]
+        assert bool(leaders((other, kernel))) == ("held_values" in change), change
+    (store,) = leader.stores
+    turned = substitute(
+        read(store.array, map(position, store.array.indices)), {leader.held: number(1)}
+    )
+    reads = replace(kernel, held_values=(*kernel.held_values, Let("before", turned)))
+    assert not leaders((leader, reads)), "another row's sum is not there yet"
 
 
 MEAN = """

@@ -6,17 +6,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
+from attnc.backends.cpu import emit
 from cpu_gradients import check, given, outputs_of, run, schedule_of
+from triton_cases import bind
 from triton_gradients import GRADIENTS
 
 import attnc
 from attnc.cases import Shape, draw_case
 from attnc.errors import AttncError
 from attnc.front import load_source, read_spec
+from attnc.passes.backward import lower_derivative
 from attnc.runtime.cpu_build import levels_here
+from attnc.runtime.cpu_calls import CpuBackend
 from attnc.verification_gradients import compare_gradients
 
 LENGTHS = (0, 1, 2, 127, 129, 257)
@@ -204,6 +209,44 @@ def test_float32_holds_the_bar(name: str) -> None:
             continue
         verdict = compare_gradients(spec, case, run, eager, F32, seed=seed)
         assert verdict.passed, (rows, keys, verdict.comparisons)
+
+
+WANTED = (("q_grad", "k_grad", "v_grad"), ("q_grad",), ("v_grad",))
+
+
+@pytest.mark.usefixtures("drawn_build")
+@pytest.mark.parametrize("dtype", [F32, BF16], ids=("float32", "bfloat16"))
+@pytest.mark.parametrize("name", DERIVED)
+def test_following_changes_no_bit(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products that a kernel finds are those that it would form, whichever gradients are wanted."""
+    spec = read_spec(load_source(DERIVED[name]))
+    derived = lower_derivative(spec, (), "one")
+    following = CpuBackend(emit(derived.backward))
+    monkeypatch.setattr("attnc.backends.cpu.leaders", lambda kernels: {})
+    alone = CpuBackend(emit(derived.backward))
+    assert "Followed<" in following.source and "Followed<" not in alone.source
+    for rows, keys, heads in ((150, 300, (4, 2)), (129, 127, (2, 2)), (0, 5, (2, 1))):
+        torch.manual_seed(rows)
+        shape = {"q": (2, heads[0], rows, 16), "k": (2, heads[1], keys, 16)}
+        shape |= {"v": (2, heads[1], keys, 24), "out_grad": (2, heads[0], rows, 24)}
+        tensors = {n: torch.randn(size).to(dtype) for n, size in shape.items()}
+        if name == "document":
+            tensors["document"] = torch.arange(keys).div(90, rounding_mode="floor").expand(2, -1)
+        numbers: dict[str, Any] = {"window": 40, "step": 2} if name == "window" else {}
+        extras = {"offset": max(keys - rows, 0)}
+        forward = {n: x for n, x in tensors.items() if n != "out_grad"}
+        call = bind(derived.forward, forward, numbers, **extras)
+        kept = [argument.name for argument in derived.forward.signature.outputs]
+        found = CpuBackend(emit(derived.forward))(call, frozenset(kept))
+        tensors |= {n: x for n, x in zip(kept, found, strict=True) if x is not None}
+        call = bind(derived.backward, tensors, numbers, **extras)
+        for wanted in WANTED:
+            one, other = (run(call, frozenset(wanted)) for run in (following, alone))
+            for mine, theirs in zip(one, other, strict=True):
+                assert (mine is None) == (theirs is None)
+                assert mine is None or torch.equal(mine, theirs)
 
 
 # --- vectors of pairs -----------------------------------------------------------------------------

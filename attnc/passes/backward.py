@@ -12,10 +12,15 @@ differentiable output (`<output>_grad`). Outputs: `<input>_grad` for each real i
 outputs depend on, in the order of the inputs; in the query dtype for q, k, v and their like, in the
 accumulation type for other inputs.
 
-Kernels of a backward, in this order: maps that prepare operands and row values (delta); loops that
-hold rows (`sweep="two"`) or none of these; loops that hold keys, `around` the heads of a key head
-(and around batch, where the gradient has none), which with `sweep="one"` deposit what rows get;
-maps that finish: sums over shares (`split`), batch and rows in a fixed order, rotations and norms.
+Kernels of a backward, in this order: maps that prepare operands and row values; loops that hold
+rows, for sums over the keys of each (the mean of dP); the loops of the gradients; maps that finish:
+sums over shares (`split`), heads, batch and rows in a fixed order, rotations and norms.
+
+    sweep "two"    a loop that holds rows, and loops that hold keys, `around` the heads of a key
+                   head (and around batch, where the gradient has none)
+    sweep "one"    each pair once: after a loop for sums, one that holds rows, deposits what keys
+                   get and can follow that loop tile by tile (see follow); else loops that hold
+                   keys and deposit what rows get
 """
 
 from __future__ import annotations

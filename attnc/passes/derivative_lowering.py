@@ -18,6 +18,7 @@ from attnc.graph import Graph
 from attnc.passes.columns import emit_columns
 from attnc.passes.contract import Preparations
 from attnc.passes.finish import Lowering, Target
+from attnc.passes.follow import found_products, leaders
 from attnc.passes.frame import Frame
 from attnc.passes.gradient_kernels import (
     Formula,
@@ -32,6 +33,7 @@ from attnc.passes.gradient_kernels import (
     sum_of,
 )
 from attnc.passes.gradients import Gradients
+from attnc.passes.guarded import with_guards
 from attnc.passes.hoist import Names, names_in
 from attnc.passes.kept_rows import KeptRows
 from attnc.passes.key_heads import uncoarsened
@@ -177,7 +179,8 @@ class Backward:
         sums = {one.array.name: one for one in self.pair_sums.made.values()}
         self.rows_held = self._holds_rows(sums)
         if self.rows_held:
-            sums = {name: deposited(one) for name, one in sums.items()}
+            under = with_guards(sums, (expr for _, expr in self.lowered))
+            sums = {name: deposited(one) for name, one in under.items()}
         rows = Holder("rows", self.frame)
         holders: dict[str, Holder] = {}
         by_frame: dict[object, Holder] = {}
@@ -296,11 +299,16 @@ class Backward:
         if given:
             yield f"Read from the forward: {', '.join(given)}."
         yield "Scores and weights are computed again for each pair."
+        ahead = leaders(kernels) if self.sweep == "one" else {}
         for kernel in kernels:
             if isinstance(kernel, StreamKernel):
                 count = sum(map(_products, kernel.loops))
                 around = f" around {kernel.loops[0].around[-1]}" if kernel.loops[0].around else ""
-                yield f"{kernel.name} holds {kernel.held}{around}: {count} products for each pair."
+                taken = _taken(kernel, ahead[kernel.name]) if kernel.name in ahead else ""
+                yield (
+                    f"{kernel.name} holds {kernel.held}{around}: "
+                    f"{count} products for each pair{taken}."
+                )
 
 
 def _products(loop: WalkedLoop) -> int:
@@ -308,6 +316,13 @@ def _products(loop: WalkedLoop) -> int:
     sums: tuple[Contribution | Deposit | Scatter, ...]
     sums = (*loop.contributions, *loop.deposits, *loop.scatters)
     return len(loop.products) + sum(one.operand is not None for one in sums)
+
+
+def _taken(kernel: StreamKernel, leader: StreamKernel) -> str:
+    """How many products a kernel need not form that follows another one."""
+    both = zip(kernel.loops, leader.loops, strict=True)
+    count = sum(len(found_products(loop, led)) for loop, led in both)
+    return f", {count} of them found by {leader.name}, which it follows tile by tile"
 
 
 def _whole(array: Array) -> Expr:

@@ -106,7 +106,7 @@ class CpuBackend:
             if memory.nbytes >= LARGE:
                 _in_large_pages(memory)
             kept = (memory, (memory.data_ptr() + 63) // 64 * 64)
-            if needed <= 1 << 24:
+            if needed <= 1 << 26:
                 self._workspaces.kept = kept
         return kept
 

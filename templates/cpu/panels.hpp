@@ -32,6 +32,14 @@ struct Panels : Stream<K> {
         Acc* spread[K::SCATTERS + 1];  // operands of scatters, [rows][stride]
         Acc* panel[PANELS + 1];
     };
+    // Whether the array that a panel is written to lies as the panel would: then it is the panel.
+    template <int P>
+    static bool in_place(const Grid& grid) {
+        if constexpr (!K::panel_kept[P] || K::panel_turns[P]) return false;
+        const auto out = K::template panel_target<P>(grid);
+        if (!std::is_same_v<decltype(out.data), const Acc*>) return false;
+        return out.stride == stride_of(K::panel_width[P]) && (K::panel_width[P] == 0 || out.step == 1);
+    }
     template <int P>
     static int64_t panel_size(const Grid& grid) {
         if (!K::panel_wanted[P] || K::panel_owner[P] != P) return 0;
@@ -56,9 +64,15 @@ struct Panels : Stream<K> {
         for_each<PANELS>([&](auto place) {
             constexpr int p = decltype(place)::value;
             constexpr int owner = K::panel_owner[p];
-            desk.panel[p] = owner == p ? arena.template take<Acc>(panel_size<p>(grid)) : desk.panel[owner];
+            desk.panel[p] = owner == p ? arena.template take<Acc>(in_place<p>(grid) ? 0 : panel_size<p>(grid)) : desk.panel[owner];
         });
         return desk;
+    }
+    static void place_panels(Desk& desk) {
+        for_each<PANELS>([&](auto place) {
+            constexpr int p = decltype(place)::value;
+            if (in_place<p>(desk.grid)) desk.panel[p] = (Acc*)K::template panel_target<p>(desk.grid).data;
+        });
     }
 
     // ---- the held side; lanes beyond the last row repeat it
@@ -229,6 +243,7 @@ struct Panels : Stream<K> {
             constexpr int p = decltype(place)::value, width = K::panel_width[p] ? K::panel_width[p] : 1;
             constexpr int64_t stride = stride_of(K::panel_width[p]);
             if constexpr (!K::panel_wanted[p] || K::panel_owner[p] != p) return;
+            if (in_place<p>(desk.grid)) return;
             const int64_t turns = K::panel_turns[p] ? K::turns(desk.grid) : 1, count = K::template panel_rows<p>(desk.grid);
             for (int64_t turn = 0; turn < turns; turn++) {
                 K::enter(*desk.call, desk.instance, desk.grid, turn);

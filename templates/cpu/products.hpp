@@ -91,6 +91,9 @@ ATTNC_INLINE void product(bool add, const WalkedOperand& walked, const Acc* held
         single<N, HELD>(add, walked, held, depth, out);
         return;
     }
+    if (add)  // a panel may be far away, and is met at the end of a chain
+        ATTNC_UNROLL for (int i = 0; i < M; i++)
+            ATTNC_UNROLL for (int v = 0; v < N; v++) __builtin_prefetch(out + i * OUT + v * LANES, 1);
     int from = 0;
     do {
         const int to = from + CHAIN < depth ? from + CHAIN : depth;

@@ -35,7 +35,7 @@ struct Sweep : Panels<K> {
     using Base = Panels<K>;
     using Grid = typename K::Grid;
     using Run = typename Base::Run;
-    using Base::PANELS, Base::clear_panels, Base::write_panels;
+    using Base::PANELS, Base::clear_panels, Base::place_panels, Base::write_panels;
     struct Desk : Base::Desk {
         typename First::Desk ahead;
     };
@@ -250,6 +250,7 @@ struct Sweep : Panels<K> {
         } else {
             parallel_tasks(call.threads, grids, [&](int64_t worker, int64_t instance) {
                 Desk desk = sit_down(worker, instance);
+                place_panels(desk);
                 clear_panels(desk);
                 const int64_t share = K::share(desk.grid), shares = K::shares(desk.grid);
                 for (int64_t number = share; number < tiles; number += shares) one_tile(desk, number);
