@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from attnc.expressions.tree import Array, Expr, postorder
 from attnc.passes.prune import exprs_of
-from attnc.schedule import Schedule, leaves
+from attnc.schedule import Kernel, Schedule, leaves
 from attnc.schedule.maps import MapKernel
 from attnc.schedule.streams import StreamKernel, WalkedLoop
 
@@ -27,18 +27,27 @@ class Wanted:
     macros: dict[str, str] = field(default_factory=dict)  # macro -> output
 
     def __post_init__(self) -> None:
+        kernels = leaves(self.schedule.kernels)
+        self.divided &= all(isinstance(one, (MapKernel, StreamKernel)) for one in kernels)
         if not self.divided:
             return
         for place, output in enumerate(self.schedule.signature.outputs):
             self.macros[f"ATTNC_WANTED_{place}"] = output.name
             self.feeds[output.name] = frozenset((output.name,))
-        for kernel in reversed(leaves(self.schedule.kernels)):
-            if isinstance(kernel, MapKernel):
-                for store in kernel.stores:
-                    exprs = (store.expr, *(let.expr for let in kernel.values))
-                    self._serve(_reads(exprs), self.feeds.get(store.array.name, frozenset()))
-            elif isinstance(kernel, StreamKernel):
-                self._serve(_reads(exprs_of(kernel)), self._of_kernel(kernel))
+        before: dict[str, frozenset[str]] = {}
+        while before != self.feeds:  # rounds read what those before them have left
+            before = dict(self.feeds)
+            for kernel in reversed(kernels):
+                self._feed(kernel)
+
+    def _feed(self, kernel: Kernel) -> None:
+        """What a kernel reads serves what it writes."""
+        if isinstance(kernel, MapKernel):
+            for store in kernel.stores:
+                exprs = (store.expr, *(let.expr for let in kernel.values))
+                self._serve(_reads(exprs), self.feeds.get(store.array.name, frozenset()))
+        elif isinstance(kernel, StreamKernel):
+            self._serve(_reads(exprs_of(kernel)), self._of_kernel(kernel))
 
     def array(self, array: Array) -> str:
         """Whether an output that an array serves is wanted."""

@@ -25,7 +25,8 @@ namespace attnc {
 // How many shares the held tiles of an instance are cut into where there are few instances.
 inline int64_t share_count(int64_t instances, int64_t rows) {
     constexpr int64_t ENOUGH = 8, FEWEST = 4;  // tasks of a call; tiles of a share
-    const int64_t tiles = (rows + TILE - 1) / TILE, most = tiles / FEWEST;
+    const int64_t tiles = (rows + TILE - 1) / TILE;
+    const int64_t most = tiles < 2 * FEWEST && instances == 1 ? tiles / 2 : tiles / FEWEST;
     const int64_t wanted = instances > 0 ? (ENOUGH + instances - 1) / instances : 1;
     return wanted < most ? wanted : most > 1 ? most : 1;
 }
