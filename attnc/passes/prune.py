@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from attnc.expressions.tree import Expr, postorder
-from attnc.schedule import Kernel, RepeatKernels, Schedule
+from attnc.schedule import Kernel, RepeatKernels, Schedule, leaves
 from attnc.schedule.maps import MapKernel
 from attnc.schedule.statements import Contribution, Deposit, Let, Running, Scatter
 from attnc.schedule.streams import StreamKernel, WalkedLoop
@@ -215,7 +215,7 @@ def needs(schedule: Schedule) -> dict[str, dict[str, frozenset[str]]]:
     arrays written), the outputs that need it."""
     found: dict[str, dict[str, set[str]]] = {}
     for output in schedule.signature.outputs:
-        for kernel in only(schedule, (output.name,)).kernels:
+        for kernel in leaves(only(schedule, (output.name,)).kernels):
             if not isinstance(kernel, (MapKernel, StreamKernel)):
                 continue
             own = found.setdefault(kernel.name, {})
