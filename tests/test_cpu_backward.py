@@ -211,6 +211,50 @@ def test_float32_holds_the_bar(name: str) -> None:
         assert verdict.passed, (rows, keys, verdict.comparisons)
 
 
+SINK = """
+attention op(q, k, v):
+    input sink: real[h]
+    mask: j <= i
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax_sink(j: score, sink)
+"""
+
+
+@pytest.mark.usefixtures("drawn_build")
+@pytest.mark.parametrize("sink", [100.0, 60.0, -200.0])
+def test_sinks_as_large_as_scores(sink: float) -> None:
+    """exp(sink) is no number of float32, nor is the sum of a row's powers; their quotient is."""
+    torch.manual_seed(0)
+    leaves = [torch.randn(1, 2, 50, 16) * size for size in (4.5, 4.5, 1.0)]
+    leaves.append(torch.full((2,), sink))
+    found = []
+    for backend, dtype in (("cpu", F32), ("eager", F32), ("eager", F64)):
+        q, k, v, own = (leaf.to(dtype).requires_grad_() for leaf in leaves)
+        out = attnc.compile(SINK, backend=backend)(q, k, v, sink=own)
+        grads = torch.autograd.grad(out.square().sum(), (q, k, v, own))
+        found.append([grad.double() for grad in grads])
+    for mine, theirs, exact in zip(*found, strict=True):
+        granted = max((theirs - exact).norm().item(), 2**-24 * exact.norm().item(), 1e-38)
+        assert (mine - exact).norm().item() <= 2 * granted
+
+
+def test_a_share_that_is_no_keys() -> None:
+    """Weights whose sum is nearly 1: a row's mean is taken from a number near it all the same."""
+    text = """
+attention op(q, k, v):
+    input keep: bool[b, j], slope: real[h], own: real[hk, j]
+    mask: abs(i - j) <= 9 and not keep[j]
+    score: dot(q[i], k[j]) * scale + own[j] * slope
+    normalize: exp(score) / (1 + sum(j: exp(score)))
+"""
+    spec = read_spec(load_source(text))
+    run, eager = (attnc.compile(text, backend=b) for b in ("cpu", "eager"))
+    for seed in range(200001, 200005):
+        case = draw_case(spec, Shape(5, 64, 8, 8, 1, 1, 3, magnitude=8, offset=59), seed)
+        verdict = compare_gradients(spec, case, run, eager, F32, seed=seed)
+        assert verdict.passed, (seed, verdict.comparisons)
+
+
 WANTED = (("q_grad", "k_grad", "v_grad"), ("q_grad",), ("v_grad",))
 
 

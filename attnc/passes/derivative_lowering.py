@@ -40,6 +40,7 @@ from attnc.passes.key_heads import uncoarsened
 from attnc.passes.maps import map_of
 from attnc.passes.pair_sums import PairSum, PairSums
 from attnc.passes.pipeline import finished
+from attnc.passes.powers import formed
 from attnc.passes.prune import arrays_read, arrays_written
 from attnc.passes.reductions import Reductions
 from attnc.passes.references import REFERENCE
@@ -198,7 +199,7 @@ class Backward:
             if holder.formulas or holder.added:
                 self.made.emit(holder, self.graph.name)
         for array, expr in maps:
-            whole = read_back(expr, self.made.reads, sums)
+            whole = self._formed(read_back(expr, self.made.reads, sums))
             wide = self._width(array, sums)
             over = tuple(i for i in array.indices if i != wide)
             name = f"{self.graph.name}_{array.name}"
@@ -211,6 +212,21 @@ class Backward:
         if self.in_order and not able:
             raise refuse("map_stage: a derivative that is the same for all rows")
         return self.in_order or (self.sweep == "one" and able and bool(self.values.summed))
+
+    def _formed(self, expr: Expr) -> Expr:
+        """The expression with the powers of a row put together in each of its sums: neither the
+        power of a sink nor that of its row's total need be a number of the call."""
+
+        def change(node: Expr) -> Expr:
+            if node.op != "fold" or node.monoid != "sum" or node.kind != "real":
+                return node
+            condition, body = node.args
+            powers = [n for n in postorder(body) if n.op in ("exp", "exp2")]
+            if len(powers) < 2 or not any(n.free & set(node.bound) for n in powers):
+                return node
+            return node.with_args((condition, formed(body, self.frame, self.names)))
+
+        return rewrite(expr, change)
 
     @staticmethod
     def _name(holders: list[Holder]) -> None:

@@ -1,11 +1,13 @@
 """Means over keys, taken from a number near them.
 
-    sum_j w_j x_j  ->  c + sum_j w_j (x_j - c)      where sum_j w_j = 1
+    sum_j w_j x_j  ->  c + sum_j w_j (x_j - c)                where sum_j w_j = 1
+                       c - c r / D + sum_j w_j (x_j - c)      where w_j = f_j / D, D = r + sum_j f_j
 
 Where one key has nearly all of a row's weight, a gradient is the difference of its term from the
 mean. Made of terms less c the mean is rounded once, not as each of its terms and their weights.
 
-does      finds the weights in sums that are divided by the sum of all their weights
+does      finds the weights in sums that are divided by the sum of all their weights, and maybe
+          more: a sink, 1
 needs     canonical sums
 does not  choose c
 """
@@ -14,16 +16,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from attnc.expressions.tree import Expr, position, substitute
-from attnc.passes.factors import Factors, addends_of, factors_of
+from attnc.expressions.tree import Expr, position, postorder, substitute
+from attnc.passes.factors import ONE, Factors, addends_of, factors_of, total
 from attnc.passes.simplify import make
 
 
-def less(sums: Sequence[Expr], near: Expr) -> list[Expr] | None:
-    """The sums with `near` taken from each term, None where no weights are found whose sum is 1."""
+@dataclass(frozen=True)
+class Mean:
+    """Sums of w_j x_j / D as c and `sums`, which have x_j - c in the place of x_j; `rest`: r / D,
+    the share that is no key's, None where there is none."""
+
+    sums: tuple[Expr, ...]
+    rest: Expr | None
+
+
+def less(sums: Sequence[Expr], near: Expr = ONE) -> Mean | None:
+    """The sums with `near` taken from each term, None where no weights are found whose sum is 1
+    but for what is no key's."""
     for divisor in factors_of(sums[0].args[1]).below:
-        weights = [part for part, minus in addends_of(divisor) if part.op == "fold" and not minus]
+        parts = addends_of(divisor)
+        weights = [part for part, minus in parts if part.op == "fold" and not minus]
         made: list[Expr] = []
         for one in sums:
             found = ((part, _less(one, divisor, part, near)) for part in weights)
@@ -31,9 +45,20 @@ def less(sums: Sequence[Expr], near: Expr) -> list[Expr] | None:
             if part is not None and whole is not None:
                 weights.remove(part)
                 made.append(whole)
-        if len(made) == len(sums) == len(addends_of(divisor)):
-            return made
+        others = [
+            make("neg", part) if minus else part
+            for part, minus in parts
+            if minus or part.op != "fold"
+        ]
+        if weights or len(made) < len(sums) or any(map(_folds, others)):
+            continue
+        rest = make("div", total(others), divisor) if others else None
+        return Mean(tuple(made), rest)
     return None
+
+
+def _folds(expr: Expr) -> bool:
+    return any(node.bound for node in postorder(expr))
 
 
 def _less(one: Expr, divisor: Expr, weights: Expr, near: Expr) -> Expr | None:

@@ -10,7 +10,7 @@ computed again for a pair.
     summed       a sum over a width of cotangents and a saved row vector, as <g_i, out_i>: the sum
                  over the keys of what pairs compute again, sum_j p_ij <g_i, v_j>, in a loop before
                  the others (`out` is rounded to the dtype of the call), of terms less <g_i, out_i>
-                 where the weights' sum is 1 (means)
+                 where the weights' sum is 1, or that less a sink's share (means)
     prepared     depends on cotangents, folds over widths only: a map
 
 Values of keys that fold over rows are finished before, by loops that hold keys (see column_values).
@@ -38,14 +38,15 @@ from attnc.expressions.tree import (
 )
 from attnc.passes.column_values import with_columns
 from attnc.passes.exponents import scaled
-from attnc.passes.factors import ONE, Factors, factors_of, total
+from attnc.passes.factors import Factors, factors_of, total
 from attnc.passes.finish import Target
 from attnc.passes.hoist import Names
 from attnc.passes.kept_rows import KeptRows
 from attnc.passes.means import less
+from attnc.passes.powers import formed
 from attnc.passes.refusals import refuse
 from attnc.passes.roles import Roles
-from attnc.passes.simplify import simplify_node, topdown
+from attnc.passes.simplify import make, simplify_node, topdown
 from attnc.passes.width_sums import by_source, exchanged
 
 
@@ -287,15 +288,22 @@ class RowValues:
         return total((rest * Factors((kept,))).expr for rest, kept in sums)
 
     def _means(self, node: Expr, sums: list[Expr]) -> Expr | None:
-        """sum_e g_ie out_ie of an output that is a mean over the keys: of terms less that sum
-        itself, as it is rounded."""
+        """sum_e g_ie out_ie of an output that is a mean over the keys, and maybe of 0: of terms
+        less that sum itself, as it is rounded."""
         given, own = factors_of(node.args[1]).split(self.is_later)
-        mean = None if less(sums, ONE) is None else self._output(own.expr)
+        mean = None if less(sums) is None else self._output(own.expr)
         if mean is None:
             return None
         whole = canonical(fold("sum", node.bound, (given * Factors((mean,))).expr))
         near = self._prepared_row(whole, "near")
-        return total((near, *map(self._kept_sum, less(sums, near) or ())))
+        self.later |= {near.array.name}
+        found = less(sums, near)
+        assert found is not None
+        if found.rest is not None:
+            share = formed(self._folded(found.rest), self.roles.frame, self.names)
+            near = self._prepared_row(make("sub", near, make("mul", near, share)), "near")
+            self.later |= {near.array.name}
+        return total((near, *map(self._kept_sum, found.sums)))
 
     def _kept_sum(self, keyed: Expr) -> Expr:
         """A read of a sum over keys that a loop makes for it."""
