@@ -223,7 +223,8 @@ attention op(q, k, v):
 @pytest.mark.usefixtures("drawn_build")
 @pytest.mark.parametrize("sink", [100.0, 60.0, -200.0])
 def test_sinks_as_large_as_scores(sink: float) -> None:
-    """exp(sink) is no number of float32, nor is the sum of a row's powers; their quotient is."""
+    """exp(sink) is no number of float32, nor is the sum of a row's powers; their quotient is. So
+    in gradients, and in those of gradients."""
     torch.manual_seed(0)
     leaves = [torch.randn(1, 2, 50, 16) * size for size in (4.5, 4.5, 1.0)]
     leaves.append(torch.full((2,), sink))
@@ -231,8 +232,10 @@ def test_sinks_as_large_as_scores(sink: float) -> None:
     for backend, dtype in (("cpu", F32), ("eager", F32), ("eager", F64)):
         q, k, v, own = (leaf.to(dtype).requires_grad_() for leaf in leaves)
         out = attnc.compile(SINK, backend=backend)(q, k, v, sink=own)
-        grads = torch.autograd.grad(out.square().sum(), (q, k, v, own))
-        found.append([grad.double() for grad in grads])
+        grads = torch.autograd.grad(out.square().sum(), (q, k, v, own), create_graph=True)
+        whole = sum(grad.cos().sum() for grad in grads)
+        second = torch.autograd.grad(whole, (q, k, v, own))
+        found.append([grad.detach().double() for grad in (*grads, *second)])
     for mine, theirs, exact in zip(*found, strict=True):
         granted = max((theirs - exact).norm().item(), 2**-24 * exact.norm().item(), 1e-38)
         assert (mine - exact).norm().item() <= 2 * granted

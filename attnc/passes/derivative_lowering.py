@@ -17,6 +17,7 @@ from attnc.expressions.tree import Array, Expr, Role, position, postorder, read,
 from attnc.graph import Graph
 from attnc.passes.columns import emit_columns
 from attnc.passes.contract import Preparations
+from attnc.passes.exponents import scaled
 from attnc.passes.finish import Lowering, Target
 from attnc.passes.follow import found_products, leaders
 from attnc.passes.frame import Frame
@@ -38,9 +39,9 @@ from attnc.passes.hoist import Names, names_in
 from attnc.passes.kept_rows import KeptRows
 from attnc.passes.key_heads import uncoarsened
 from attnc.passes.maps import map_of
+from attnc.passes.nesting import outward
 from attnc.passes.pair_sums import PairSum, PairSums
 from attnc.passes.pipeline import finished
-from attnc.passes.powers import formed
 from attnc.passes.prune import arrays_read, arrays_written
 from attnc.passes.reductions import Reductions
 from attnc.passes.references import REFERENCE
@@ -224,7 +225,7 @@ class Backward:
             powers = [n for n in postorder(body) if n.op in ("exp", "exp2")]
             if len(powers) < 2 or not any(n.free & set(node.bound) for n in powers):
                 return node
-            return node.with_args((condition, formed(body, self.frame, self.names)))
+            return node.with_args((condition, outward(scaled(body).collapsed(), self.names)))
 
         return rewrite(expr, change)
 
