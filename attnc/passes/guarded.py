@@ -60,13 +60,9 @@ def _at_indices(node: Expr, guards: Guards, one: PairSum) -> Guards:
     for own, at in zip(one.array.indices, node.args, strict=True):
         if at.op == "index" and isinstance(at.attr, Index):
             moves[at.attr] = position(own)
-    plain = (c for c in guards.values() if c.free <= set(moves) and not _folds(c))
-    moved = (substitute(c, moves) for c in plain)
+    plain = (c for c in guards.values() if c.free <= set(moves))
+    moved = (substitute(c, moves) for c in plain if not any(n.bound for n in postorder(c)))
     return {condition.digest: condition for condition in moved}
-
-
-def _folds(expr: Expr) -> bool:
-    return any(node.bound for node in postorder(expr))
 
 
 def _under(one: PairSum, guards: Guards) -> PairSum:

@@ -50,15 +50,11 @@ def less(sums: Sequence[Expr], near: Expr = ONE) -> Mean | None:
             for part, minus in parts
             if minus or part.op != "fold"
         ]
-        if weights or len(made) < len(sums) or any(map(_folds, others)):
+        if weights or len(made) < len(sums) or any(node.bound for node in postorder(*others)):
             continue
         rest = make("div", total(others), divisor) if others else None
         return Mean(tuple(made), rest)
     return None
-
-
-def _folds(expr: Expr) -> bool:
-    return any(node.bound for node in postorder(expr))
 
 
 def _less(one: Expr, divisor: Expr, weights: Expr, near: Expr) -> Expr | None:
