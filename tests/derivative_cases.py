@@ -13,6 +13,7 @@ from schedule_interpreter import Interpreter
 from attnc.cases import Case, Shape
 from attnc.compiler import short_name
 from attnc.expressions.evaluate import Environment, evaluate
+from attnc.expressions.tree import number
 from attnc.front import load_source, read_spec
 from attnc.passes.backward import Derivative
 from attnc.schedule import Schedule
@@ -51,16 +52,19 @@ def run(
             if name in arrays:
                 runner.lengths[argument.axis] = arrays[name].shape[place]
     params = dict(case.numbers)
-    for number in spec.numbers:
-        if number.name not in params and number.default is not None:
+    for one in spec.numbers:
+        if one.name not in params and one.default is not None:
             env = Environment(params=params, lengths=runner.lengths, starts=runner.starts)
-            params[number.name] = evaluate(number.default, env).item()
+            params[one.name] = evaluate(one.default, env).item()
     runner.params = params
-    for given in spec.inputs:
-        if given.name not in arrays and given.default is not None:
+    for given in schedule.signature.inputs:
+        # Nothing is pushed into the gradient of what was left out.
+        pushed = number(0.0) if given.name.endswith("_grad_grad") else None
+        default = pushed if given.default is None else given.default
+        if given.name not in arrays and default is not None:
             env = Environment(params=params, lengths=runner.lengths, starts=runner.starts)
             shape = [env.length(axis) for axis in given.array.axes]
-            runner.arrays[given.name] = np.full(shape, evaluate(given.default, env).item())
+            runner.arrays[given.name] = np.full(shape, evaluate(default, env).item())
     with np.errstate(all="ignore"):
         return runner.run()
 
