@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from attnc.backends.cpu_map import MapPrinter
 from attnc.backends.cpu_names import Slots
+from attnc.backends.cpu_repeats import Repeat, repeats
 from attnc.backends.cpu_scan import ScanPrinter
 from attnc.backends.cpu_scan_back import ReverseScanPrinter
 from attnc.backends.cpu_stream import StreamPrinter
@@ -55,6 +56,7 @@ class ModuleText:
     runners: tuple[str, ...]
     steps: tuple[str, ...]
     workspaces: tuple[str, ...]
+    repeat_count: int
     tensor_count: int
     given_count: int
 
@@ -90,7 +92,8 @@ def emit(schedule: Schedule) -> str:
         else:
             family = type(kernel).__name__.removesuffix("Kernels").removesuffix("Kernel").lower()
             raise UnsupportedError(f"a {family} kernel", "cpu", INSTEAD)
-    workspaces = tuple(_place_workspaces(schedule, slots))
+    repeated = {one.kernel: one for one in repeats(schedule)}
+    workspaces = tuple(_place_workspaces(schedule, slots, tuple(repeated.values())))
     given = len(slots.tensors) - len(schedule.workspaces)
     module = ModuleText(
         table=json.dumps(_table(schedule, slots, wanted)),
@@ -98,8 +101,9 @@ def emit(schedule: Schedule) -> str:
         headers=headers(_headers_of(schedule)),
         kernels=tuple(texts),
         runners=tuple(filter(None, runners)),
-        steps=tuple(_steps(schedule.kernels, iter(runners))),
+        steps=tuple(_steps(schedule.kernels, iter(runners), tuple(repeated))),
         workspaces=workspaces,
+        repeat_count=len(repeated),
         tensor_count=len(slots.tensors),
         given_count=given,
     )
@@ -107,13 +111,19 @@ def emit(schedule: Schedule) -> str:
     return template.render(m=module)
 
 
-def _steps(kernels: Iterable[Kernel], runners: Iterator[str]) -> Iterator[str]:
-    """The kernels as statements, in order; rounds end when each kernel finds all its rows idle."""
+def _steps(
+    kernels: Iterable[Kernel], runners: Iterator[str], repeated: tuple[str, ...] = ()
+) -> Iterator[str]:
+    """The kernels as statements, in order; rounds end when each kernel finds all its rows idle.
+    `repeated`: maps that some calls leave out."""
     for kernel in kernels:
         if not isinstance(kernel, RepeatKernels):
             runner = next(runners)
             if runner:
-                yield f"{runner}::run(prepared.call, base + prepared.used);"
+                unless = ""
+                if kernel.name in repeated:
+                    unless = f"if (!prepared.repeated[{repeated.index(kernel.name)}]) "
+                yield f"{unless}{runner}::run(prepared.call, base + prepared.used);"
             continue
         if kernel.count.op != "number":
             raise UnsupportedError("rounds whose number is given at the call", "cpu", INSTEAD)
@@ -156,15 +166,20 @@ def _render(template: str, printed: object) -> str:
     return template_environment().get_template(f"cpu/{template}.hpp.jinja").render(k=printed)
 
 
-def _place_workspaces(schedule: Schedule, slots: Slots) -> list[str]:
-    lines = []
+def _place_workspaces(
+    schedule: Schedule, slots: Slots, repeated: tuple[Repeat, ...]
+) -> Iterator[str]:
+    by_name = {one.workspace.name: number for number, one in enumerate(repeated)}
     for workspace in schedule.workspaces:
         array = workspace.array
+        if array.name in by_name:
+            number = by_name[array.name]
+            yield repeated[number].placed(slots, number)
+            continue
         sizes = [slots.length(axis) for axis in array.axes]
         place = slots.tensors.index(array.name)
         kind = slots.types[array.name]
-        lines.append(f"place<{kind}>(arena, tensors[{place}], {{{', '.join(sizes)}}});")
-    return lines
+        yield f"place<{kind}>(arena, tensors[{place}], {{{', '.join(sizes)}}});"
 
 
 def _table(schedule: Schedule, slots: Slots, wanted: Wanted) -> dict[str, object]:

@@ -259,28 +259,38 @@ attention op(q, k, v):
 
 
 WANTED = (("q_grad", "k_grad", "v_grad"), ("q_grad",), ("v_grad",))
+# What spares work: its name in the backend, what stands for it where nothing is spared, its sign in
+# the text.
+SPARED = {
+    "following": ("leaders", {}, "Followed<"),  # products that the kernel before found
+    "repeating": ("repeats", (), "repeated["),  # sums of one array, which lies in the output
+}
 
 
 @pytest.mark.usefixtures("drawn_build")
 @pytest.mark.parametrize("dtype", [F32, BF16], ids=("float32", "bfloat16"))
 @pytest.mark.parametrize("name", DERIVED)
-def test_following_changes_no_bit(
-    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("spared", SPARED)
+def test_sparing_work_changes_no_bit(
+    spared: str, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Products that a kernel finds are those that it would form, whichever gradients are wanted."""
+    """Whichever gradients are wanted, for groups of heads, and rows in shares."""
     spec = read_spec(load_source(DERIVED[name]))
     derived = lower_derivative(spec, (), "one")
-    following = CpuBackend(emit(derived.backward))
-    monkeypatch.setattr("attnc.backends.cpu.leaders", lambda kernels: {})
-    alone = CpuBackend(emit(derived.backward))
-    assert "Followed<" in following.source and "Followed<" not in alone.source
-    for rows, keys, heads in ((150, 300, (4, 2)), (129, 127, (2, 2)), (0, 5, (2, 1))):
+    rule, nothing, sign = SPARED[spared]
+    sparing = CpuBackend(emit(derived.backward))
+    monkeypatch.setattr(f"attnc.backends.cpu.{rule}", lambda _: nothing)
+    whole = CpuBackend(emit(derived.backward))
+    assert sign in sparing.source and sign not in whole.source
+    sizes = ((2, 150, 300, (4, 2)), (2, 129, 127, (2, 2)), (1, 300, 310, (1, 1)), (2, 0, 5, (2, 1)))
+    for batch, rows, keys, heads in sizes:
         torch.manual_seed(rows)
-        shape = {"q": (2, heads[0], rows, 16), "k": (2, heads[1], keys, 16)}
-        shape |= {"v": (2, heads[1], keys, 24), "out_grad": (2, heads[0], rows, 24)}
+        shape = {"q": (batch, heads[0], rows, 16), "k": (batch, heads[1], keys, 16)}
+        shape |= {"v": (batch, heads[1], keys, 24), "out_grad": (batch, heads[0], rows, 24)}
         tensors = {n: torch.randn(size).to(dtype) for n, size in shape.items()}
         if name == "document":
-            tensors["document"] = torch.arange(keys).div(90, rounding_mode="floor").expand(2, -1)
+            documents = torch.arange(keys).div(90, rounding_mode="floor")
+            tensors["document"] = documents.expand(batch, -1)
         numbers: dict[str, Any] = {"window": 40, "step": 2} if name == "window" else {}
         extras = {"offset": max(keys - rows, 0)}
         forward = {n: x for n, x in tensors.items() if n != "out_grad"}
@@ -290,7 +300,7 @@ def test_following_changes_no_bit(
         tensors |= {n: x for n, x in zip(kept, found, strict=True) if x is not None}
         call = bind(derived.backward, tensors, numbers, **extras)
         for wanted in WANTED:
-            one, other = (run(call, frozenset(wanted)) for run in (following, alone))
+            one, other = (run(call, frozenset(wanted)) for run in (sparing, whole))
             for mine, theirs in zip(one, other, strict=True):
                 assert (mine is None) == (theirs is None)
                 assert mine is None or torch.equal(mine, theirs)

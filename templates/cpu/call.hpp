@@ -190,6 +190,28 @@ void place(Arena& arena, Tensor& tensor, std::initializer_list<int64_t> sizes) {
     }
 }
 
+// The same for an array that `output` sums along axes which are `alone`, of one place each: it lies in the
+// output where that has its type and form (axis n of the output is `axes[n]` of the array). Whether it does.
+template <class T, class Given>
+bool place_in(Arena& arena, Tensor& tensor, std::initializer_list<int64_t> sizes, const Tensor& output,
+              std::initializer_list<int> axes, bool alone) {
+    if (std::is_same_v<T, Given> && alone) {
+        Arena none{nullptr};
+        place<T>(none, tensor, sizes);
+        int64_t whole = 1, met = 1, place = 0;
+        for (int64_t size : sizes) whole *= size;
+        for (int axis : axes) {
+            met *= tensor.size[axis];
+            alone &= output.size[place] == tensor.size[axis] && output.stride[place] == tensor.stride[axis];
+            place++;
+        }
+        tensor.data = output.data;
+        if (alone && met == whole) return true;
+    }
+    place<T>(arena, tensor, sizes);
+    return false;
+}
+
 // The strides of a tensor in the order of its axes.
 template <class... Strides>
 ATTNC_INLINE void strides_of(const Tensor& tensor, Strides&... strides) {
