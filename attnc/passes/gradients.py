@@ -136,6 +136,7 @@ class Gradients:
             return total(map(self._sum, parts))
         if not keys or not rows:
             return self._mapped(whole)
+        whole = self._of_first(whole)
         (key,), (row,) = keys, rows
         for walked, held in ((row, key), (key, row)):
             tied = tuple(c for c in pinned if walked in c.free)
@@ -174,6 +175,19 @@ class Gradients:
             return self._visit(node)
 
         return topdown(found, own)
+
+    def _of_first(self, whole: Sum) -> Sum:
+        """A sum that is the same for all of an outer axis, as of a batch that shares its rows, is
+        made of the first: row values stand for each."""
+        met = {index.axis for expr in whole.exprs for index in expr.free} | {
+            index.axis for index in whole.bound
+        }
+        met |= {axis.of for axis in met if axis.of is not None}
+        alike = [index for index in self.sums.roles.frame.grid if index.axis not in met]
+        taken = (*indices_in(*whole.exprs), *whole.bound, *self.sums.dummies)
+        firsts = tuple(fresh_index(index, taken) for index in alike)
+        here = tuple(make("eq", position(one), start(one.axis)) for one in firsts)
+        return Sum((*whole.bound, *firsts), (*whole.conditions, *here), whole.body)
 
     def _addends(self, whole: Sum) -> list[Expr] | None:
         found = addends_of(whole.body)
