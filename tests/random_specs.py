@@ -134,6 +134,11 @@ def score(draft: Draft) -> str:
         draft.define("turned[i] = q[i] * cos(i / 5) - 0.5")
         draft.define("facing[j] = (k[j] + (k[j - 1] else 0)) / 2")
         query, key = "turned[i]", "facing[j]"
+    elif kind < 0.35:
+        axes = rng.choice(("b, j", "j", "b", "hk, j", "j, d", "d"))
+        draft.declare(f"input stretch: real[{axes}]")
+        key = "(stretch[j] * k[j])" if "j" in axes else "(stretch * k[j])"
+        key = rng.choice((key, f"l2norm(d: {key}, 0.01)"))
     factor = rng.choice(("scale", "scale", "0.25", "(2 * scale)"))
     made = f"dot({query}, {key}) * {factor}"
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
@@ -239,7 +244,13 @@ def read(draft: Draft) -> list[str]:
         return ["read: sigmoid(gate[i]) * sum(j: weight * v[j])"]
     if kind == 1:
         draft.declare("input worth: real[b, j]")
-        return ["read: sum(j: weight * worth[j] * v[j])"]
+        kinds = (
+            "worth[j] * v[j]",
+            "(worth[j] * v[j])",
+            "relu(worth[j] + v[j])",
+            "abs(v[j] - worth[j])",
+        )
+        return [f"read: sum(j: weight * {draft.rng.choice(kinds)})"]
     if kind in (2, 3):
         return [f"read: {('rmsnorm', 'layernorm')[kind - 2]}(e: sum(j: weight * v[j]))"]
     if kind == 4:

@@ -58,6 +58,14 @@ attention columns(q, k, v):
     score: dot(q[i], k[j]) * scale
     normalize: sinkhorn(i, j: score, 1)
 """
+# A number of a key that all heads share, as a factor of what a key head has.
+GATES = """\
+attention gates(q, k, v):
+    input gate: real[j]
+    mask: j <= i
+    score: dot(q[i], gate[j] * k[j]) * scale
+    normalize: softmax(j: score)
+"""
 SHAPE = Shape(5, 6, 3, 2, 2, 1, 2)
 
 
@@ -74,6 +82,7 @@ def errors(text: str) -> float:
 
 
 TEXTS = {"matrix": MATRIX, "pairs": PAIRS, "shared": SHARED, "heads": OF_HEADS, "hidden": HIDDEN}
+TEXTS |= {"gates": GATES}
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -77,7 +77,7 @@ class Gradients:
             inner = taken_apart(node, self.sums.dummies, self.sums.roles)
             if any(self.sums.roles.is_outer(i) for i in inner.bound):
                 return self._sum(node)
-        args = tuple(map(self._visit, node.args))
+        args = tuple(self._within(node.bound, node.args))
         return solved(simplify_node(node.with_args(args)))
 
     def _is_column(self, node: Expr) -> bool:
@@ -236,6 +236,14 @@ class Gradients:
 
     def _mapped(self, whole: Sum) -> Expr:
         """A sum over rows or outer axes of what has its sums over keys inside."""
-        body = self._visit(whole.body)
-        conditions = tuple(map(self._visit, whole.conditions))
+        body, *conditions = self._within(whole.bound, (whole.body, *whole.conditions))
         return solved(fold("sum", whole.bound, body, all_of(conditions)))
+
+    def _within(self, bound: tuple[Index, ...], parts: tuple[Expr, ...]) -> list[Expr]:
+        """What a fold is of. Sums inside are for each key head that it is over."""
+        around = self.sums.dummies
+        heads = (index for index in bound if self.sums.roles.of(index.axis) == "coarse")
+        self.sums.dummies = around.union(heads)
+        found = list(map(self._visit, parts))
+        self.sums.dummies = around
+        return found

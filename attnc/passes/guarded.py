@@ -55,10 +55,11 @@ def _common(one: Guards, other: Guards) -> Guards:
 
 
 def _at_indices(node: Expr, guards: Guards, one: PairSum) -> Guards:
-    """The guards over the indices of the sum's own array, of a read straight at others."""
+    """The guards over the indices of the sum's own array, of a read straight at others; not those
+    along its width: a pair is met for all of that."""
     moves: dict[Index, Expr] = {}
     for own, at in zip(one.array.indices, node.args, strict=True):
-        if at.op == "index" and isinstance(at.attr, Index):
+        if own != one.width and at.op == "index" and isinstance(at.attr, Index):
             moves[at.attr] = position(own)
     plain = (c for c in guards.values() if c.free <= set(moves))
     moved = (substitute(c, moves) for c in plain if not any(n.bound for n in postorder(c)))

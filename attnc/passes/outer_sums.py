@@ -57,7 +57,7 @@ def taken_apart(fold: Expr, dummies: frozenset[Index], roles: Roles) -> Sum:
     body = fold.args[1]
     while True:
         factors = factors_of(_merged_sums(body, roles))
-        above = list(factors.above)
+        above = [_of_groups(factor, bound, roles) for factor in factors.above]
         place = next(
             (n for n, f in enumerate(above) if _opens(f, above, bound, dummies, roles)), None
         )
@@ -146,9 +146,7 @@ def _merged(factor: Expr, roles: Roles) -> Expr:
 
 def _swapped(factor: Expr, roles: Roles) -> Expr:
     """sum_e (sum_r x_re) y_e as sum_r (sum_e x_re y_e): e a width, r heads."""
-    if factor.op != "fold" or factor.monoid != "sum" or factor.args[0] != TRUE:
-        return factor
-    if any(roles.of(index.axis) != "width" for index in factor.bound):
+    if not _is_width_sum(factor, roles):
         return factor
     inner = factors_of(factor.args[1])
     folds = [f for f in inner.above if _is_outer_sum(f, roles)]
@@ -158,6 +156,36 @@ def _swapped(factor: Expr, roles: Roles) -> Expr:
     within = replace(inner, above=(folds[0].args[1], *others))
     product = sum_over("sum", factor.bound, within.expr)
     return sum_over("sum", folds[0].bound, product, folds[0].args[0])
+
+
+def _of_groups(factor: Expr, bound: list[Index], roles: Roles) -> Expr:
+    """sum_d (sum_h x_hd) k_d, over the query heads of a key head that is bound, as sum_h of the
+    products' sums, also where it has several addends; any other factor as it is."""
+    swapped = _swapped(factor, roles)
+    if swapped is factor:
+        swapped = _merged(_along_width(factor, roles), roles)
+    if swapped.op != "fold":
+        return factor
+    tied = (coarse_place(part, roles) for part in conjuncts(swapped.args[0]))
+    return swapped if any(one is not None and one[1] in bound for one in tied) else factor
+
+
+def _along_width(factor: Expr, roles: Roles) -> Expr:
+    """sum_d (x + y) as sum_d x + sum_d y, d a width."""
+    if not _is_width_sum(factor, roles):
+        return factor
+    parts = []
+    for addend, minus in addends_of(factor.args[1]):
+        part = sum_over("sum", factor.bound, addend)
+        parts.append(make("neg", part) if minus else part)
+    return total(parts)
+
+
+def _is_width_sum(factor: Expr, roles: Roles) -> bool:
+    """Whether it is a sum of whole widths."""
+    if factor.op != "fold" or factor.monoid != "sum" or factor.args[0] != TRUE:
+        return False
+    return all(roles.of(index.axis) == "width" for index in factor.bound)
 
 
 def hides_outer_sum(factor: Expr, roles: Roles) -> bool:
