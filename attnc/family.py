@@ -2,6 +2,8 @@
 
 partial, merge, finish                partial results over shards of the keys
 partial_backward, ... (each of them)  the backward of a shard, of the merge, of the finish
+partial_second, ...                   the backward of that
+partial_tangent, ...                  the tangents of what each of them gives
 training, backward                    the operator with what its backward reads, and that
 training_emits, backward_emits        the same of the result and every emit, where that is a set of
                                       its own: most often one set serves both (`Member.emits`)
@@ -30,7 +32,13 @@ from attnc.passes.backward import (
     lower_second,
     lower_tangent,
 )
-from attnc.passes.shard_gradients import lower_shard
+from attnc.passes.shard_gradients import (
+    ShardGradient,
+    lower_shard,
+    lower_shard_backward_tangent,
+    lower_shard_second,
+    lower_shard_tangent,
+)
 from attnc.schedule import Schedule
 from attnc.signature import Lag
 from attnc.spec import Spec
@@ -48,6 +56,9 @@ WORDS = {
     "merge": "the merge of partial results",
     "finish": "the finish of a partial result",
     **{f"{form}_backward": f"the backward of {form}" for form in FORMS},
+    **{f"{form}_second": f"the backward of the backward of {form}" for form in FORMS},
+    **{f"{form}_tangent": f"jvp of {form}" for form in FORMS},
+    **{f"{form}_backward_tangent": f"jvp of the backward of {form}" for form in FORMS},
     "training": "the backward (reverse-mode derivative)",
     "backward": "the backward (reverse-mode derivative)",
     "second": "the backward of a backward (second order)",
@@ -100,7 +111,8 @@ def member_or_refusal(stages: Stages, name: str) -> Member | UnsupportedError:
     except UnsupportedError as refusal:
         kind = "tangent" if _is_tangent(name) else name.removesuffix("_emits")
         what = WORDS.get(kind, name.replace("_", " "))
-        instead = () if name in (*FORMS, *OF_FORMS) else ("eager",)  # by torch's own autograd
+        # By torch's own autograd; the dense formula has no partial results.
+        instead = () if name.partition("_")[0] in FORMS else ("eager",)
         return UnsupportedError(f"{what} ({refusal.feature})", refusal.backend, instead)
 
 
@@ -127,7 +139,14 @@ def lower_member(stages: Stages, name: str) -> Member:
             results = 1 if form == "finish" else len(schedule.signature.outputs)
             return Member(name, _everywhere(schedule), results)
         if name == f"{form}_backward":
-            return _of_form(name, spec, emits, form)
+            return _of_form(name, {b: lower_shard(spec, emits, form, SWEEPS[b]) for b in BACKENDS})
+        if name == f"{form}_second":
+            return _of_form(name, dict.fromkeys(BACKENDS, lower_shard_second(spec, emits, form)))
+        if name == f"{form}_backward_tangent":
+            over = lower_shard_backward_tangent(spec, emits, form)
+            return _of_form(name, dict.fromkeys(BACKENDS, over))
+        if name == f"{form}_tangent":
+            return _of_form(name, dict.fromkeys(BACKENDS, lower_shard_tangent(spec, emits, form)))
     if name == "continued":
         own = continued_spec(stages)
         return Member(name, _everywhere(lower(own, emits)), spec=own)
@@ -175,11 +194,8 @@ def continued_spec(stages: Stages) -> Spec:
     return _continued(stages.spec, signature.lags)
 
 
-def _of_form(
-    name: str, spec: Spec, emits: tuple[str, ...], form: Literal["partial", "merge", "finish"]
-) -> Member:
-    """The backward of a shard, of the merge or of the finish."""
-    derived = {backend: lower_shard(spec, emits, form, SWEEPS[backend]) for backend in BACKENDS}
+def _of_form(name: str, derived: dict[str, ShardGradient]) -> Member:
+    """A derivative of a shard, of the merge or of the finish."""
     one = derived["cpu"]
     links = Links(one.reads, (), one.cotangents, one.gradients)
     return Member(name, {backend: each.schedule for backend, each in derived.items()}, 0, links)

@@ -29,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from attnc.expressions.tree import Array, Kind, number
-from attnc.graph import Graph
+from attnc.graph import Graph, GraphOutput
 from attnc.passes.associative_gradients import with_tiles
 from attnc.passes.chunk import scan
 from attnc.passes.derivative_lowering import Backward, Sweep
@@ -215,30 +215,16 @@ def lower_second(spec: Spec, emit: Sequence[str] = (), sweep: Sweep = "two") -> 
         return second_of_scan(graph, signature_of(spec, graph))
     graph = _in_turns(graph)
     derivative = differentiate(graph)
-    given, again = cotangents(graph), cotangents(derivative)
+    again = cotangents(derivative)
 
     def run(form: Graph) -> Backward:
         return _lowered(form, frame_of(graph), sweep, again)
 
     lowering = first_lowered(GRADIENTS_AGAIN, graph, derivative, run)
-    own = signature_of(spec, graph)
-    first = {one.name: one for one in own.inputs}
-    dtypes = {f"{name}_grad": one.dtype for name, one in first.items()}
-    outputs = {one.name: one.dtype for one in own.outputs}
-    inputs = [
-        *own.inputs,
-        *(TensorArgument(array, outputs[name], "input") for name, array in given.items()),
-        *(TensorArgument(array, _kept(dtypes[name]), "input") for name, array in again.items()),
-    ]
-    made = _made(lowering.graph, {f"{one.name}_grad": one.dtype for one in inputs})
-    signature = replace(
-        own,
-        name=f"{own.name}_second",
-        inputs=tuple(inputs),
-        outputs=made,
-        lengths=lengths_of(argument.array for argument in inputs),
-    )
-    return lowering.schedule(f"{spec.name}_second", signature)
+    first = _backward_signature(spec, graph, derivative)
+    signature = second_signature(first, lowering.graph, again)
+    name = f"{spec.name}_second"
+    return lowering.schedule(name, replace(signature, name=name))
 
 
 def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
@@ -257,23 +243,39 @@ def lower_backward_tangent(spec: Spec, emit: Sequence[str] = ()) -> Schedule:
         return _lowered(form, frame_of(graph), "two", {**given, **dots})
 
     lowering = first_lowered(TANGENTS_OF_GRADIENTS, graph, derivative, run)
-    own = signature_of(spec, graph)
-    of = {one.name: one.dtype for one in own.outputs}
-    inputs = [
-        *own.inputs,
-        *(TensorArgument(array, of[name], "input") for name, array in given.items()),
-    ]
-    known = {one.name: one for one in inputs}
-    moves = tuple(_tangent_argument(known[name], array) for name, array in dots.items())
-    made = _made(lowering.graph, {f"{one.name}_grad_dot": one.dtype for one in own.inputs})
-    signature = replace(
-        own,
-        name=f"{own.name}_backward_tangent",
-        inputs=(*inputs, *moves),
-        outputs=made,
-        lengths=lengths_of(argument.array for argument in (*inputs, *moves)),
-    )
+    first = _backward_signature(spec, graph, derivative)
+    signature = tangent_signature(first, dots, lowering.graph.outputs)
     return lowering.schedule(signature.name, signature)
+
+
+def _backward_signature(spec: Spec, graph: Graph, derivative: Graph) -> Signature:
+    """The signature of a backward for which nothing is saved."""
+    own, made = signature_of(spec, graph), tuple(o.array for o in derivative.outputs)
+    return derivative_signature(own, made, (), (), cotangents(graph))
+
+
+def second_signature(first: Signature, graph: Graph, again: dict[str, Array]) -> Signature:
+    """The signature of the backward of `first`, a backward; `again`: cotangents of gradients."""
+    made = tuple(output.array for output in graph.outputs)
+    of = {array.name: array.name.rstrip("_").removesuffix("_grad") for array in made}
+    return derivative_signature(first, made, (), (), again, of)
+
+
+def tangent_signature(
+    own: Signature, dots: dict[str, Array], moved: Sequence[GraphOutput]
+) -> Signature:
+    """What an operator takes and the tangents of its inputs in, the tangents `<output>_dot` out."""
+    given = {one.name: one for one in own.inputs}
+    dtypes = {f"{one.name}_dot": one.dtype for one in own.outputs}
+    inputs = (*own.inputs, *(_tangent_argument(given[n], array) for n, array in dots.items()))
+    arrays = [output.array for output in moved]
+    return replace(
+        own,
+        name=f"{own.name}_tangent",
+        inputs=inputs,
+        outputs=tuple(TensorArgument(a, dtypes[a.name.rstrip("_")], "output") for a in arrays),
+        lengths=lengths_of(argument.array for argument in inputs),
+    )
 
 
 def _lowered(form: Graph, frame: Frame, sweep: Sweep, later: dict[str, Array]) -> Backward:
@@ -287,14 +289,6 @@ def _lowered(form: Graph, frame: Frame, sweep: Sweep, later: dict[str, Array]) -
 def _kept(dtype: Dtype) -> Dtype:
     """The dtype of a gradient: that of queries, else the one that sums have."""
     return "query" if dtype == "query" else "accumulate"
-
-
-def _made(graph: Graph, dtypes: dict[str, Dtype]) -> tuple[TensorArgument, ...]:
-    """The outputs of a derivative, by the dtype of what each is the gradient of."""
-    return tuple(
-        TensorArgument(o.array, _kept(dtypes.get(o.array.name.rstrip("_"), "real")), "output")
-        for o in graph.outputs
-    )
 
 
 def _tangent_argument(given: TensorArgument, array: Array) -> TensorArgument:
@@ -314,22 +308,8 @@ def lower_tangent(
     moved = tangent(graph, along)
     verify_graph(moved)
     own = signature_of(spec, graph)
-    given = {one.name: one for one in own.inputs}
-    dots = tangents(graph, along)
-    moves = tuple(_tangent_argument(given[name], array) for name, array in dots.items())
-    dtypes = {f"{one.name}_dot": one.dtype for one in own.outputs}
-    made = tuple(
-        TensorArgument(one.array, dtypes[one.array.name.rstrip("_")], "output")
-        for one in moved.outputs[len(graph.outputs) :]
-    )
-    inputs = (*own.inputs, *moves)
-    signature = replace(
-        own,
-        name=f"{own.name}_tangent",
-        inputs=inputs,
-        outputs=(*own.outputs, *made),
-        lengths=lengths_of(argument.array for argument in inputs),
-    )
+    made = tangent_signature(own, tangents(graph, along), moved.outputs[len(graph.outputs) :])
+    signature = replace(made, outputs=(*own.outputs, *made.outputs))
     name = signature.name
     if graph.recurrences:
         found = scan(moved)

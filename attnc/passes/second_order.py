@@ -28,17 +28,22 @@ from attnc.passes.simplify import make
 from attnc.passes.tangent import Pushforward, tangent, tangents
 
 T = TypeVar("T")
-Form = Callable[[Graph, Graph], Graph]
+Fixed = frozenset[str]  # real inputs, by name, that nothing is differentiated by
+Form = Callable[[Graph, Graph, Fixed], Graph]
 
 
 def first_lowered(
-    forms: Iterable[Form], graph: Graph, derivative: Graph, lower: Callable[[Graph], T]
+    forms: Iterable[Form],
+    graph: Graph,
+    derivative: Graph,
+    lower: Callable[[Graph], T],
+    fixed: Fixed = frozenset(),
 ) -> T:
     """What the first form is lowered to that is not refused; else the first refusal."""
     refusal: UnsupportedError | None = None
     for form in forms:
         try:
-            return lower(form(graph, derivative))
+            return lower(form(graph, derivative, fixed))
         except UnsupportedError as error:
             refusal = refusal or error
     assert refusal is not None
@@ -48,29 +53,29 @@ def first_lowered(
 # --- gradients of gradients -----------------------------------------------------------------------
 
 
-def _twice(graph: Graph, derivative: Graph) -> Graph:
-    return differentiate(derivative)
+def _twice(graph: Graph, derivative: Graph, fixed: Fixed) -> Graph:
+    return differentiate(derivative, [array.name for array in _reals(derivative, fixed)])
 
 
-def _pushed_by_cotangents(graph: Graph, derivative: Graph) -> Graph:
+def _pushed_by_cotangents(graph: Graph, derivative: Graph, fixed: Fixed) -> Graph:
     """What cotangents get as the tangent of the operator."""
-    return _pushed(graph, derivative, whole=False)
+    return _pushed(graph, derivative, fixed, whole=False)
 
 
-def _pushed_twice(graph: Graph, derivative: Graph) -> Graph:
+def _pushed_twice(graph: Graph, derivative: Graph, fixed: Fixed) -> Graph:
     """The same, and what inputs get as the tangents of their gradients."""
-    return _pushed(graph, derivative, whole=True)
+    return _pushed(graph, derivative, fixed, whole=True)
 
 
-def _pushed(graph: Graph, derivative: Graph, whole: bool) -> Graph:
-    second, again = differentiate(derivative), cotangents(derivative)
-    of = _gradients(graph, derivative)
+def _pushed(graph: Graph, derivative: Graph, fixed: Fixed, whole: bool) -> Graph:
+    second, again = _twice(graph, derivative, fixed), cotangents(derivative)
+    of = _gradients(graph, derivative, fixed)
     directions = {name: again[output.array.name] for name, output in of.items()}
     forward, backward = Pushforward(graph, directions), Pushforward(derivative, directions)
     given = cotangents(graph)
     values = {given[o.array.name].name: o.expr for o in graph.outputs if o.array.name in given}
     outputs = []
-    for array, output in zip(_reals(derivative), second.outputs, strict=True):
+    for array, output in zip(_reals(derivative, fixed), second.outputs, strict=True):
         if array.name in values:
             output = replace(output, expr=finished(forward.of(values[array.name])))
         elif whole:
@@ -85,15 +90,16 @@ GRADIENTS_AGAIN: tuple[Form, ...] = (_twice, _pushed_by_cotangents, _pushed_twic
 # --- tangents of gradients ------------------------------------------------------------------------
 
 
-def _moved(graph: Graph, derivative: Graph) -> Graph:
-    moved = tangent(derivative)
+def _moved(graph: Graph, derivative: Graph, fixed: Fixed) -> Graph:
+    moved = tangent(derivative, moving(derivative, fixed))
     return replace(moved, outputs=moved.outputs[len(derivative.outputs) :])
 
 
-def _pulled(graph: Graph, derivative: Graph) -> Graph:
+def _pulled(graph: Graph, derivative: Graph, fixed: Fixed) -> Graph:
     """H x' as the gradient of <x', G>, and G(x, g') beside it."""
-    moved, dots = tangent(derivative), tangents(derivative)
-    of, given = _gradients(graph, derivative), cotangents(graph)
+    moved = _moved(graph, derivative, fixed)
+    dots = tangents(derivative, moving(derivative, fixed))
+    of, given = _gradients(graph, derivative, fixed), cotangents(graph)
     turned, pulled = (Pullback(each, frozenset(of)) for each in (derivative, graph))
     for name, output in of.items():
         if name in dots:
@@ -106,10 +112,10 @@ def _pulled(graph: Graph, derivative: Graph) -> Graph:
     pulled.run()
     outputs = []
     known = {array.name: array for array in inputs_of(graph)}
-    ends = moved.outputs[len(derivative.outputs) :]
-    for (name, gradient), output in zip(of.items(), ends, strict=True):
-        indices = gradient.array.indices
-        parts = (each.gradient(known[name], indices) for each in (turned, pulled))
+    named = {f"{gradient.array.name}_dot": name for name, gradient in of.items()}
+    for output in moved.outputs:
+        array, indices = known[named[output.array.name.rstrip("_")]], output.array.indices
+        parts = (each.gradient(array, indices) for each in (turned, pulled))
         outputs.append(replace(output, expr=finished(make("add", *parts))))
     return replace(moved, outputs=tuple(outputs))
 
@@ -122,13 +128,18 @@ def _begin(pullback: Pullback, output: GraphOutput, cotangent: Array) -> None:
 TANGENTS_OF_GRADIENTS: tuple[Form, ...] = (_moved, _pulled)
 
 
-def _gradients(graph: Graph, derivative: Graph) -> dict[str, GraphOutput]:
+def _gradients(graph: Graph, derivative: Graph, fixed: Fixed) -> dict[str, GraphOutput]:
     """The gradient of each input that has one, by the input's name."""
-    return {a.name: o for a, o in zip(_reals(graph), derivative.outputs, strict=True)}
+    return {a.name: o for a, o in zip(_reals(graph, fixed), derivative.outputs, strict=True)}
 
 
-def _reals(graph: Graph) -> list[Array]:
-    return [array for array in inputs_of(graph) if array.kind == "real"]
+def _reals(graph: Graph, fixed: Fixed) -> list[Array]:
+    return [a for a in inputs_of(graph) if a.kind == "real" and a.name not in fixed]
 
 
-__all__ = ["GRADIENTS_AGAIN", "TANGENTS_OF_GRADIENTS", "first_lowered"]
+def moving(graph: Graph, fixed: Fixed) -> Fixed | None:
+    """The real inputs that move, None for all."""
+    return frozenset(array.name for array in _reals(graph, fixed)) if fixed else None
+
+
+__all__ = ["GRADIENTS_AGAIN", "TANGENTS_OF_GRADIENTS", "first_lowered", "moving"]

@@ -10,7 +10,7 @@ What cannot be derived raises UnsupportedError when it is asked for, and is neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,6 +42,9 @@ PULLBACKS = {
     "partial": ("partial_backward", ""),
     "merge": ("merge_backward", ""),
     "finish": ("finish_backward", ""),
+    "partial_backward": ("partial_second", ""),
+    "merge_backward": ("merge_second", ""),
+    "finish_backward": ("finish_second", ""),
 }
 SHARDS = ("partial", "merge", "finish")
 
@@ -218,6 +221,8 @@ def pull_back(
     made      what the backward reads of the forward, by name (None: it is computed again)
     given     cotangents of outputs by name; None or absent is zero
     places    the arguments whose gradients are wanted"""
+    if variant.partition("_")[0] == "tangent":
+        return pull_tangent(operator, flat, given, places)
     signature = operator.signature
     name = PULLBACKS.get(variant, (f"backward_of_{variant}",))[0]
     formula = operator.family.formula(name, _device(flat))
@@ -232,25 +237,81 @@ def pull_back(
         return {}
     if made is None:
         made = recompute(operator, variant, flat) if links.reads or links.saved else {}
-    tensors, numbers, extras = unflatten(signature, flat)
-    known = {slot.name for slot in form.inputs}
-    values = {name: x for name, x in tensors.items() if name in known}
-    values.update({name: made[name] for name in (*links.reads, *links.saved)})
-    call = call_of(signature, flat)
-    spared = {slot.name for slot in form.inputs if slot.absent}
-    for name, cotangent in links.cotangents:
-        slot = next(slot for slot in signature.outputs if slot.name == name)
-        value = given.get(name)
-        if value is not None or cotangent not in spared:
-            values[cotangent] = _zeros(call, slot) if value is None else value
-    extras.pop("dtype", None)
-    request = flatten(form, values, numbers, extras, mask_of(form, wanted))
+    request = backward_call(operator, backward, flat, made, given, wanted)
     results = backward.invoke(request)
     return {
         wanted[slot.name]: result.to(flat[wanted[slot.name]].dtype)
         for slot, result in zip(form.outputs, results, strict=True)
         if slot.name in wanted
     }
+
+
+def backward_call(
+    operator: Any,
+    backward: Any,
+    flat: Sequence[Any],
+    made: dict[str, Any],
+    given: dict[str, Any],
+    wanted: Collection[str],
+) -> tuple[Any, ...]:
+    """The flat call of a backward for these of its outputs (see `pull_back`)."""
+    links, form = backward.kernels.links, backward.signature
+    tensors, numbers, extras = unflatten(operator.signature, flat)
+    known = {slot.name for slot in form.inputs}
+    values = {name: x for name, x in tensors.items() if name in known}
+    values.update({name: made[name] for name in (*links.reads, *links.saved)})
+    call = call_of(operator.signature, flat)
+    spared = {slot.name for slot in form.inputs if slot.absent}
+    for name, cotangent in links.cotangents:
+        slot = next(slot for slot in operator.signature.outputs if slot.name == name)
+        value = given.get(name)
+        if value is not None or cotangent not in spared:
+            values[cotangent] = _zeros(call, slot) if value is None else value
+    extras.pop("dtype", None)
+    return flatten(form, values, numbers, extras, mask_of(form, wanted))
+
+
+def pull_tangent(
+    operator: Any, flat: Sequence[Any], given: dict[str, Any], places: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """The gradients of f(x) and of its tangent f'(x) t (see `pull_back`), by other derivatives of
+    f. With the cotangents c and w: by t the gradient of <w, f>, by x that of <c, f> and how the
+    gradient of <w, f> moves along t, which is what its own backward gives (second derivatives are
+    symmetric)."""
+    family, links = operator.family, operator.kernels.links
+    primal = family.operator("")
+    own, dots = primal.signature, dict(links.cotangents)
+    tensors, numbers, extras = unflatten(operator.signature, flat)
+    of_values = {slot.name: given.get(slot.name) for slot in own.outputs}
+    of_moves = {name: given.get(dot) for name, dot in links.gradients}
+    pulled = {n for of in (of_values, of_moves) for n, x in of.items() if x is not None}
+    variant = "emits" if pulled & {slot.name for slot in own.outputs[own.results :]} else ""
+    plain = flatten(own, tensors, numbers, extras, mask_of(own, pulled))
+    made = recompute(primal, variant, plain)
+    names = [slot.name for slot in own.inputs]
+    wanted = {operator.signature.inputs[place].name: place for place in places}
+    by_values = {names.index(n): place for n, place in wanted.items() if n in names}
+    by_moves = {names.index(n): wanted[dot] for n, dot in dots.items() if dot in wanted}
+    parts = [
+        (pull_back(primal, variant, plain, made, of, [*by]), by)
+        for of, by in ((of_values, by_values), (of_moves, by_moves))
+        if any(x is not None for x in of.values())
+    ]
+    if by_values and any(x is not None for x in of_moves.values()):
+        backward = family.operator(PULLBACKS[variant][0])
+        gradients = dict(backward.kernels.links.gradients)
+        first = backward_call(primal, backward, plain, made, of_moves, gradients.values())
+        along = {gradients[n]: tensors.get(dot) for n, dot in dots.items() if n in gradients}
+        inputs = [slot.name for slot in backward.signature.inputs]
+        by = {inputs.index(names[place]): to for place, to in by_values.items()}
+        again = "backward_emits" if variant else "backward"
+        parts.append((pull_back(backward, again, first, None, along, [*by]), by))
+    found: dict[int, torch.Tensor] = {}
+    for part, by in parts:
+        for place, gradient in part.items():
+            to = by[place]
+            found[to] = found[to] + gradient if to in found else gradient
+    return found
 
 
 def recompute(operator: Any, variant: str, flat: Sequence[Any]) -> dict[str, torch.Tensor]:
@@ -266,10 +327,11 @@ def recompute(operator: Any, variant: str, flat: Sequence[Any]) -> dict[str, tor
 
 def push_forward(operator: Any, training: Any, ctx: Any, tangents: tuple[Any, ...]) -> Any:
     """The tangents of the outputs of a flat call."""
-    flat, _ = kept(ctx)
-    count = len(operator.signature.inputs)
-    _, dots = outputs_and_tangents(operator, flat, tangents[:count], False)
+    flat, outputs = kept(ctx)
     slots = (training or operator).signature.outputs
+    count = len(operator.signature.inputs)
+    made = dict(zip((slot.name for slot in slots), outputs, strict=True))
+    _, dots = outputs_and_tangents(operator, flat, tangents[:count], made)
     return tuple(dots.get(slot.name) for slot in slots)
 
 

@@ -25,6 +25,11 @@ TANGENTS = {
     "": "tangent",
     "backward": "backward_tangent",
     "backward_emits": "backward_emits_tangent",
+    **{
+        f"{form}{of}": f"{form}{of}_tangent"
+        for form in ("partial", "merge", "finish")
+        for of in ("", "_backward")
+    },
 }
 
 
@@ -44,7 +49,7 @@ def pushed(operator: Any, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...] | N
     primals = (*(primal for primal, _ in pairs), *flat[count:])
     tangents = tuple(tangent for _, tangent in pairs)
     try:
-        outputs, dots = outputs_and_tangents(operator, primals, tangents, True)
+        outputs, dots = outputs_and_tangents(operator, primals, tangents)
     except UnsupportedError:
         return None
     made = []
@@ -75,32 +80,38 @@ def _trains(x: Any) -> bool:
 
 
 def outputs_and_tangents(
-    operator: Any, flat: Sequence[Any], tangents: Sequence[Any], both: bool
+    operator: Any,
+    flat: Sequence[Any],
+    tangents: Sequence[Any],
+    made: dict[str, torch.Tensor] | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """(the outputs that a flat call wants, the tangents of those that move), by the output's name.
 
     tangents    of the operator's inputs, None where there is none
-    both        whether the outputs are wanted too
+    made        the outputs, where they are there already: else they are wanted too
     Raises UnsupportedError where there is no such kernel."""
     signature = operator.signature
     names = [slot.name for slot in signature.inputs]
     given = {n: x for n, x in zip(names, tangents, strict=True) if x is not None}
     kernel = _kernel_of(operator, given, flat)
     links, form = kernel.kernels.links, kernel.signature
+    asked = names_of(signature, flat[-1])
+    if made is None and not asked <= {slot.name for slot in form.outputs}:
+        raise UnsupportedError("outputs beside their tangents", "kernel")
     tensors, numbers, extras = unflatten(signature, flat)
     known = {slot.name for slot in form.inputs}
     values = {name: x for name, x in tensors.items() if name in known}
+    values.update((name, made[name]) for name in links.reads if made is not None)
     for name, dot in links.cotangents:
         if tensors.get(name) is not None:
             values[dot] = given[name] if name in given else _zeros_like(tensors[name])
-    asked = names_of(signature, flat[-1])
     moving = {name: dot for name, dot in links.gradients if name in asked}
-    wanted = {*moving.values(), *(asked if both else ())}
+    wanted = {*moving.values(), *(asked if made is None else ())}
     request = flatten(form, values, numbers, extras, mask_of(form, wanted))
-    results = _below(kernel, request) if both else kernel.invoke(request)
-    made = {slot.name: x for slot, x in zip(form.outputs, results, strict=True)}
-    outputs = {name: made[name] for name in asked} if both else {}
-    return outputs, {name: made[dot] for name, dot in moving.items()}
+    results = _below(kernel, request) if made is None else kernel.invoke(request)
+    found = {slot.name: x for slot, x in zip(form.outputs, results, strict=True)}
+    outputs = {name: found[name] for name in asked} if made is None else made
+    return outputs, {name: found[dot] for name, dot in moving.items()}
 
 
 def _below(kernel: Any, flat: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
