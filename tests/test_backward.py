@@ -26,6 +26,7 @@ from derivative_cases import (
     truth,
 )
 from eager_loader import load, to_torch
+from gallery_cases import EXAMPLES
 
 from attnc.cases import Shape, draw_case
 from attnc.errors import AttncError
@@ -394,6 +395,25 @@ def test_tangents(name: str) -> None:
     for output, wanted in zip(names, (*outs, *moves), strict=True):
         finite = np.isfinite(wanted.numpy())
         assert error(found[output][finite], wanted.numpy()[finite]) < 1e-9, output
+
+
+def refusal(name: str, sweep: Any) -> str:
+    """Why there is no backward, if there is none."""
+    try:
+        lower_derivative(spec_of(name), (), sweep)
+    except AttncError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("portion", range(4))
+def test_one_sweep_makes_what_two_make(portion: int) -> None:
+    """Of the whole gallery: what the CPU refuses Triton refuses too."""
+    names = sorted(
+        str(path.relative_to(EXAMPLES).with_suffix("")) for path in EXAMPLES.glob("*/*.attn")
+    )
+    for name in names[portion::4]:
+        assert refusal(name, "one") == refusal(name, "two"), name
 
 
 def test_tangents_share_the_weights_of_the_forward() -> None:

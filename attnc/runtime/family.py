@@ -6,7 +6,8 @@ its first call.
 
     ""                        the operator
     partial, merge, finish    partial results over shards of the keys; with `_backward` behind the
-                              name: the backward of each
+                              name: the backward of each; with `_second`: that of the backward; with
+                              `_tangent`: forward mode (the last two not in written modules)
     training, backward        the operator with what its backward reads, and that backward; with
                               `_emits` behind the name: of the result and every emit, where a
                               set of its own serves these
@@ -128,7 +129,8 @@ class Family:
         with self._lock:
             if name not in self.sets and self.load is not None:
                 self.load(name)
-        return self.sets.get(name, Refusal(name.replace("_", " "), "kernel", ("eager",)))
+        instead = () if name.startswith(("partial", "merge", "finish")) else ("eager",)
+        return self.sets.get(name, Refusal(name.replace("_", " "), "kernel", instead))
 
     def serving(self, name: str) -> str:
         """The set that serves as this one: that of calls with emits may be that of all calls."""

@@ -54,8 +54,10 @@ class KernelOperator:
         self._only_results = frozenset(self._results)
         self._stateful = bool(self.signature.states)
         self.derivatives = Derivatives(self)
-        mark = f"{'_'.join(sorted(backends))}_{kernels.digest[:16]}"
-        self.handle = register(self, "_".join(filter(None, (self.signature.name, name, mark))))
+        # Under Triton's interpreter one backend serves both devices: another operator than C++'s.
+        shared = "interpreted" if len({*map(id, backends.values())}) < len(backends) else ""
+        parts = (self.signature.name, name, *sorted(backends), shared, kernels.digest[:16])
+        self.handle = register(self, "_".join(filter(None, parts)))
         self._prepared: dict[Any, Any] = {}
 
     @property
