@@ -408,12 +408,13 @@ def refusal(name: str, sweep: Any) -> str:
 
 @pytest.mark.parametrize("portion", range(4))
 def test_one_sweep_makes_what_two_make(portion: int) -> None:
-    """Of the whole gallery: what the CPU refuses Triton refuses too."""
+    """Of the whole gallery: what the CPU refuses, Triton refuses too."""
     names = sorted(
         str(path.relative_to(EXAMPLES).with_suffix("")) for path in EXAMPLES.glob("*/*.attn")
     )
     for name in names[portion::4]:
-        assert refusal(name, "one") == refusal(name, "two"), name
+        refused = refusal(name, "one")
+        assert not refused or refused == refusal(name, "two"), name
 
 
 def test_tangents_share_the_weights_of_the_forward() -> None:

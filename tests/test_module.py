@@ -158,7 +158,7 @@ def test_forward_and_reverse_mode_agree() -> None:
 
 def test_what_is_not_derived_raises_and_is_never_zero() -> None:
     with pytest.raises(UnsupportedError, match='backend="eager"'):
-        torch.func.grad(lambda q: torch.func.jvp(loss, (q,), (Q,))[1])(Q)  # reverse over forward
+        torch.func.jvp(lambda q: torch.func.jvp(loss, (q,), (Q,))[1], (Q,), (Q,))  # forward twice
 
 
 def test_a_forward_pass_that_wants_gradients_runs() -> None:
