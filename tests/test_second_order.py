@@ -44,7 +44,6 @@ FORMS = {"second": "GRADIENTS_AGAIN", "over": "TANGENTS_OF_GRADIENTS"}
 NEEDED = (
     ("positional/positional_only", "second"),
     ("linear/icl_linear", "over"),
-    pytest.param("variants/qk_rmsnorm", "over", marks=pytest.mark.torture),  # ten seconds
 )
 
 
