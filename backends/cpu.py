@@ -92,8 +92,8 @@ def emit(schedule: Schedule) -> str:
         else:
             family = type(kernel).__name__.removesuffix("Kernels").removesuffix("Kernel").lower()
             raise UnsupportedError(f"a {family} kernel", "cpu", INSTEAD)
-    repeated = {one.kernel: one for one in repeats(schedule)}
-    workspaces = tuple(_place_workspaces(schedule, slots, tuple(repeated.values())))
+    repeated = repeats(schedule)
+    workspaces = tuple(_place_workspaces(schedule, slots, repeated))
     given = len(slots.tensors) - len(schedule.workspaces)
     module = ModuleText(
         table=json.dumps(_table(schedule, slots, wanted)),
@@ -101,7 +101,7 @@ def emit(schedule: Schedule) -> str:
         headers=headers(_headers_of(schedule)),
         kernels=tuple(texts),
         runners=tuple(filter(None, runners)),
-        steps=tuple(_steps(schedule.kernels, iter(runners), tuple(repeated))),
+        steps=tuple(_steps(schedule.kernels, iter(runners), repeated)),
         workspaces=workspaces,
         repeat_count=len(repeated),
         tensor_count=len(slots.tensors),
@@ -112,18 +112,17 @@ def emit(schedule: Schedule) -> str:
 
 
 def _steps(
-    kernels: Iterable[Kernel], runners: Iterator[str], repeated: tuple[str, ...] = ()
+    kernels: Iterable[Kernel], runners: Iterator[str], repeated: tuple[Repeat, ...] = ()
 ) -> Iterator[str]:
     """The kernels as statements, in order; rounds end when each kernel finds all its rows idle.
     `repeated`: maps that some calls leave out."""
+    unless = {one.kernel: f"if (!prepared.{one.flag}) " for one in repeated}
     for kernel in kernels:
         if not isinstance(kernel, RepeatKernels):
             runner = next(runners)
             if runner:
-                unless = ""
-                if kernel.name in repeated:
-                    unless = f"if (!prepared.repeated[{repeated.index(kernel.name)}]) "
-                yield f"{unless}{runner}::run(prepared.call, base + prepared.used);"
+                test = unless.get(kernel.name, "")
+                yield f"{test}{runner}::run(prepared.call, base + prepared.used);"
             continue
         if kernel.count.op != "number":
             raise UnsupportedError("rounds whose number is given at the call", "cpu", INSTEAD)
@@ -169,12 +168,11 @@ def _render(template: str, printed: object) -> str:
 def _place_workspaces(
     schedule: Schedule, slots: Slots, repeated: tuple[Repeat, ...]
 ) -> Iterator[str]:
-    by_name = {one.workspace.name: number for number, one in enumerate(repeated)}
+    lying = {one.workspace.name: one for one in repeated}
     for workspace in schedule.workspaces:
         array = workspace.array
-        if array.name in by_name:
-            number = by_name[array.name]
-            yield repeated[number].placed(slots, number)
+        if array.name in lying:
+            yield lying[array.name].placed(slots)
             continue
         sizes = [slots.length(axis) for axis in array.axes]
         place = slots.tensors.index(array.name)

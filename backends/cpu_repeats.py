@@ -21,17 +21,17 @@ from attnc.schedule.maps import MapKernel
 @dataclass(frozen=True)
 class Repeat:
     """A map whose output is a workspace summed over `summed`; `axes`: those of the workspace, in
-    the order of the output's."""
+    the order of the output's; `flag`: says at run time that the workspace lies in the output."""
 
+    flag: str
     kernel: str
     workspace: Array
     output: Array
     axes: tuple[int, ...]
     summed: tuple[Axis, ...]
 
-    def placed(self, slots: Slots, place: int) -> str:
-        """The statement that places the workspace, as number `place` of those that may be left
-        out."""
+    def placed(self, slots: Slots) -> str:
+        """The statement that places the workspace and sets the flag."""
         kinds = [slots.types[one.name] for one in (self.workspace, self.output)]
         given = slots.tensor(self.output.name, "output").removeprefix("call.")
         own = slots.tensor(self.workspace.name).removeprefix("call.")
@@ -39,19 +39,24 @@ class Repeat:
         axes = ", ".join(map(str, self.axes))
         alone = " && ".join(f"{slots.length(axis)} == 1" for axis in self.summed)
         return (
-            f"repeated[{place}] = place_in<{', '.join(kinds)}>"
+            f"{self.flag} = place_in<{', '.join(kinds)}>"
             f"(arena, {own}, {{{sizes}}}, {given}, {{{axes}}}, {alone});"
         )
 
 
 def repeats(schedule: Schedule) -> tuple[Repeat, ...]:
-    """The maps of a schedule that repeat a workspace."""
+    """The maps of a schedule that repeat a workspace, the first one of each: it lies in one output,
+    where the maps of others read it."""
     workspaces = {one.array.name for one in schedule.workspaces}
-    found = (_repeat(one) for one in schedule.kernels if isinstance(one, MapKernel))
-    return tuple(one for one in found if one is not None and one.workspace.name in workspaces)
+    found: dict[str, Repeat] = {}
+    for kernel in schedule.kernels:
+        one = _repeat(kernel, f"repeated[{len(found)}]") if isinstance(kernel, MapKernel) else None
+        if one is not None and one.workspace.name in workspaces:
+            found.setdefault(one.workspace.name, one)
+    return tuple(found.values())
 
 
-def _repeat(kernel: MapKernel) -> Repeat | None:
+def _repeat(kernel: MapKernel, flag: str) -> Repeat | None:
     if len(kernel.stores) != 1 or kernel.stores[0].expr.op != "fold":
         return None
     (store,) = kernel.stores
@@ -77,4 +82,4 @@ def _repeat(kernel: MapKernel) -> Repeat | None:
         return None
     axes = tuple(at.index(one) for one in wanted)
     summed = tuple(index.axis for index in fold.bound)
-    return Repeat(kernel.name, body.array, store.array, axes, summed)
+    return Repeat(flag, kernel.name, body.array, store.array, axes, summed)

@@ -5,6 +5,7 @@ float32 against autograd's error."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -304,6 +305,20 @@ def test_sparing_work_changes_no_bit(
             for mine, theirs in zip(one, other, strict=True):
                 assert (mine is None) == (theirs is None)
                 assert mine is None or torch.equal(mine, theirs)
+
+
+def test_an_array_that_two_outputs_repeat_lies_in_one() -> None:
+    """The gradients of `v` and of what is added to it, whose axes stand in another order."""
+    text = """
+attention added(q, k, v):
+    input more: real[hk, b, j, e]
+    score: dot(q[i], k[j]) * scale
+    normalize: softmax(j: score)
+    read: sum(j: weight * (v[j] + more[j]))
+"""
+    source = emit(lower_derivative(read_spec(load_source(text)), (), "one").backward)
+    asked = re.findall(r"prepared\.(repeated\[\d\])", source)
+    assert sorted(asked) == sorted(re.findall(r"(repeated\[\d\]) = ", source)) and len(asked) == 2
 
 
 # --- vectors of pairs -----------------------------------------------------------------------------
