@@ -84,6 +84,12 @@ class _Shard:
     def reads(self) -> tuple[str, ...]:
         return tuple(a.name for a in self.shards.fixed) if self.form == "partial" else ()
 
+    def backward_signature(self, derivative: Graph) -> Signature:
+        """That of the form's backward."""
+        made = tuple(output.array for output in derivative.outputs)
+        given = cotangents(self.shards.graph)
+        return derivative_signature(self.signature, made, self.reads, (), given)
+
     def lowered(
         self, graph: Graph, sweep: Sweep, later: dict[str, Array], signature: Signature
     ) -> Schedule:
@@ -117,10 +123,9 @@ def lower_shard(spec: Spec, emit: Sequence[str], form: Form, sweep: Sweep) -> Sh
     graph, own = shard.shards.graph, shard.signature
     derivative = differentiate(graph, shard.smooth)
     given = cotangents(graph)
-    made = {array.name: array for array in (output.array for output in derivative.outputs)}
-    signature = derivative_signature(own, tuple(made.values()), shard.reads, (), given)
+    made = {output.array.name for output in derivative.outputs}
     return ShardGradient(
-        shard.lowered(derivative, sweep, given, signature),
+        shard.lowered(derivative, sweep, given, shard.backward_signature(derivative)),
         shard.reads,
         tuple((name, array.name) for name, array in given.items()),
         tuple((n, f"{n}_grad") for n in (i.name for i in own.inputs) if f"{n}_grad" in made),
@@ -134,7 +139,7 @@ def lower_shard_second(spec: Spec, emit: Sequence[str], form: Form) -> ShardGrad
     graph = shard.shards.graph
     derivative = differentiate(graph, shard.smooth)
     again = cotangents(derivative)
-    first = lower_shard(spec, emit, form, "two").schedule.signature
+    first = shard.backward_signature(derivative)
 
     def run(second: Graph) -> Schedule:
         return shard.lowered(second, "two", again, second_signature(first, second, again))
@@ -168,7 +173,7 @@ def lower_shard_backward_tangent(spec: Spec, emit: Sequence[str], form: Form) ->
     graph = shard.shards.graph
     derivative = differentiate(graph, shard.smooth)
     dots = tangents(derivative, moving(derivative, shard.fixed))
-    first = lower_shard(spec, emit, form, "two").schedule.signature
+    first = shard.backward_signature(derivative)
 
     def run(moved: Graph) -> ShardGradient:
         return shard.moved(moved, first, dots)

@@ -27,6 +27,7 @@ from attnc.runtime.arguments import (
 from attnc.runtime.batching import call_batched
 from attnc.runtime.dense_slopes import pull_by_torch
 from attnc.runtime.failures import UnsupportedError
+from attnc.runtime.family import SHARDS
 from attnc.runtime.forms import forward_ad, gradient_wanted
 from attnc.runtime.forward_mode import outputs_and_tangents, pushed, variant_of
 from attnc.runtime.slots import Call, Signature, TensorSlot
@@ -39,14 +40,9 @@ PULLBACKS = {
     "continued": ("continued_backward_emits", "continued_training_emits"),
     "backward": ("second", ""),
     "backward_emits": ("second_emits", ""),
-    "partial": ("partial_backward", ""),
-    "merge": ("merge_backward", ""),
-    "finish": ("finish_backward", ""),
-    "partial_backward": ("partial_second", ""),
-    "merge_backward": ("merge_second", ""),
-    "finish_backward": ("finish_second", ""),
+    **{form: (f"{form}_backward", "") for form in SHARDS},
+    **{f"{form}_backward": (f"{form}_second", "") for form in SHARDS},
 }
-SHARDS = ("partial", "merge", "finish")
 
 
 class Derivatives:

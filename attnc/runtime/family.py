@@ -28,6 +28,7 @@ from typing import Any
 from attnc.runtime.failures import UnsupportedError
 from attnc.runtime.slots import Signature
 
+SHARDS = ("partial", "merge", "finish")
 OF_EMITS = ("training_emits", "backward_emits", "second_emits")
 
 
@@ -129,7 +130,7 @@ class Family:
         with self._lock:
             if name not in self.sets and self.load is not None:
                 self.load(name)
-        instead = () if name.startswith(("partial", "merge", "finish")) else ("eager",)
+        instead = () if name.startswith(SHARDS) else ("eager",)
         return self.sets.get(name, Refusal(name.replace("_", " "), "kernel", instead))
 
     def serving(self, name: str) -> str:

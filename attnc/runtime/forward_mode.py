@@ -19,17 +19,14 @@ from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 
 from attnc.runtime.arguments import absent, flatten, mask_of, names_of, unflatten
 from attnc.runtime.failures import UnsupportedError
+from attnc.runtime.family import SHARDS
 from attnc.runtime.forms import forward_ad
 
 TANGENTS = {
     "": "tangent",
     "backward": "backward_tangent",
     "backward_emits": "backward_emits_tangent",
-    **{
-        f"{form}{of}": f"{form}{of}_tangent"
-        for form in ("partial", "merge", "finish")
-        for of in ("", "_backward")
-    },
+    **{f"{form}{of}": f"{form}{of}_tangent" for form in SHARDS for of in ("", "_backward")},
 }
 
 
